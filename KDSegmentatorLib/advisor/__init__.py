@@ -1,0 +1,1 @@
+"""What this computer can do, and which student to take."""

@@ -1,0 +1,182 @@
+"""What this process may use of the machine: cores and memory, on Linux, macOS and Windows."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_UNLIMITED_BYTES = 1 << 60  # cgroup v1 says "no limit" with a number close to 2^63
+_VM_STAT = "/usr/bin/vm_stat"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What this process may use.
+
+    Attributes:
+        logical_cores: hardware threads, >= 1.
+        available_memory: bytes that can be had without swapping; None if the system does not tell.
+    """
+
+    logical_cores: int
+    available_memory: int | None
+
+
+def detect_hardware() -> Hardware:
+    """Return what this process may use now; never fails, unknown memory is None."""
+    return Hardware(logical_cores=_logical_cores(), available_memory=_available_memory())
+
+
+def parse_meminfo(text: str) -> int | None:
+    """Return the available bytes from Linux' ``/proc/meminfo``."""
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None
+
+
+def parse_vm_stat(text: str) -> int | None:
+    """Return the available bytes from macOS' ``vm_stat``: free, inactive, speculative and purgeable pages."""
+    page = re.search(r"page size of (\d+) bytes", text)
+    pages = re.findall(r"^Pages (?:free|inactive|speculative|purgeable):\s+(\d+)\.$", text, re.MULTILINE)
+    if page is None or not pages:
+        return None
+    return int(page[1]) * sum(int(count) for count in pages)
+
+
+def parse_cpu_quota(text: str) -> float | None:
+    """Return the cores from cgroup v2's ``cpu.max`` ("quota period" in microseconds), None if unlimited."""
+    found = re.fullmatch(r"(\d+) (\d+)", text.strip())
+    if found is None or int(found[2]) == 0:
+        return None
+    return int(found[1]) / int(found[2])
+
+
+def parse_memory_limit(limit: str, usage: str, statistics: str) -> int | None:
+    """Return the bytes a cgroup may still take, None if it is unlimited.
+
+    Args:
+        limit: ``memory.max`` (v2) or ``memory.limit_in_bytes`` (v1).
+        usage: ``memory.current`` or ``memory.usage_in_bytes``.
+        statistics: ``memory.stat``; file pages that are not in use count as free, because the kernel drops them first.
+    """
+    try:
+        most, used = int(limit), int(usage)
+    except ValueError:  # "max"
+        return None
+    if most >= _UNLIMITED_BYTES:
+        return None
+    inactive = re.search(r"^(?:total_)?inactive_file (\d+)$", statistics, re.MULTILINE)
+    return max(0, most - used + (int(inactive[1]) if inactive else 0))
+
+
+def parse_cgroups(text: str, root: Path = _CGROUP_ROOT) -> list[tuple[Path, str]]:
+    """Return the folders of a process's cgroups, from ``/proc/self/cgroup``, innermost first.
+
+    Args:
+        text: lines ``id:controllers:path``; no controllers in version 2.
+        root: where cgroups are mounted.
+
+    Returns:
+        (folder, controller) with the controller ``""`` (version 2), ``cpu`` or ``memory`` (version 1); parents follow
+        because their limits hold as well.
+    """
+    folders = []
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        names = [""] if not controllers else [name for name in controllers.split(",") if name in ("cpu", "memory")]
+        for name in names:
+            folder = root / (controllers if name else "") / path.lstrip("/")
+            while folder != root.parent and folder.is_relative_to(root):
+                folders.append((folder, name))
+                folder = folder.parent
+    return folders
+
+
+class MemoryStatus(ctypes.Structure):
+    """Windows' MEMORYSTATUSEX."""
+
+    _fields_ = (
+        ("dwLength", ctypes.c_uint32),
+        ("dwMemoryLoad", ctypes.c_uint32),
+        ("ullTotalPhys", ctypes.c_uint64),
+        ("ullAvailPhys", ctypes.c_uint64),
+        ("ullTotalPageFile", ctypes.c_uint64),
+        ("ullAvailPageFile", ctypes.c_uint64),
+        ("ullTotalVirtual", ctypes.c_uint64),
+        ("ullAvailVirtual", ctypes.c_uint64),
+        ("ullAvailExtendedVirtual", ctypes.c_uint64),
+    )
+
+
+def windows_available(fill: Callable[[MemoryStatus], bool]) -> int | None:
+    """Return the available bytes of Windows.
+
+    Args:
+        fill: GlobalMemoryStatusEx; fills the structure and returns whether that worked.
+    """
+    status = MemoryStatus()
+    status.dwLength = ctypes.sizeof(MemoryStatus)
+    return int(status.ullAvailPhys) if fill(status) else None
+
+
+def _logical_cores() -> int:
+    cores = float(os.cpu_count() or 1)
+    if sys.platform == "linux":
+        cores = min(cores, len(os.sched_getaffinity(0)), *_linux_quotas())
+    return max(1, math.floor(cores))
+
+
+def _available_memory() -> int | None:
+    if sys.platform == "linux":
+        known = [parse_meminfo(_read(Path("/proc/meminfo"))), *_linux_memory_limits()]
+        return min((size for size in known if size is not None), default=None)
+    if sys.platform == "darwin":
+        try:
+            report = subprocess.run([_VM_STAT], capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return parse_vm_stat(report.stdout)
+    if sys.platform == "win32":
+        return windows_available(lambda status: bool(ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))))
+    return None
+
+
+def _linux_quotas() -> list[float]:
+    quotas = []
+    for folder, controller in parse_cgroups(_read(Path("/proc/self/cgroup"))):
+        if controller == "memory":
+            continue
+        text = (
+            f"{_read(folder / 'cpu.cfs_quota_us').strip()} {_read(folder / 'cpu.cfs_period_us').strip()}"
+            if controller
+            else _read(folder / "cpu.max")
+        )
+        quota = parse_cpu_quota(text)
+        if quota is not None:
+            quotas.append(quota)
+    return quotas
+
+
+def _linux_memory_limits() -> list[int | None]:
+    limits = []
+    for folder, controller in parse_cgroups(_read(Path("/proc/self/cgroup"))):
+        if controller == "cpu":
+            continue
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controller else ("memory.max", "memory.current")
+        limit, usage = (_read(folder / name) for name in names)
+        limits.append(parse_memory_limit(limit, usage, _read(folder / "memory.stat")))
+    return limits
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,1 @@
+"""What a segmentation means: volumes, overlap, and a picture to check it by."""

@@ -1,0 +1,51 @@
+"""Ctrl-C as a request to stop: the work ends at its next step, with everything cleaned up."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from KDSegmentatorLib.errors import CancelledError
+
+
+class Interrupt:
+    """Whether the user wants the work to stop."""
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def requested(self) -> bool:
+        """Return whether Ctrl-C was pressed."""
+        return self._requested
+
+    def check(self) -> None:
+        """Stop if Ctrl-C was pressed.
+
+        Raises:
+            CancelledError: it was.
+        """
+        if self._requested:
+            raise CancelledError("cancelled; nothing was written")
+
+    def receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
+        """Note the first Ctrl-C; a second one breaks off at once."""
+        if self._requested:
+            raise KeyboardInterrupt
+        self._requested = True
+
+
+@contextmanager
+def listening() -> Iterator[Interrupt]:
+    """Turn Ctrl-C into a request for the duration of a block; a process that ignores it goes on ignoring it."""
+    interrupt = Interrupt()
+    previous = signal.getsignal(signal.SIGINT)
+    if previous is signal.SIG_IGN or previous is None:
+        yield interrupt
+        return
+    signal.signal(signal.SIGINT, interrupt.receive)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, previous)

@@ -1,0 +1,146 @@
+"""The ``kdseg`` command: arguments, exit codes, and errors as one clear line.
+
+Commands are imported when they are run, so that ``kdseg --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from KDSegmentatorLib.errors import (
+    CancelledError,
+    GeometryError,
+    ImageReadError,
+    InvalidSettingsError,
+    KDSegmentatorError,
+    ManifestError,
+    PackError,
+    UnsuitableVolumeError,
+)
+from KDSegmentatorLib.version import __version__
+
+SUCCESS = 0
+FAILURE = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+ENGINES = ("auto", "onnxruntime")
+
+_BAD_INPUT_ERRORS = (
+    GeometryError,
+    ImageReadError,
+    InvalidSettingsError,
+    ManifestError,
+    PackError,
+    UnsuitableVolumeError,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``kdseg``.
+
+    Args:
+        arguments: the command line without the program's name; None takes the process's own.
+
+    Returns:
+        The exit code: 0, 2 for bad input or usage, 130 after Ctrl-C, 1 for any other failure.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # a console that has no glyph for a label's name shows "?" instead of failing
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    chosen = _parser().parse_args(arguments)
+    try:
+        if chosen.command == "segment":
+            from KDSegmentatorLib.cli import segment
+
+            segment.run(chosen)
+        else:
+            from KDSegmentatorLib.cli import packs
+
+            packs.run(chosen)
+        sys.stdout.flush()
+    except (CancelledError, KeyboardInterrupt):
+        return _failed("cancelled; nothing was written", INTERRUPTED)
+    except KDSegmentatorError as error:
+        return _failed(str(error), BAD_INPUT if isinstance(error, _BAD_INPUT_ERRORS) else FAILURE)
+    except MemoryError:
+        return _failed("there is not enough memory for this volume; take a smaller size, or crop the volume", FAILURE)
+    except BrokenPipeError:  # the reader of our output has gone, as in `kdseg packs list | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    return SUCCESS
+
+
+def _failed(message: str, code: int) -> int:
+    print(f"kdseg: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="kdseg",
+        description="Segment medical images with distilled students, on this computer's own CPU.",
+        epilog="Exit code: 0 done, 2 bad input or usage, 130 cancelled with Ctrl-C, 1 any other failure.",
+    )
+    parser.add_argument("--version", action="version", version=f"kdseg {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_segment(commands.add_parser("segment", help="segment a volume", description="Segment a volume."))
+    _add_packs(commands.add_parser("packs", help="list, show, install, remove, verify or roll back student packs"))
+    return parser
+
+
+def _add_segment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, metavar="INPUT", help="the scan: .nii.gz, .nii, .nrrd or .mha")
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="the label map to write, same formats")
+    parser.add_argument(
+        "--pack", required=True, metavar="NAME", help="a task, for example hippocampus; see 'kdseg packs list'"
+    )
+    parser.add_argument(
+        "--size", default="auto", help="auto (default), or a size of the task: x1 (the teacher), x1/2, x1/4"
+    )
+    parser.add_argument(
+        "--labels", nargs="+", metavar="NAME", help="structures to keep, by name or value (default: all)"
+    )
+    parser.add_argument("--statistics", type=Path, metavar="FILE.csv", help="write volume and intensity of each label")
+    parser.add_argument("--overlay", type=Path, metavar="FILE.png", help="write a picture of the labels on the scan")
+    parser.add_argument(
+        "--mirroring", action="store_true", help="average over mirrored windows: a little better, up to 8 times slower"
+    )
+    parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs the network (default: auto)")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: the engine decides)")
+    parser.add_argument(
+        "--any-intensities", action="store_true", help="do not refuse a volume that looks like another modality"
+    )
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _add_packs(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="list the packs on this computer")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    show = actions.add_parser("show", help="show all that a pack says about itself")
+    show.add_argument("id", metavar="ID")
+    show.add_argument("--json", action="store_true", help="print JSON")
+    install = actions.add_parser("install", help="install or update a pack from a .kdpack file or a folder")
+    install.add_argument("path", type=Path, metavar="PATH")
+    for name, what in (
+        ("remove", "remove an installed pack"),
+        ("verify", "check a pack's files against their hashes"),
+        ("roll-back", "go back to the version before the last update"),
+    ):
+        actions.add_parser(name, help=what).add_argument("id", metavar="ID")
+
+
+def _positive(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

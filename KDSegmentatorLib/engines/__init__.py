@@ -1,0 +1,1 @@
+"""Inference engines: one small class each, chosen by :mod:`KDSegmentatorLib.engines.selection`."""

@@ -1,0 +1,63 @@
+"""The errors of KDSegmentator: a small family, each saying what was wrong, where, and what to do."""
+
+from __future__ import annotations
+
+
+class KDSegmentatorError(Exception):
+    """Base class of every error that KDSegmentator raises on purpose."""
+
+
+class GeometryError(KDSegmentatorError):
+    """A volume's size, spacing, origin or direction is not usable."""
+
+
+class ImageReadError(KDSegmentatorError):
+    """An image file is missing, damaged, or not a single-component 3-D image."""
+
+
+class ImageWriteError(KDSegmentatorError):
+    """An output file could not be written; nothing was left behind."""
+
+
+class UnsuitableVolumeError(KDSegmentatorError):
+    """A readable volume is not what the pack was made for (modality, label map, constant, too large)."""
+
+
+class ManifestError(KDSegmentatorError):
+    """A pack's manifest is not valid; the message names the field."""
+
+
+class PackError(KDSegmentatorError):
+    """A pack is missing, damaged, unsafe, or cannot be installed or removed."""
+
+
+class EngineError(KDSegmentatorError):
+    """An inference engine failed, or its output was not usable."""
+
+
+class EngineUnavailableError(EngineError):
+    """The engine that was asked for is not installed or does not run on this machine."""
+
+
+class CancelledError(KDSegmentatorError):
+    """The caller cancelled the work; nothing was written."""
+
+
+class InvalidSettingsError(KDSegmentatorError):
+    """An option or a recipe setting has a value that makes no sense."""
+
+
+class SceneError(KDSegmentatorError):
+    """A node is not in the 3D Slicer scene (any more), or Slicer did not take what was to be added to it."""
+
+
+class TeacherError(KDSegmentatorError):
+    """A folder is not a trained nnU-Net that can be distilled or exported."""
+
+
+class TrainingError(KDSegmentatorError):
+    """Training could not start or go on; what was trained so far is kept."""
+
+
+class ExportError(KDSegmentatorError):
+    """A network could not be exported to a pack that gives the same results."""

@@ -1,0 +1,1 @@
+"""Torch-free inference that reproduces nnU-Net's: see :func:`KDSegmentatorLib.inference.pipeline.segment`."""

@@ -1,0 +1,78 @@
+"""Progress, time left and cancelling: how long work talks to whoever waits for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from KDSegmentatorLib.errors import CancelledError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """State of the work.
+
+    Attributes:
+        stage: ``preprocess``, ``windows`` or ``restore``.
+        done: finished steps of the stage.
+        total: steps of the stage.
+        seconds_left: estimate for the stage, None while there is nothing to estimate from.
+    """
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None
+
+
+ProgressCallback = Callable[[Progress], None]
+CancelCheck = Callable[[], bool]
+
+
+class Steps:
+    """Counts the steps of one stage, reports them, and stops the work when it was cancelled.
+
+    Args:
+        stage: name for :attr:`Progress.stage`.
+        total: number of steps, >= 1.
+        progress: called after every step and once before the first; None for nobody.
+        cancel: asked at every step; None for never.
+    """
+
+    def __init__(self, stage: str, total: int, progress: ProgressCallback | None, cancel: CancelCheck | None) -> None:
+        self.stage = stage
+        self.total = total
+        self.done = 0
+        self._progress = progress
+        self._cancel = cancel
+        self._start = time.perf_counter()
+        self._report(None)
+
+    def cancelled(self) -> bool:
+        """Return whether the caller wants the work to stop."""
+        return self._cancel is not None and self._cancel()
+
+    def check(self) -> None:
+        """Stop if the work was cancelled.
+
+        Raises:
+            CancelledError: it was.
+        """
+        if self.cancelled():
+            raise CancelledError("cancelled; nothing was written")
+
+    def advance(self) -> None:
+        """Count one finished step and report it.
+
+        Raises:
+            CancelledError: the work was cancelled.
+        """
+        self.done += 1
+        elapsed = time.perf_counter() - self._start
+        self._report(elapsed / self.done * (self.total - self.done))
+        self.check()
+
+    def _report(self, seconds_left: float | None) -> None:
+        if self._progress is not None:
+            self._progress(Progress(stage=self.stage, done=self.done, total=self.total, seconds_left=seconds_left))

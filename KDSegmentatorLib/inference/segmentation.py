@@ -1,0 +1,54 @@
+"""The result of a run: labels on the input's grid, what they mean, and how they came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.packs.manifest import Label
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What an auditor needs to repeat a run.
+
+    Attributes:
+        pack_id: id of the pack.
+        pack_version: its version.
+        pack_sha256: hash of its manifest, which holds the hashes of its files.
+        task: the family.
+        size: ``x1``, ``x1/2``, ...
+        engine: name of the engine.
+        precision: number format of the engine.
+        mirroring: whether the features were averaged over mirrored windows.
+        windows: network calls, mirrored ones counted apart.
+        seconds: wall time by stage (``preprocess``, ``windows``, ``restore``, ``total``).
+        library_version: version of this library.
+    """
+
+    pack_id: str
+    pack_version: str
+    pack_sha256: str
+    task: str
+    size: str
+    engine: str
+    precision: str
+    mirroring: bool
+    windows: int
+    seconds: dict[str, float]
+    library_version: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmentation:
+    """A multi-label segmentation.
+
+    Attributes:
+        volume: label values, uint8 (uint16 from 256 labels on), on exactly the input's grid; 0 is background.
+        labels: the structures that were asked for, also those that were not found.
+        record: how the result came about.
+    """
+
+    volume: Volume
+    labels: tuple[Label, ...]
+    record: RunRecord

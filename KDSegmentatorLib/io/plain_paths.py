@@ -1,0 +1,89 @@
+"""File names that ITK can open on Windows.
+
+ITK opens files with C's narrow-character functions. On Windows these know the characters of the system's code page
+only, so that an umlaut or a Chinese name makes a file unreadable (SimpleITK's FAQ, "special character in the
+filename"). Such files pass through a temporary folder with a plain name.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_UTF8_CODE_PAGE = 65001
+
+
+@contextmanager
+def readable_by_itk(path: Path, suffix: str) -> Iterator[str]:
+    """Give a name by which ITK can read ``path``: its own, or that of a temporary copy.
+
+    Raises:
+        OSError: a copy is needed and cannot be made, or the folder for temporary files has no plain name either.
+    """
+    if not _needs_plain_name(path):
+        yield str(path)
+        return
+    with _plain_folder() as folder:
+        copy = folder / f"image{suffix}"
+        shutil.copyfile(path, copy)
+        yield str(copy)
+
+
+@contextmanager
+def writable_by_itk(path: Path, suffix: str) -> Iterator[str]:
+    """Give a name into which ITK can write what shall be in ``path``: its own, or one that is copied at the end.
+
+    Raises:
+        OSError: see :func:`readable_by_itk`.
+    """
+    if not _needs_plain_name(path):
+        yield str(path)
+        return
+    with _plain_folder() as folder:
+        copy = folder / f"image{suffix}"
+        yield str(copy)
+        shutil.copyfile(copy, path)
+
+
+def _needs_plain_name(path: Path) -> bool:
+    return sys.platform == "win32" and not str(path).isascii() and _code_page() != _UTF8_CODE_PAGE
+
+
+@contextmanager
+def _plain_folder() -> Iterator[Path]:
+    parent = tempfile.gettempdir()
+    if not parent.isascii():
+        parent = _short_name(parent)
+    if not parent.isascii():
+        raise OSError(
+            "ITK cannot use names with such characters on this computer, and the folder for temporary files "
+            f"({parent}) has them too; set the environment variable TEMP to a folder with a plain name"
+        )
+    with tempfile.TemporaryDirectory(prefix="kdseg-", dir=parent) as folder:
+        yield Path(folder)
+
+
+def _code_page() -> int:
+    if sys.platform != "win32":
+        return _UTF8_CODE_PAGE
+    import ctypes
+
+    return int(ctypes.windll.kernel32.GetACP())
+
+
+def _short_name(folder: str) -> str:
+    """Return the 8.3 name of a folder on Windows (``JRGEN~1`` for ``Jürgen``), or the folder itself if it has none."""
+    if sys.platform != "win32":
+        return folder
+    import ctypes
+
+    buffer = ctypes.create_unicode_buffer(32768)
+    length = ctypes.windll.kernel32.GetShortPathNameW(folder, buffer, len(buffer))
+    return buffer.value if 0 < length < len(buffer) else folder

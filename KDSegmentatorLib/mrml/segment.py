@@ -1,0 +1,69 @@
+"""Segment a volume node: the main path on MRML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from KDSegmentatorLib.engines.engine import Engine
+from KDSegmentatorLib.errors import GeometryError, SceneError, UnsuitableVolumeError
+from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
+from KDSegmentatorLib.mrml.grids import quoted
+from KDSegmentatorLib.mrml.segmentations import segmentation_node
+from KDSegmentatorLib.mrml.volumes import volume_from_node
+from KDSegmentatorLib.packs.pack import StudentPack
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
+
+
+def segment_volume_node(
+    node: vtkMRMLScalarVolumeNode,
+    pack: StudentPack,
+    engine: Engine,
+    *,
+    name: str | None = None,
+    labels: Sequence[str | int] | None = None,
+    mirroring: bool = False,
+    check_modality: bool = True,
+    progress: ProgressCallback | None = None,
+    cancel: CancelCheck | None = None,
+) -> vtkMRMLSegmentationNode:
+    """Segment a volume of a scene; the scene changes only when the result is complete.
+
+    Args:
+        node: the scan, under linear transforms or none.
+        pack: the student.
+        engine: runs the pack's body.
+        name: of the segmentation node; see :func:`KDSegmentatorLib.mrml.segmentations.segmentation_node`.
+        labels: see :func:`KDSegmentatorLib.inference.pipeline.segment`, also for the following.
+        mirroring: average over mirrored windows.
+        check_modality: refuse volumes that look like label maps or another modality.
+        progress: called at every step.
+        cancel: asked at every step.
+
+    Raises:
+        GeometryError: the node is not a 3-D scan on a rectangular grid, or was changed or moved during the run.
+        SceneError: the node is in no scene, or was removed from it during the run.
+        UnsuitableVolumeError: a label map, or not the pack's modality.
+        KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment`.
+    """
+    volume = volume_from_node(node)
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise UnsuitableVolumeError(f"{quoted(node)} is a label map, the result of a segmentation; choose the scan")
+    if min(volume.size) < 2:
+        raise GeometryError(f"{quoted(node)} is a single slice (size {volume.size}); choose a 3-D scan")
+    if node.GetScene() is None:
+        raise SceneError(f"the volume {quoted(node)} is not in a scene; add it to one first")
+    found = segment(
+        volume,
+        pack,
+        engine,
+        labels=labels,
+        mirroring=mirroring,
+        check_modality=check_modality,
+        progress=progress,
+        cancel=cancel,
+    )
+    return segmentation_node(found, node, name=name)

@@ -1,0 +1,191 @@
+"""A Segmentation as a segmentation node: same grid, names, colours, coded terminology and provenance."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from KDSegmentatorLib.errors import GeometryError, SceneError
+from KDSegmentatorLib.geometry import GRID_TOLERANCE, Volume
+from KDSegmentatorLib.mrml.grids import fill_image, local_to_lps, quoted, world_to_lps
+from KDSegmentatorLib.mrml.provenance import node_attributes, segment_tags
+from KDSegmentatorLib.mrml.terminology import terminology_entry
+
+if TYPE_CHECKING:
+    from slicer import (
+        vtkMRMLScalarVolumeNode,
+        vtkMRMLScene,
+        vtkMRMLSegmentationNode,
+        vtkOrientedImageData,
+        vtkSegment,
+        vtkSegmentation,
+    )
+
+    from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
+    from KDSegmentatorLib.packs.manifest import Label
+
+
+def segmentation_node(
+    segmentation: Segmentation,
+    reference_node: vtkMRMLScalarVolumeNode,
+    scene: vtkMRMLScene | None = None,
+    *,
+    name: str | None = None,
+) -> vtkMRMLSegmentationNode:
+    """Add a segmentation of a volume to the scene.
+
+    The segments have the label table's order, names, colours and codes, and the ids ``Segment_<label value>``.
+    Structures that were not found are there too, as empty segments: whoever asked for them sees that they are missing,
+    and can draw them. All segments share one label map on the volume's own grid, with the label values of the pack.
+    The node is under the volume's transform, so that both move together, and beside it in the subject hierarchy; the
+    volume is its reference geometry, as DICOM export needs it. Nothing is added to the scene unless all of it can be.
+
+    Args:
+        segmentation: on the grid of ``reference_node``, with or without its linear transform.
+        reference_node: the volume that was segmented.
+        scene: where to add the node; None for the volume's scene.
+        name: of the node; None for the volume's name with task and size. A number is added if the scene has it.
+
+    Raises:
+        GeometryError: the segmentation is not on the volume's grid.
+        SceneError: the volume is not in the scene (any more), or Slicer did not take the result.
+    """
+    scene = _scene_of(reference_node, scene)
+    _check_grid(segmentation.volume, reference_node)
+    segments = _segments(segmentation, _label_map(segmentation.volume, reference_node))
+    record = segmentation.record
+    name = name or f"{reference_node.GetName()} {record.task} {record.size}"
+
+    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
+    if node is None:
+        raise SceneError(f"Slicer could not add the segmentation “{name}” to the scene; save it and restart Slicer")
+    try:
+        _complete(node, segments, reference_node, record)
+        _place_beside(node, reference_node)
+    except BaseException:
+        _remove(node, scene)
+        raise
+    return node
+
+
+def _scene_of(reference_node: vtkMRMLScalarVolumeNode, scene: vtkMRMLScene | None) -> vtkMRMLScene:
+    own = reference_node.GetScene()
+    if own is None:
+        raise SceneError(
+            f"the volume {quoted(reference_node)} is not in the scene any more, so that its segmentation has no place; "
+            "load the volume and segment again"
+        )
+    if scene is not None and scene is not own:
+        raise SceneError(f"the volume {quoted(reference_node)} belongs to another scene; use the volume's own scene")
+    return own
+
+
+def _check_grid(volume: Volume, reference_node: vtkMRMLScalarVolumeNode) -> None:
+    image = reference_node.GetImageData()
+    size = None if image is None else image.GetDimensions()
+    if size == volume.size:
+        first = np.eye(4)
+        first[:3, 3] = image.GetExtent()[::2]
+        corners = np.array(
+            [[i, j, k, 1] for i in (0, size[0] - 1) for j in (0, size[1] - 1) for k in (0, size[2] - 1)], dtype=float
+        ).T
+        expected = volume.affine @ corners
+        for to_lps in (world_to_lps, local_to_lps):
+            distance = np.abs(to_lps(reference_node) @ first @ corners - expected).max()
+            if distance <= GRID_TOLERANCE * min(volume.spacing):
+                return
+    raise GeometryError(
+        f"the segmentation does not lie on the voxels of {quoted(reference_node)} (size {volume.size}, "
+        f"the volume has {size}): the volume was changed or moved in the meantime, or it is another one; segment again"
+    )
+
+
+def _label_map(volume: Volume, reference_node: vtkMRMLScalarVolumeNode) -> vtkOrientedImageData:
+    """Return the labels on the volume node's own grid, without its transforms."""
+    import slicer
+    import vtk
+
+    labels = slicer.vtkOrientedImageData()
+    fill_image(labels, volume.voxels)
+    labels.SetExtent(reference_node.GetImageData().GetExtent())
+    to_ras = vtk.vtkMatrix4x4()
+    reference_node.GetIJKToRASMatrix(to_ras)
+    labels.SetImageToWorldMatrix(to_ras)
+    return labels
+
+
+def _segments(segmentation: Segmentation, labels: vtkOrientedImageData) -> vtkSegmentation:
+    import slicer
+
+    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
+    segments = slicer.vtkSegmentation()
+    segments.SetSourceRepresentationName(representation)
+    for label in segmentation.labels:
+        segment = _segment(label, segmentation.record)
+        segment.AddRepresentation(representation, labels)
+        if not segments.AddSegment(segment, f"Segment_{label.value}"):
+            raise SceneError(f"Slicer did not take the segment “{label.name}” (label value {label.value})")
+    return segments
+
+
+def _segment(label: Label, record: RunRecord) -> vtkSegment:
+    import slicer
+
+    segment = slicer.vtkSegment()
+    segment.SetName(label.name)
+    segment.SetNameAutoGenerated(False)
+    segment.SetColor(*(channel / 255 for channel in label.color))
+    segment.SetColorAutoGenerated(False)
+    segment.SetLabelValue(label.value)
+    segment.SetTag(slicer.vtkSegment.GetTerminologyEntryTagName(), terminology_entry(label.terminology))
+    for tag, value in segment_tags(record).items():
+        segment.SetTag(tag, value)
+    return segment
+
+
+def _complete(
+    node: vtkMRMLSegmentationNode,
+    segments: vtkSegmentation,
+    reference_node: vtkMRMLScalarVolumeNode,
+    record: RunRecord,
+) -> None:
+    node.SetAndObserveTransformNodeID(reference_node.GetTransformNodeID())
+    node.SetAndObserveSegmentation(segments)
+    node.SetReferenceImageGeometryParameterFromVolumeNode(reference_node)
+    for attribute, value in node_attributes(record).items():
+        node.SetAttribute(attribute, value)
+    node.CreateDefaultDisplayNodes()
+
+
+def _place_beside(node: vtkMRMLSegmentationNode, reference_node: vtkMRMLScalarVolumeNode) -> None:
+    """Put the node under the subject-hierarchy parent of the volume, if the volume has one."""
+    hierarchy = _hierarchy(node.GetScene())
+    if hierarchy is None:
+        return
+    invalid = hierarchy.GetInvalidItemID()
+    volume_item = hierarchy.GetItemByDataNode(reference_node)
+    parent = hierarchy.GetItemParent(volume_item) if volume_item != invalid else invalid
+    if parent == invalid:
+        return
+    if hierarchy.CreateItem(parent, node) == invalid:  # takes the item that Slicer has made already
+        raise SceneError(f"Slicer could not put {quoted(node)} beside {quoted(reference_node)} in the data tree")
+
+
+def _hierarchy(scene: vtkMRMLScene) -> Any:
+    """Return the subject hierarchy, None if the scene has none; does not make one."""
+    if scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") is None:
+        return None
+    return scene.GetSubjectHierarchyNode()
+
+
+def _remove(node: vtkMRMLSegmentationNode, scene: vtkMRMLScene) -> None:
+    hierarchy = _hierarchy(scene)
+    if hierarchy is not None:
+        item = hierarchy.GetItemByDataNode(node)
+        if item != hierarchy.GetInvalidItemID():
+            hierarchy.RemoveItem(item, False)
+    display = node.GetDisplayNode()
+    if display is not None:
+        scene.RemoveNode(display)
+    scene.RemoveNode(node)

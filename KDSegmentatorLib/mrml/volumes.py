@@ -1,0 +1,112 @@
+"""Volume nodes to Volumes and back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from KDSegmentatorLib.errors import GeometryError, SceneError
+from KDSegmentatorLib.geometry import Volume, check_size, matrix, vector
+from KDSegmentatorLib.mrml.grids import check_not_sheared, fill_image, quoted, ras_matrix, voxels_of, world_to_lps
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene
+
+_SPACING_TOLERANCE = 1e-9
+_COMPONENT_CLASSES = ("vtkMRMLTensorVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode", "vtkMRMLMultiVolumeNode")
+_VTK_TYPES: dict[str, type[np.generic]] = {"bool": np.uint8, "float16": np.float32, "longdouble": np.float64}
+
+
+def volume_from_node(node: vtkMRMLNode) -> Volume:
+    """Return the image of a scalar or label map volume node, where it is shown.
+
+    Linear transforms that the node is under become part of the geometry, as if they had been hardened; the node is not
+    changed. The voxels are copied, so that the Volume stays what it is when the node is edited or removed.
+
+    Args:
+        node: a ``vtkMRMLScalarVolumeNode`` or ``vtkMRMLLabelMapVolumeNode`` with image data.
+
+    Returns:
+        Voxels (z, y, x) of the node's own type; spacing in mm; origin and direction in LPS.
+
+    Raises:
+        GeometryError: the node is no volume, has no image, several values a voxel or several time points, too many
+            voxels, a non-linear transform, or axes that are not perpendicular.
+    """
+    _check_image(node)
+    check_size(node.GetImageData().GetDimensions())
+    to_lps = world_to_lps(node)
+    check_not_sheared(node, to_lps)
+    lengths = np.linalg.norm(to_lps[:3, :3], axis=0)
+    stored = np.array(node.GetSpacing())
+    # A rotation changes the last digits of the column lengths; that must not change the resampled size.
+    spacing = np.where(np.abs(lengths - stored) <= _SPACING_TOLERANCE * stored, stored, lengths)
+    first = node.GetImageData().GetExtent()[::2]
+    return Volume(
+        voxels_of(node),
+        vector(spacing),
+        vector((to_lps @ np.array([*first, 1.0]))[:3]),
+        matrix(to_lps[:3, :3] / spacing),
+    )
+
+
+def node_from_volume(
+    volume: Volume, scene: vtkMRMLScene, *, name: str, label_map: bool = False
+) -> vtkMRMLScalarVolumeNode:
+    """Add a volume to the scene.
+
+    Args:
+        volume: any numeric type; types that VTK lacks become the next larger one.
+        scene: in 3D Slicer ``slicer.mrmlScene``.
+        name: of the node; a number is added if the scene has it already.
+        label_map: make a label map node instead of a scalar volume node.
+
+    Raises:
+        SceneError: Slicer did not take the node.
+    """
+    import vtk
+
+    image = vtk.vtkImageData()
+    fill_image(image, _with_vtk_type(volume.voxels))
+    class_name = "vtkMRMLLabelMapVolumeNode" if label_map else "vtkMRMLScalarVolumeNode"
+    node = scene.AddNewNodeByClass(class_name, scene.GenerateUniqueName(name))
+    if node is None:
+        raise SceneError(f"Slicer could not add the volume “{name}” to the scene; save the scene and restart Slicer")
+    node.SetIJKToRASMatrix(ras_matrix(volume))
+    node.SetAndObserveImageData(image)
+    node.CreateDefaultDisplayNodes()
+    return node
+
+
+def _check_image(node: Any) -> None:
+    if node is None:
+        raise GeometryError("no volume was chosen; choose a scan")
+    if node.IsA("vtkMRMLSequenceNode"):
+        raise GeometryError(
+            f"{quoted(node)} is a sequence of {node.GetNumberOfDataNodes()} images (4-D); "
+            "choose the volume of one time point"
+        )
+    if any(node.IsA(name) for name in _COMPONENT_CLASSES):
+        raise GeometryError(
+            f"{quoted(node)} has several values in every voxel (a colour, diffusion or 4-D image); "
+            "choose a volume with one grey value a voxel"
+        )
+    if not node.IsA("vtkMRMLScalarVolumeNode"):
+        raise GeometryError(f"{quoted(node)} is not a volume; choose a scan")
+    image = node.GetImageData()
+    if image is None or image.GetPointData().GetScalars() is None or image.GetNumberOfPoints() == 0:
+        raise GeometryError(f"{quoted(node)} is empty: it has no image data; load it again or choose another volume")
+    components = image.GetNumberOfScalarComponents()
+    if components != 1:
+        raise GeometryError(
+            f"{quoted(node)} has {components} values in every voxel (a colour or 4-D image); "
+            "choose a volume with one grey value a voxel"
+        )
+
+
+def _with_vtk_type(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    replacement = _VTK_TYPES.get(voxels.dtype.name)
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    return native if replacement is None else native.astype(replacement)

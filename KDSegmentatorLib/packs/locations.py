@@ -1,0 +1,38 @@
+"""Where packs live: the user's own folder, and the folder shipped with KDSegmentator."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ENVIRONMENT_VARIABLE = "KDSEGMENTATOR_PACKS"
+
+
+def default_user_folder() -> Path:
+    """Return the folder of the packs that the user installed; it need not exist.
+
+    ``KDSEGMENTATOR_PACKS`` overrides the operating system's place for application data.
+    """
+    override = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
+    if override:
+        return Path(override).expanduser().absolute()
+    return _application_data(sys.platform) / "KDSegmentator" / "Packs"
+
+
+def default_shipped_folder() -> Path:
+    """Return the folder of the packs that came with KDSegmentator: inside the wheel, or beside the library."""
+    library = Path(__file__).resolve().parents[1]
+    inside = library / "Resources" / "Packs"
+    return inside if inside.is_dir() else library.parent / "Resources" / "Packs"
+
+
+def _application_data(platform: str) -> Path:
+    if platform == "win32":
+        folder = os.environ.get("LOCALAPPDATA", "")
+        return Path(folder) if folder else Path.home() / "AppData" / "Local"
+    if platform == "darwin":
+        return Path.home() / "Library" / "Application Support"
+    folder = os.environ.get("XDG_DATA_HOME", "")
+    # the XDG specification says to ignore relative paths
+    return Path(folder) if folder and Path(folder).is_absolute() else Path.home() / ".local" / "share"

@@ -1,0 +1,213 @@
+"""What a student pack says about itself: ``manifest.json`` as frozen dataclasses.
+
+``manifest.schema.json`` beside this file describes the same structure for other tools; a test keeps the two together.
+Array-order fields (spacing, patch size, mirroring axes) refer to the array after reorientation to ``axis_codes`` and
+after ``transpose_forward``, as in nnU-Net's plans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SCHEMA_VERSION = 1
+
+Modality = Literal["CT", "MR"]
+NormalizationScheme = Literal["CT", "ZScore"]
+Precision = Literal["float32"]
+Method = Literal["plain", "logit", "teacher"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """A coded concept, for example SCT 10200004 "Liver"."""
+
+    scheme: str
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terminology:
+    """What a label is, in DICOM's terms (segmented property category and type, CID 7150 and 7151)."""
+
+    category: Code
+    type: Code
+    type_modifier: Code | None = None
+    region: Code | None = None
+    region_modifier: Code | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """A foreground structure. ``color`` is RGB, 0 to 255."""
+
+    value: int
+    name: str
+    color: tuple[int, int, int]
+    terminology: Terminology
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalization:
+    """Intensity normalisation of one input channel, nnU-Net's schemes.
+
+    ``CT`` clips to the percentiles of the training foreground and uses its mean and standard deviation (all in HU);
+    ``ZScore`` uses the image's own, inside the non-zero mask if ``use_mask``.
+    """
+
+    scheme: NormalizationScheme
+    use_mask: bool = False
+    mean: float | None = None
+    std: float | None = None
+    percentile_00_5: float | None = None
+    percentile_99_5: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resampling:
+    """Spline orders: in the plane (or in 3-D) and, when the low-resolution axis is resampled apart, along it.
+
+    ``force_separate_z`` None leaves that to nnU-Net's anisotropy rule.
+    """
+
+    order: int
+    order_z: int
+    force_separate_z: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a volume becomes the network's input. ``spacing`` in mm, transposed array order."""
+
+    axis_codes: str
+    transpose_forward: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    normalization: Normalization
+    image_resampling: Resampling
+    logits_resampling: Resampling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windows:
+    """The sliding window: size in voxels, step as a fraction of it, array axes that training mirrored."""
+
+    patch_size: tuple[int, int, int]
+    step_fraction: float
+    mirroring_axes: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """The network's cost and parts.
+
+    ``features`` is the number of channels that enter the last 1x1x1 convolution (the head). ``flops_per_window`` counts
+    2 x multiply-accumulate of all convolutions for one patch, head included.
+    """
+
+    architecture: str
+    alpha: float
+    parameters: int
+    flops_per_window: int
+    features: int
+    body: str
+    body_precision: Precision
+    opset: int
+    head: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean with its 95 % confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScore:
+    """Accuracy of one label over the cases; HD95 and surface Dice join when they are measured."""
+
+    value: int
+    dice: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Accuracy on cases that training did not see, measured through this library's own pipeline.
+
+    ``teacher_mean_dice`` is the teacher's on the same cases; for the teacher itself it equals ``mean_dice.mean``.
+    """
+
+    dataset: str
+    split: str
+    cases: int
+    mirroring: bool
+    mean_dice: Interval
+    labels: tuple[LabelScore, ...]
+    teacher_mean_dice: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where the weights come from. ``created`` is an ISO 8601 date; ``versions`` maps package to version."""
+
+    method: Method
+    checkpoint_sha256: str
+    teacher_sha256: str | None
+    temperature: float | None
+    weight: float | None
+    seed: int | None
+    iterations: int | None
+    created: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Credit:
+    """A licence (SPDX identifier) and whom to credit for what."""
+
+    license: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """Size in bytes and SHA-256 (lower-case hex) of a file in the pack."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """All that inference, a viewer and an auditor need to know about a pack.
+
+    Attributes:
+        id: unique name, also the folder's name: task, ``-``, size with ``_`` for ``/`` (``hippocampus-x1_4``).
+        version: ``major.minor.patch``.
+        task: the family's name; packs of one task are one family.
+        size: ``x1`` (the teacher), ``x1/2``, ``x1/4``, ...
+        files: every file of the pack but ``manifest.json``, by its name (no folders).
+    """
+
+    schema_version: int
+    id: str
+    version: str
+    task: str
+    title: str
+    size: str
+    modality: Modality
+    body_part: str
+    labels: tuple[Label, ...]
+    preprocessing: Preprocessing
+    windows: Windows
+    network: Network
+    evaluation: Evaluation | None
+    provenance: Provenance
+    data: Credit
+    weights: Credit
+    intended_use: str
+    limits: str
+    files: dict[str, FileRecord]

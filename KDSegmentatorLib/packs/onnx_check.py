@@ -1,0 +1,182 @@
+"""A look into an ONNX file without the onnx package: no data outside the file, no operators from elsewhere.
+
+onnxruntime follows a tensor's ``external_data`` to any path on the disk, so a pack's network must not have any. ONNX is
+protobuf; this walks the wire format with a list of pending messages (no recursion) along the fields that can hold
+tensors, and refuses what it does not understand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from KDSegmentatorLib.errors import PackError
+
+MAXIMUM_FIELDS = 1_000_000
+"""Most protobuf fields that are looked at; a 3-D U-Net has some thousands."""
+
+MAXIMUM_DEPTH = 64
+"""Deepest nesting of messages; a plain network has five levels."""
+
+DEFAULT_DOMAINS = ("", "ai.onnx")
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_VARINT_BITS = 64
+
+# Field numbers of onnx.proto: message -> field -> message.
+_CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 8: "opset", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
+    "function": {7: "node", 9: "opset", 11: "attribute"},
+    "training": {1: "graph", 2: "graph"},
+    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+    "opset": {},
+}
+_DOMAIN_FIELD = {"node": 7, "function": 10, "opset": 1}
+_MODEL_IR_VERSION, _MODEL_GRAPH, _OPSET_VERSION = 1, 7, 2
+_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxSummary:
+    """What an ONNX file says about itself: format version and version of the default operator set."""
+
+    ir_version: int
+    opset: int
+
+
+def check_onnx(data: bytes, where: str) -> OnnxSummary:
+    """Check that a network is complete in itself and uses standard operators only.
+
+    Args:
+        data: the ONNX file.
+        where: its name, for error messages.
+
+    Raises:
+        PackError: not a readable ONNX model, a tensor lies outside the file, or an operator domain other than ONNX's
+            own is used.
+    """
+    try:
+        return _walk(data)
+    except _MalformedError as error:
+        raise PackError(f"{where} is not a usable ONNX model: {error}; export or download the pack again") from None
+    except _UnsafeError as error:
+        raise PackError(
+            f"{where} is refused: {error}; export the network with plain ONNX operators and all of its "
+            "weights inside the file"
+        ) from None
+
+
+class _MalformedError(Exception):
+    pass
+
+
+class _UnsafeError(Exception):
+    pass
+
+
+def _walk(data: bytes) -> OnnxSummary:
+    view = memoryview(data)
+    pending: list[tuple[str, int, int, int]] = [("model", 0, len(view), 0)]
+    budget = MAXIMUM_FIELDS
+    ir_versions: list[int] = []
+    opsets: list[int] = []
+    graphs = 0
+    while pending:
+        kind, start, end, depth = pending.pop()
+        if depth > MAXIMUM_DEPTH:
+            raise _MalformedError("it is nested too deeply")
+        children = _CHILDREN[kind]
+        opset_version = 0
+        for number, wire, value, stop in _fields(view, start, end):
+            budget -= 1
+            if budget < 0:
+                raise _MalformedError(f"it has more than {MAXIMUM_FIELDS:,} fields")
+            if number in children:
+                _expect(wire, _BYTES, kind, number)
+                pending.append((children[number], value, stop, depth + 1))
+                graphs += kind == "model" and number == _MODEL_GRAPH
+            elif number == _DOMAIN_FIELD.get(kind):
+                _expect(wire, _BYTES, kind, number)
+                _check_domain(bytes(view[value:stop]))
+            elif kind == "tensor":
+                _check_tensor_field(number, wire, value)
+            elif kind == "model" and number == _MODEL_IR_VERSION:
+                _expect(wire, _VARINT, kind, number)
+                ir_versions.append(value)
+            elif kind == "opset" and number == _OPSET_VERSION:
+                _expect(wire, _VARINT, kind, number)
+                opset_version = value
+        if kind == "opset":
+            opsets.append(opset_version)
+    if not graphs:
+        raise _MalformedError("it has no graph")
+    if len(ir_versions) != 1:
+        raise _MalformedError("it does not have exactly one ir_version")
+    if len(set(opsets)) != 1:
+        raise _MalformedError(
+            f"it does not have exactly one version of the operator set (found {sorted(set(opsets))[:5]})"
+        )
+    return OnnxSummary(ir_version=ir_versions[0], opset=opsets[0])
+
+
+def _check_tensor_field(number: int, wire: int, value: int) -> None:
+    if number == _TENSOR_EXTERNAL_DATA:
+        raise _UnsafeError("a tensor refers to data outside the file (external_data)")
+    if number == _TENSOR_DATA_LOCATION:
+        _expect(wire, _VARINT, "tensor", number)
+        if value != 0:
+            raise _UnsafeError("a tensor's data lies outside the file (data_location)")
+
+
+def _check_domain(raw: bytes) -> None:
+    domain = raw[:100].decode("utf-8", errors="replace")
+    if domain not in DEFAULT_DOMAINS:
+        raise _UnsafeError(f"it uses the operator domain {domain!a}")
+
+
+def _expect(wire: int, expected: int, kind: str, number: int) -> None:
+    if wire != expected:
+        raise _MalformedError(f"field {number} of a {kind} has wire type {wire} instead of {expected}")
+
+
+def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (field number, wire type, value, stop): a number, or for bytes where they start and stop."""
+    position = start
+    while position < end:
+        key, position = _varint(view, position, end)
+        number, wire = key >> 3, key & 7
+        if not 0 < number < 1 << 29:
+            raise _MalformedError(f"it has a field with the number {number}")
+        if wire == _VARINT:
+            value, position = _varint(view, position, end)
+            yield number, wire, value, position
+            continue
+        if wire == _BYTES:
+            length, position = _varint(view, position, end)
+        elif wire == _FIXED64:
+            length = 8
+        elif wire == _FIXED32:
+            length = 4
+        else:
+            raise _MalformedError(f"it has a field of the wire type {wire}")
+        if length > end - position:
+            raise _MalformedError("it ends in the middle of a field")
+        yield number, wire, position, position + length
+        position += length
+
+
+def _varint(view: memoryview, position: int, end: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, _VARINT_BITS + 6, 7):
+        if position >= end:
+            raise _MalformedError("it ends in the middle of a number")
+        byte = view[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value & ((1 << _VARINT_BITS) - 1), position
+    raise _MalformedError("it has a number of more than 64 bits")

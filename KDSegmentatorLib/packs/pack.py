@@ -1,0 +1,210 @@
+"""A student pack on disk: open it, read its parts checked by hash, verify it completely."""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from KDSegmentatorLib.errors import PackError
+from KDSegmentatorLib.packs.head_file import read_head
+from KDSegmentatorLib.packs.manifest import FileRecord, Manifest
+from KDSegmentatorLib.packs.names import MANIFEST_NAME
+from KDSegmentatorLib.packs.onnx_check import check_onnx
+from KDSegmentatorLib.packs.reader import read_manifest
+from KDSegmentatorLib.packs.rules import MAXIMUM_FILE_BYTES, MAXIMUM_MANIFEST_BYTES
+
+CHUNK_BYTES = 1 << 20
+
+_REMEDY = "install the pack again from an intact copy"
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The network's last 1x1x1 convolution, applied once at the very end.
+
+    Attributes:
+        weight: (labels with background, features); row v is label value v.
+        bias: (labels with background,).
+    """
+
+    weight: npt.NDArray[np.float32]
+    bias: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentPack:
+    """A student, from :func:`open_pack`.
+
+    Attributes:
+        manifest: what the pack says about itself.
+        folder: where its files are.
+        manifest_sha256: hash of ``manifest.json``, which holds the hashes of all other files: it identifies the pack.
+    """
+
+    manifest: Manifest
+    folder: Path
+    manifest_sha256: str
+
+    def body(self) -> bytes:
+        """Return the network without its last layer, an ONNX model.
+
+        Raises:
+            PackError: the file is missing or not the one that the manifest describes.
+        """
+        return self.read(self.manifest.network.body)
+
+    def head(self) -> Head:
+        """Return the network's last layer in float32.
+
+        Raises:
+            PackError: the file is missing, not the one that the manifest describes, or does not fit the labels.
+        """
+        network = self.manifest.network
+        rows = len(self.manifest.labels) + 1
+        weight, bias = read_head(self.read(network.head), rows, network.features, f"{self.folder / network.head}")
+        return Head(weight, bias)
+
+    def read(self, name: str) -> bytes:
+        """Return a file of the pack. The bytes that are returned are the bytes that were hashed.
+
+        Args:
+            name: one of ``manifest.files``.
+
+        Raises:
+            PackError: no such file, or not the one that the manifest describes.
+        """
+        record = self.manifest.files.get(name)
+        if record is None:
+            raise PackError(f"the pack {self.manifest.id} has no file {name!r}")
+        path = self.folder / name
+        content = b"".join(_chunks(path, record.size))
+        _compare(path, FileRecord(size=len(content), sha256=hashlib.sha256(content).hexdigest()), record)
+        return content
+
+
+def open_pack(folder: Path | str) -> StudentPack:
+    """Open a pack's folder: check the manifest, and that its files are there with the right sizes.
+
+    Hashes are checked when a part is read; :func:`verify_pack` checks everything.
+
+    Raises:
+        PackError: the folder is not a pack, or a file is missing or has another size.
+        ManifestError: the manifest is not valid.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_NAME
+    if not folder.is_dir():
+        raise PackError(f"{folder} is not a folder; give a pack's folder, with a {MANIFEST_NAME} in it")
+    content = b"".join(_chunks(path, MAXIMUM_MANIFEST_BYTES))
+    if len(content) > MAXIMUM_MANIFEST_BYTES:
+        raise PackError(f"{path} is larger than {MAXIMUM_MANIFEST_BYTES:,} bytes, which no manifest is; {_REMEDY}")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PackError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); {_REMEDY}") from None
+    manifest = read_manifest(text, str(path))
+    for name, record in manifest.files.items():
+        size = _regular_size(folder / name)
+        if size != record.size:
+            raise PackError(f"{folder / name} has {size:,} bytes, {record.size:,} are listed; {_REMEDY}")
+    return StudentPack(manifest=manifest, folder=folder, manifest_sha256=hashlib.sha256(content).hexdigest())
+
+
+def verify_pack(pack: StudentPack) -> None:
+    """Check everything that can be checked without running the network.
+
+    The manifest is unchanged, all files have their size and SHA-256, there are no others and no links, the body is one
+    self-contained ONNX model of the stated operator set, and the head fits labels and features.
+
+    Raises:
+        PackError: something is not as it has to be; the message names the file.
+        ManifestError: the manifest was replaced by one that is not valid.
+    """
+    _check_listing(pack)
+    if open_pack(pack.folder).manifest_sha256 != pack.manifest_sha256:
+        raise PackError(f"{pack.folder / MANIFEST_NAME} changed while it was in use; open the pack again")
+    network = pack.manifest.network
+    for name, record in pack.manifest.files.items():
+        if name != network.body:  # that is hashed below, when it is read
+            path = pack.folder / name
+            _compare(path, describe_file(path), record)
+    body_path = pack.folder / network.body
+    summary = check_onnx(pack.body(), str(body_path))
+    if summary.opset != network.opset:
+        raise PackError(
+            f"{body_path} uses operator set {summary.opset}, the manifest says {network.opset}; export the pack again"
+        )
+    pack.head()
+
+
+def describe_file(path: Path | str) -> FileRecord:
+    """Return size and SHA-256 of a file, as a manifest lists them.
+
+    Raises:
+        PackError: the file is missing, not a regular file, not readable, or larger than ``MAXIMUM_FILE_BYTES``.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    size = 0
+    for chunk in _chunks(path, MAXIMUM_FILE_BYTES):
+        digest.update(chunk)
+        size += len(chunk)
+    if size > MAXIMUM_FILE_BYTES:
+        raise PackError(f"{path} is larger than {MAXIMUM_FILE_BYTES:,} bytes, the limit for a file of a pack")
+    return FileRecord(size=size, sha256=digest.hexdigest())
+
+
+def _check_listing(pack: StudentPack) -> None:
+    listed = {MANIFEST_NAME, *pack.manifest.files}
+    try:
+        found = sorted(entry.name for entry in pack.folder.iterdir())
+    except OSError as error:
+        raise PackError(f"{pack.folder} cannot be read ({error.strerror}); {_REMEDY}") from error
+    for name in found:
+        if name not in listed:
+            raise PackError(f"{pack.folder / name} is not listed in the pack's manifest; remove it")
+
+
+def _compare(path: Path, found: FileRecord, record: FileRecord) -> None:
+    if found != record:
+        raise PackError(
+            f"{path} is not the file that the manifest lists: it has {found.size:,} bytes with the SHA-256 "
+            f"{found.sha256[:12]}..., listed are {record.size:,} bytes with {record.sha256[:12]}.... It is damaged or was "
+            f"changed; {_REMEDY}"
+        )
+
+
+def _regular_size(path: Path) -> int:
+    """Return the size of a file that is neither a link nor a device (reading a pipe would wait for ever)."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        raise PackError(f"{path} is missing; {_REMEDY}") from None
+    except OSError as error:
+        raise PackError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise PackError(f"{path} is not a regular file (a link, a folder or a device); {_REMEDY}")
+    return status.st_size
+
+
+def _chunks(path: Path, limit: int) -> Iterator[bytes]:
+    """Yield a file's bytes; stops after one byte more than the limit, so that the caller sees that there are more."""
+    _regular_size(path)
+    try:
+        with path.open("rb") as file:
+            yield from _read_up_to(file, limit + 1)
+    except OSError as error:
+        raise PackError(f"{path} cannot be read ({error.strerror}); {_REMEDY}") from error
+
+
+def _read_up_to(file: BinaryIO, count: int) -> Iterator[bytes]:
+    while count > 0 and (chunk := file.read(min(CHUNK_BYTES, count))):
+        count -= len(chunk)
+        yield chunk

@@ -1,0 +1,405 @@
+"""The packs of this machine: shipped with KDSegmentator, or installed by the user.
+
+The user's folder::
+
+    hippocampus-x1_4/
+        installed.json          which folder is current, and which to roll back to
+        1.0.0-3f2a90c41b77/     the packs themselves, never changed once they are listed
+        1.1.0-a84c11d02e5f/
+    .staging-5d0e.../           an installation at work, or what a killed one left behind
+    .lock
+
+Replacing ``installed.json`` is the only step that counts, and it is atomic on every operating system: before it the old
+pack is installed, after it the new one, and a kill at any moment leaves nothing but folders that nobody lists, which
+the next change deletes. A pack that is in use while another version is installed goes on reading its own folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from KDSegmentatorLib.errors import KDSegmentatorError, PackError
+from KDSegmentatorLib.packs.archive import extract_archive
+from KDSegmentatorLib.packs.files import delete_tree, new_name, replace, sync_folder, sync_listing, write_error
+from KDSegmentatorLib.packs.locations import default_shipped_folder, default_user_folder
+from KDSegmentatorLib.packs.lock import locked
+from KDSegmentatorLib.packs.names import MANIFEST_NAME
+from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
+from KDSegmentatorLib.packs.rules import ID_PATTERN, VERSION_PATTERN, version_key
+
+LOCK_SECONDS = 30.0
+"""How long a change waits for another process's change."""
+
+_POINTER_NAME = "installed.json"
+_LOCK_NAME = ".lock"
+_STAGING_PREFIX = ".staging-"
+_VERSION_FOLDER_PATTERN = rf"{VERSION_PATTERN}-[0-9a-f]{{12}}"
+_MAXIMUM_POINTER_BYTES = 1000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DamagedPack:
+    """A pack of the store that cannot be used, and why."""
+
+    id: str
+    folder: Path
+    shipped: bool
+    error: KDSegmentatorError
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pointer:
+    """Content of ``installed.json``: names of folders beside it."""
+
+    current: str
+    previous: str | None
+
+
+class PackStore:
+    """Lists, installs, removes and verifies packs.
+
+    A pack that the user installed takes the place of a shipped one with the same id, also when it is damaged: another
+    version than the one that was installed is never used silently.
+
+    Args:
+        user_folder: None for :func:`~KDSegmentatorLib.packs.locations.default_user_folder`.
+        shipped_folder: None for :func:`~KDSegmentatorLib.packs.locations.default_shipped_folder`. Read only.
+    """
+
+    def __init__(self, user_folder: Path | str | None = None, shipped_folder: Path | str | None = None) -> None:
+        self.user_folder = default_user_folder() if user_folder is None else Path(user_folder)
+        self.shipped_folder = default_shipped_folder() if shipped_folder is None else Path(shipped_folder)
+
+    def packs(self) -> list[StudentPack]:
+        """Return the usable packs, sorted by id; :meth:`damaged` has the others."""
+        return [entry for entry in self._entries() if isinstance(entry, StudentPack)]
+
+    def damaged(self) -> list[DamagedPack]:
+        """Return the packs that cannot be opened, sorted by id, each with its error."""
+        return [entry for entry in self._entries() if isinstance(entry, DamagedPack)]
+
+    def get(self, pack_id: str) -> StudentPack:
+        """Return the pack with an id.
+
+        Raises:
+            PackError: there is none (the message lists those that there are), or it is damaged.
+            ManifestError: its manifest is not valid.
+        """
+        entries = self._entries()
+        for entry in entries:
+            if isinstance(entry, StudentPack) and entry.manifest.id == pack_id:
+                return entry
+            if isinstance(entry, DamagedPack) and entry.id == pack_id:
+                raise entry.error
+        raise PackError(
+            f"there is no pack {pack_id!r}; packs: {self._known()}. Install it with 'kdseg packs install FILE.kdpack'"
+        )
+
+    def is_shipped(self, pack_id: str) -> bool:
+        """Return whether the pack with this id is the one that came with KDSegmentator (not one of the user)."""
+        return not self._is_installed(pack_id) and self._is_shipped_folder(pack_id)
+
+    def previous(self, pack_id: str) -> StudentPack | None:
+        """Return the version that :meth:`roll_back` would bring back, or None if there is none that can be used."""
+        with contextlib.suppress(KDSegmentatorError):
+            pointer = self._user_pointer(pack_id)
+            if pointer is not None and pointer.previous is not None:
+                return _open_named(self.user_folder / pack_id / pointer.previous, pack_id)
+        return None
+
+    def install(self, path: Path | str) -> StudentPack:
+        """Install a pack, completely verified, in place of the one with the same id.
+
+        The previous version stays for :meth:`roll_back`. Installing what is installed already changes nothing, unless
+        the installed files are damaged. An older version is installed as well, with a warning in the log; compare with
+        :meth:`previous` to tell the user.
+
+        Args:
+            path: a ``.kdpack`` file or a pack's folder.
+
+        Raises:
+            PackError: the pack is damaged or unsafe, the disk is full, the folder cannot be written, or another process
+                is changing the packs. What was installed before is still there, and nothing else.
+            ManifestError: the pack's manifest is not valid.
+        """
+        path = Path(path)
+        if not path.is_file() and not path.is_dir():
+            raise PackError(f"{path} does not exist; give a .kdpack file or a pack's folder")
+        with self._changing():
+            staging = self.user_folder / new_name(_STAGING_PREFIX)
+            return self._take_over(_stage(path, staging))
+
+    def remove(self, pack_id: str) -> None:
+        """Remove a pack that the user installed, with its previous version; a shipped one of the same id shows again.
+
+        Raises:
+            PackError: there is no such pack, it came with KDSegmentator, or it cannot be deleted.
+        """
+        folder = self.user_folder / pack_id
+        if not self._is_installed(pack_id):
+            if self._is_shipped_folder(pack_id):
+                raise PackError(f"{pack_id} came with KDSegmentator and cannot be removed; only installed packs can be")
+            raise PackError(f"there is no pack {pack_id!r} to remove; packs: {self._known()}")
+        with self._changing():
+            (folder / _POINTER_NAME).unlink(missing_ok=True)  # from here on it is not installed any more
+            delete_tree(folder)
+
+    def roll_back(self, pack_id: str) -> StudentPack:
+        """Bring back the version before the last installation; a second roll-back undoes the first.
+
+        Raises:
+            PackError: there is no previous version, or it is damaged.
+            ManifestError: its manifest is not valid.
+        """
+        if not _is_id(pack_id):
+            raise PackError(f"there is no pack {pack_id!r}; packs: {self._known()}")
+        with self._changing():
+            pointer = self._user_pointer(pack_id)
+            if pointer is None or pointer.previous is None:
+                raise PackError(
+                    f"there is no previous version of {pack_id!r} to go back to; install the version that you want"
+                )
+            pack = _open_named(self.user_folder / pack_id / pointer.previous, pack_id)
+            verify_pack(pack)
+            _write_pointer(self.user_folder / pack_id, _Pointer(current=pointer.previous, previous=pointer.current))
+            return pack
+
+    def verify(self, pack_id: str) -> StudentPack:
+        """Check all hashes and the structure of a pack, and return it.
+
+        Raises:
+            PackError: there is no such pack, or a file is damaged.
+            ManifestError: its manifest is not valid.
+        """
+        pack = self.get(pack_id)
+        verify_pack(pack)
+        return pack
+
+    def recover(self) -> None:
+        """Delete what a killed installation left behind. Every change does so by itself.
+
+        Raises:
+            PackError: another process is changing the packs, or the folder cannot be written.
+        """
+        if self.user_folder.is_dir():
+            with self._changing():
+                pass
+
+    def _entries(self) -> list[StudentPack | DamagedPack]:
+        entries: dict[str, StudentPack | DamagedPack] = {}
+        for folder in _folders(self.shipped_folder):
+            entries[folder.name] = _entry(folder.name, folder, shipped=True)
+        for folder in _folders(self.user_folder):
+            if not _is_id(folder.name):
+                continue
+            try:
+                pointer = self._user_pointer(folder.name)
+            except PackError as error:
+                entries[folder.name] = DamagedPack(id=folder.name, folder=folder, shipped=False, error=error)
+                continue
+            if pointer is not None:
+                entries[folder.name] = _entry(folder.name, folder / pointer.current, shipped=False)
+        return [entries[key] for key in sorted(entries)]
+
+    def _known(self) -> str:
+        return ", ".join(pack.manifest.id for pack in self.packs()) or "none"
+
+    def _is_shipped_folder(self, pack_id: str) -> bool:
+        return _is_id(pack_id) and (self.shipped_folder / pack_id).is_dir()
+
+    def _is_installed(self, pack_id: str) -> bool:
+        """Return whether the user's folder has the pack, intact or not, listed or copied by hand."""
+        folder = self.user_folder / pack_id
+        return _is_id(pack_id) and any((folder / name).exists() for name in (_POINTER_NAME, MANIFEST_NAME))
+
+    def _user_pointer(self, pack_id: str) -> _Pointer | None:
+        """Return what is installed, None if nothing is.
+
+        Raises:
+            PackError: ``installed.json`` cannot be read, or a pack was copied here by hand.
+        """
+        if not _is_id(pack_id):
+            return None
+        folder = self.user_folder / pack_id
+        try:
+            with (folder / _POINTER_NAME).open("rb") as file:
+                content = file.read(_MAXIMUM_POINTER_BYTES)
+        except FileNotFoundError:
+            if (folder / MANIFEST_NAME).exists():
+                raise PackError(
+                    f"{folder} was copied here by hand; move it elsewhere and install it with 'kdseg packs install'"
+                ) from None
+            return None
+        except OSError as error:
+            raise PackError(f"{folder / _POINTER_NAME} cannot be read ({error.strerror}); check the disk") from error
+        return _parse_pointer(content, folder)
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Exclude other processes, and start and end without leftovers."""
+        try:
+            self.user_folder.mkdir(parents=True, exist_ok=True)
+            with locked(self.user_folder / _LOCK_NAME, LOCK_SECONDS):
+                self._delete_leftovers()
+                try:
+                    yield
+                finally:
+                    self._delete_leftovers()
+        except OSError as error:
+            raise write_error(self.user_folder, error) from error
+
+    def _delete_leftovers(self) -> None:
+        """Delete staging folders, and version folders and temporary files that no ``installed.json`` names."""
+        for folder in list(self.user_folder.iterdir()):
+            if folder.name.startswith(_STAGING_PREFIX):
+                delete_tree(folder)
+            elif _is_id(folder.name) and folder.is_dir():
+                self._delete_unlisted(folder)
+
+    def _delete_unlisted(self, folder: Path) -> None:
+        try:
+            pointer = self._user_pointer(folder.name)
+        except PackError:
+            return  # nobody knows what is current: keep everything
+        kept = {pointer.current, pointer.previous} if pointer else set()
+        for entry in list(folder.iterdir()):
+            if re.fullmatch(_VERSION_FOLDER_PATTERN, entry.name) and entry.name not in kept:
+                delete_tree(entry)
+            elif entry.name.startswith(f".{_POINTER_NAME}-"):
+                with contextlib.suppress(OSError):
+                    entry.unlink()
+        if pointer is None:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+    def _take_over(self, pack: StudentPack) -> StudentPack:
+        """Make a staged and verified pack the current one of its id."""
+        manifest = pack.manifest
+        folder = self.user_folder / manifest.id
+        pointer = self._replaceable_pointer(manifest.id)
+        current = None if pointer is None else _usable(folder / pointer.current, manifest.id)
+        if current is not None and current.manifest_sha256 == pack.manifest_sha256:
+            return current
+        self._report_older(pack, current)
+        folder.mkdir(exist_ok=True)
+        target = folder / new_name(f"{manifest.version}-")
+        replace(pack.folder, target)
+        sync_listing(folder)
+        # a damaged version is nothing to go back to: keep the one before it
+        previous = None if pointer is None else pointer.previous if current is None else pointer.current
+        _write_pointer(folder, _Pointer(current=target.name, previous=previous))
+        return StudentPack(manifest=manifest, folder=target, manifest_sha256=pack.manifest_sha256)
+
+    def _replaceable_pointer(self, pack_id: str) -> _Pointer | None:
+        """Return what is installed; an unreadable ``installed.json`` counts as nothing, so that installing repairs it.
+
+        Raises:
+            PackError: a pack was copied here by hand; it is not ours to delete.
+        """
+        try:
+            return self._user_pointer(pack_id)
+        except PackError:
+            if (self.user_folder / pack_id / _POINTER_NAME).exists():
+                return None
+            raise
+
+    def _report_older(self, pack: StudentPack, current: StudentPack | None) -> None:
+        manifest = pack.manifest
+        if current is None and self._is_shipped_folder(manifest.id):
+            current = _usable(self.shipped_folder / manifest.id, manifest.id, verify=False)
+        if current is not None and version_key(manifest.version) < version_key(current.manifest.version):
+            _log.warning(
+                "installing %s %s, which is older than the present %s",
+                manifest.id,
+                manifest.version,
+                current.manifest.version,
+            )
+
+
+def _is_id(name: str) -> bool:
+    """Return whether a name is a pack's id, and with that a safe folder name."""
+    return re.fullmatch(ID_PATTERN, name) is not None
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return []
+
+
+def _entry(pack_id: str, folder: Path, *, shipped: bool) -> StudentPack | DamagedPack:
+    try:
+        return _open_named(folder, pack_id)
+    except KDSegmentatorError as error:
+        return DamagedPack(id=pack_id, folder=folder, shipped=shipped, error=error)
+
+
+def _open_named(folder: Path, pack_id: str) -> StudentPack:
+    pack = open_pack(folder)
+    if pack.manifest.id != pack_id:
+        raise PackError(f"{folder} holds the pack {pack.manifest.id!r} instead of {pack_id!r}; install the pack again")
+    return pack
+
+
+def _usable(folder: Path, pack_id: str, *, verify: bool = True) -> StudentPack | None:
+    """Return the pack if it is intact."""
+    try:
+        pack = _open_named(folder, pack_id)
+        if verify:
+            verify_pack(pack)
+    except KDSegmentatorError:
+        return None
+    return pack
+
+
+def _stage(path: Path, staging: Path) -> StudentPack:
+    """Bring a pack to the staging folder, verify it there, and bring it to the disk."""
+    if path.is_dir():
+        source = open_pack(path)
+        verify_pack(source)
+        staging.mkdir()
+        for name in (MANIFEST_NAME, *source.manifest.files):
+            shutil.copyfile(source.folder / name, staging / name, follow_symlinks=False)
+    else:
+        extract_archive(path, staging)
+    pack = open_pack(staging)
+    verify_pack(pack)
+    sync_folder(staging)
+    return pack
+
+
+def _write_pointer(folder: Path, pointer: _Pointer) -> None:
+    temporary = folder / new_name(f".{_POINTER_NAME}-")
+    with temporary.open("x", encoding="utf-8") as file:
+        json.dump({"current": pointer.current, "previous": pointer.previous}, file)
+        file.flush()
+        os.fsync(file.fileno())
+    replace(temporary, folder / _POINTER_NAME)
+    sync_listing(folder)
+
+
+def _parse_pointer(content: bytes, folder: Path) -> _Pointer:
+    try:
+        document = json.loads(content)
+        current, previous = document["current"], document["previous"]
+        names = [name for name in (current, previous) if name is not None]
+        # only names of our own making: a changed file must not lead out of the store
+        if not names or current is None or any(re.fullmatch(_VERSION_FOLDER_PATTERN, name) is None for name in names):
+            raise ValueError("not a version's folder")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise PackError(
+            f"{folder / _POINTER_NAME} is damaged; install the pack {folder.name} again, or remove it with "
+            f"'kdseg packs remove {folder.name}'"
+        ) from None
+    return _Pointer(current=current, previous=previous)

@@ -1,0 +1,64 @@
+# make demo | test | lint | bench | clean
+#
+# Each target sets up what it needs in .venv, from the package registry alone. PYTHON chooses the interpreter (3.10 or
+# later); ARGS is handed on: make test ARGS="-k geometry".
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+RUN := $(BIN)/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint lint-style lint-types lint-imports bench readme clean
+.DELETE_ON_ERROR:
+
+# What a clinical machine has, and nilearn for its T1 template: no torch.
+demo: $(VENV)/demo.stamp
+	$(RUN) demo/hippocampus.py $(ARGS)
+
+test: $(VENV)/dev.stamp
+	$(RUN) -m pytest $(ARGS)
+
+lint: lint-style lint-types lint-imports
+
+lint-style: $(VENV)/dev.stamp
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+lint-types: $(VENV)/dev.stamp
+	$(RUN) -m mypy
+
+lint-imports: $(VENV)/dev.stamp
+	$(BIN)/lint-imports
+
+# Writes docs/benchmarks.md.
+bench: $(VENV)/demo.stamp
+	$(RUN) Testing/Benchmarks/bench.py $(ARGS)
+
+# Writes the table of packs in README.md from the manifests of the shipped packs.
+readme: $(VENV)/demo.stamp
+	$(RUN) Testing/Benchmarks/packs_table.py $(ARGS)
+
+clean:
+	rm -rf $(VENV) demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/created.stamp:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "KDSegmentator needs Python 3.10 or later, this is " + sys.version.split()[0] + "; choose another with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/created.stamp
+	$(INSTALL) -e '.[demo]'
+	touch $@
+
+# One pip run, so that torch and nnU-Net are resolved together: constraints.txt holds the torch and torchvision that fit.
+$(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/created.stamp
+	$(INSTALL) -e '.[demo,distill,dev,slicer-test]'
+	touch $@ $(VENV)/demo.stamp

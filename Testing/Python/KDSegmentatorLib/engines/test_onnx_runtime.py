@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+from support.generated_packs import FEATURES, convolution_body
+
+from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
+from KDSegmentatorLib.engines.selection import ENGINE_NAMES, create_engine
+from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError, InvalidSettingsError
+
+
+def windows(count: int = 1, edge: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, 1, edge, edge, edge)).astype(np.float32)
+
+
+def never() -> bool:
+    return False
+
+
+def test_features_equal_a_convolution_by_hand() -> None:
+    body = convolution_body(features=1)
+    import onnx
+
+    kernel = onnx.numpy_helper.to_array(onnx.load_from_string(body).graph.initializer[0])[0, 0]
+    window = windows()
+    features = OnnxRuntimeEngine(body).run(window, never)
+    expected = (kernel * window[0, 0, 2:5, 3:6, 1:4]).sum()
+    expected = expected if expected > 0 else 0.2 * expected
+    assert features[0, 0, 3, 4, 2] == pytest.approx(expected, abs=1e-5)
+
+
+def test_batches() -> None:
+    engine = OnnxRuntimeEngine(convolution_body())
+    batch = windows(3)
+    together = engine.run(batch, never)
+    assert together.shape == (3, FEATURES, 8, 8, 8)
+    np.testing.assert_allclose(together[1:2], engine.run(batch[1:2], never), atol=1e-6)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_do_not_change_the_result(threads: int) -> None:
+    body = convolution_body()
+    np.testing.assert_array_equal(
+        OnnxRuntimeEngine(body, threads=threads).run(windows(), never), OnnxRuntimeEngine(body).run(windows(), never)
+    )
+
+
+def test_cancel_before_and_use_after() -> None:
+    engine = OnnxRuntimeEngine(convolution_body(features=16, repeats=8))
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(CancelledError):
+        engine.run(windows(edge=64), stop.is_set)
+    assert np.isfinite(engine.run(windows(), never)).all()
+
+
+def test_bytes_that_are_no_network() -> None:
+    with pytest.raises(EngineError, match="kdseg packs verify"):
+        OnnxRuntimeEngine(b"not an ONNX file")
+
+
+def test_a_window_of_the_wrong_shape() -> None:
+    with pytest.raises(EngineError, match="window of shape"):
+        OnnxRuntimeEngine(convolution_body()).run(np.zeros((1, 2, 8, 8, 8), np.float32), never)
+
+
+def test_without_onnxruntime_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineUnavailableError, match="pip install"):
+        create_engine(convolution_body())
+
+
+def test_a_named_engine_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(EngineUnavailableError, match="onnxruntime"):
+        create_engine(convolution_body(), name="tensorrt")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_have_to_be_positive(threads: int) -> None:
+    with pytest.raises(InvalidSettingsError, match="at least 1"):
+        create_engine(convolution_body(), threads=threads)
+
+
+@pytest.mark.parametrize("name", ENGINE_NAMES)
+def test_every_name_gives_an_engine(name: str) -> None:
+    assert create_engine(convolution_body(), name=name).name == "onnxruntime"

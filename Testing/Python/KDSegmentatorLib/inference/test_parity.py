@@ -1,0 +1,87 @@
+"""Our inference against ``nnUNetPredictor`` with identical weights, through real packs and onnxruntime.
+
+nnU-Net adds up its logits in float16. Where two labels are closer than that rounds, its result is arbitrary; so there
+are two comparisons on the generated cases. With the predictor's sums kept in float32 not one voxel may differ. With the
+stock predictor only voxels may differ that float16 cannot tell apart.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nnunetv2", reason="needs nnU-Net: pip install 'kdsegmentator[distill]' -c constraints.txt")
+import torch
+from support.generated_models import CASES, GeneratedModel, network, plans, reference_labels, scan
+from support.generated_packs import manifest, write_pack
+
+from distillation.export.body import split_network, to_onnx
+from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.packs.manifest import Normalization, Preprocessing, Resampling, Windows
+from KDSegmentatorLib.packs.pack import StudentPack
+
+FLOAT16_TIES = 0.01
+"""Largest share of voxels that float16 sums may turn over in noise that a network with random weights makes of noise."""
+
+
+def pack_of(model: GeneratedModel, folder: Path) -> StudentPack:
+    split = split_network(network(model))
+    body = to_onnx(split.body, channels=1, patch_size=model.patch_size, storage="float32")
+    intensities = plans(model)["foreground_intensity_properties_per_channel"]["0"]
+    base = manifest(labels=model.labels - 1)
+    is_ct = model.scheme == "CTNormalization"
+    return write_pack(
+        folder,
+        manifest=replace(
+            base,
+            modality="CT" if is_ct else "MR",
+            preprocessing=Preprocessing(
+                axis_codes="LPS",
+                transpose_forward=model.transpose_forward,
+                spacing=model.network_spacing,
+                normalization=Normalization(scheme="CT", **intensities)
+                if is_ct
+                else Normalization(scheme="ZScore", use_mask=model.use_mask),
+                image_resampling=Resampling(order=3, order_z=0),
+                logits_resampling=Resampling(order=1, order_z=0),
+            ),
+            windows=Windows(patch_size=model.patch_size, step_fraction=0.5, mirroring_axes=(0, 1, 2)),
+            network=replace(base.network, features=model.features[0]),
+        ),
+        body=body,
+        weight=split.head_weight,
+        bias=split.head_bias,
+    )
+
+
+def our_labels(model: GeneratedModel, image: np.ndarray[Any, Any], folder: Path) -> np.ndarray[Any, Any]:
+    pack = pack_of(model, folder)
+    k, j, i = model.spacing
+    volume = Volume(image, (float(i), float(j), float(k)))
+    segmentation = segment(volume, pack, create_engine(pack.body()), mirroring=model.mirroring, check_modality=False)
+    return segmentation.volume.voxels
+
+
+@pytest.mark.parametrize("model", CASES, ids=lambda model: model.name)
+def test_every_voxel_equals_nnunet_with_float32_sums(
+    model: GeneratedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = scan(model)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "half", torch.float32)  # the type of the predictor's sums, nothing else uses it there
+        expected = reference_labels(model, image)
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(our_labels(model, image, tmp_path), expected)
+
+
+@pytest.mark.parametrize("model", CASES, ids=lambda model: model.name)
+def test_stock_nnunet_differs_only_by_float16_ties(model: GeneratedModel, tmp_path: Path) -> None:
+    image = scan(model)
+    assert (our_labels(model, image, tmp_path) != reference_labels(model, image)).mean() < FLOAT16_TIES

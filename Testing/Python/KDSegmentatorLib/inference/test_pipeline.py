@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from itertools import permutations, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+from support.generated_packs import FEATURES, convolution_body, manifest, write_pack
+
+from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.errors import (
+    CancelledError,
+    EngineError,
+    GeometryError,
+    InvalidSettingsError,
+    UnsuitableVolumeError,
+)
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.inference.progress import Progress
+from KDSegmentatorLib.packs.manifest import Resampling
+from KDSegmentatorLib.packs.pack import StudentPack
+
+ORDERS = ["".join(letters) for axes in permutations(("LR", "PA", "SI")) for letters in product(*axes)]
+
+
+def scan(shape: tuple[int, int, int] = (20, 24, 18), spacing: tuple[float, float, float] = (1.1, 0.9, 1.7)) -> Volume:
+    """Return an oblique scan without any symmetry."""
+    angle = np.deg2rad(17)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    tilt = np.array([[1, 0, 0], [0, np.cos(0.2), -np.sin(0.2)], [0, np.sin(0.2), np.cos(0.2)]])
+    direction = tuple(tuple(float(v) for v in row) for row in turn @ tilt)
+    voxels = np.random.default_rng(3).gamma(2, 100, size=shape).astype(np.float32)
+    return Volume(voxels, spacing, (12.0, -34.0, 56.0), direction)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> StudentPack:
+    return write_pack(tmp_path_factory.mktemp("packs") / "generated-x1_4")
+
+
+def test_labels_lie_on_exactly_the_inputs_grid(pack: StudentPack) -> None:
+    volume = scan()
+    result = segment(volume, pack, create_engine(pack.body()))
+    assert result.volume.voxels.shape == volume.voxels.shape
+    assert result.volume.voxels.dtype == np.uint8
+    assert (result.volume.spacing, result.volume.origin, result.volume.direction) == (
+        volume.spacing,
+        volume.origin,
+        volume.direction,
+    )
+    assert set(np.unique(result.volume.voxels)) <= {0, 1, 2, 3}
+    assert len(np.unique(result.volume.voxels)) > 1
+
+
+def test_the_same_scan_in_any_of_the_48_orders_gives_the_same_labels(pack: StudentPack) -> None:
+    engine = create_engine(pack.body())
+    volume = scan()
+    expected = segment(volume, pack, engine).volume
+    assert len(ORDERS) == 48
+    for codes in ORDERS:
+        labels = segment(volume.reoriented(codes), pack, engine).volume
+        assert labels.axis_codes == codes
+        np.testing.assert_array_equal(labels.reoriented(expected.axis_codes).voxels, expected.voxels, err_msg=codes)
+
+
+def test_reorientation_matters(pack: StudentPack) -> None:
+    """Without it the test above could not fail: the network does not commute with flips."""
+    engine = create_engine(pack.body())
+    volume = scan()
+    expected = segment(volume, pack, engine).volume.voxels
+    flipped = segment(replace(volume, voxels=np.ascontiguousarray(volume.voxels[:, :, ::-1])), pack, engine)
+    assert (flipped.volume.voxels[:, :, ::-1] != expected).mean() > 0.05
+
+
+def test_early_and_late_head_agree(tmp_path: Path) -> None:
+    """With more labels than features the features are blended, otherwise the logits; the labels are the same."""
+    random = np.random.default_rng(5)
+    weight = random.normal(size=(FEATURES + 1, FEATURES)).astype(np.float32)
+    late = write_pack(tmp_path / "late", manifest=manifest(labels=FEATURES), weight=weight)
+    # order 2 along the axis that is never resampled apart here: nothing changes but where the head is applied
+    early_manifest = replace(
+        late.manifest,
+        preprocessing=replace(late.manifest.preprocessing, logits_resampling=Resampling(order=1, order_z=2)),
+    )
+    early = write_pack(tmp_path / "early", manifest=early_manifest, weight=weight)
+    volume = scan(spacing=(1.1, 0.9, 1.2))
+    engine = create_engine(late.body())
+    np.testing.assert_array_equal(
+        segment(volume, late, engine).volume.voxels, segment(volume, early, engine).volume.voxels
+    )
+
+
+def test_only_wanted_labels_are_kept(pack: StudentPack) -> None:
+    engine = create_engine(pack.body())
+    everything = segment(scan(), pack, engine)
+    some = segment(scan(), pack, engine, labels=["Structure 3", 1])
+    assert [label.value for label in some.labels] == [1, 3]
+    np.testing.assert_array_equal(
+        some.volume.voxels, np.where(everything.volume.voxels == 2, 0, everything.volume.voxels)
+    )
+
+
+@pytest.mark.parametrize("wanted", [["spleen"], [9], []])
+def test_unknown_label(pack: StudentPack, wanted: list[Any]) -> None:
+    with pytest.raises(InvalidSettingsError, match="label"):
+        segment(scan(), pack, create_engine(pack.body()), labels=wanted)
+
+
+def test_mirroring_runs_every_window_eight_times_and_is_recorded(pack: StudentPack) -> None:
+    engine = create_engine(pack.body())
+    once = segment(scan(), pack, engine).record
+    mirrored = segment(scan(), pack, engine, mirroring=True).record
+    assert mirrored.windows == 8 * once.windows
+    assert mirrored.mirroring and not once.mirroring
+
+
+def test_mirroring_that_was_not_trained_is_refused(tmp_path: Path) -> None:
+    base = manifest()
+    plain = write_pack(tmp_path / "p", manifest=replace(base, windows=replace(base.windows, mirroring_axes=())))
+    with pytest.raises(InvalidSettingsError, match="without mirroring"):
+        segment(scan(), plain, create_engine(plain.body()), mirroring=True)
+
+
+def test_the_record_names_pack_engine_and_times(pack: StudentPack) -> None:
+    record = segment(scan(), pack, create_engine(pack.body())).record
+    assert (record.pack_id, record.pack_version, record.engine, record.precision) == (
+        "generated-x1_4",
+        "1.0.0",
+        "onnxruntime",
+        "float32",
+    )
+    assert record.pack_sha256 == pack.manifest_sha256
+    assert record.seconds["total"] >= record.seconds["windows"] > 0
+
+
+def test_deterministic(pack: StudentPack) -> None:
+    first, second = (segment(scan(), pack, create_engine(pack.body())).volume.voxels for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_the_input_is_not_changed(pack: StudentPack) -> None:
+    volume = scan()
+    before = volume.voxels.copy()
+    segment(volume, pack, create_engine(pack.body()))
+    np.testing.assert_array_equal(volume.voxels, before)
+
+
+def test_progress_counts_up_to_the_end_of_every_stage(pack: StudentPack) -> None:
+    reports: list[Progress] = []
+    segment(scan(), pack, create_engine(pack.body()), progress=reports.append)
+    assert list(dict.fromkeys(report.stage for report in reports)) == ["preprocess", "windows", "restore"]
+    for stage in ("preprocess", "windows", "restore"):
+        done = [report.done for report in reports if report.stage == stage]
+        total = {report.total for report in reports if report.stage == stage}
+        assert total == {done[-1]} and done == list(range(done[-1] + 1))
+    windows = [report for report in reports if report.stage == "windows"]
+    assert windows[0].seconds_left is None
+    assert windows[-1].seconds_left == 0
+    assert all(report.seconds_left is not None and report.seconds_left > 0 for report in windows[1:-1])
+
+
+@pytest.mark.parametrize("stage", ["preprocess", "windows", "restore"])
+def test_cancel_at_every_stage(pack: StudentPack, stage: str) -> None:
+    current = ""
+
+    def follow(report: Progress) -> None:
+        nonlocal current
+        current = report.stage
+
+    with pytest.raises(CancelledError):
+        segment(scan(), pack, create_engine(pack.body()), progress=follow, cancel=lambda: current == stage)
+
+
+def test_a_window_is_broken_off_in_the_middle(tmp_path: Path) -> None:
+    base = manifest()
+    large = replace(
+        base,
+        windows=replace(base.windows, patch_size=(64, 64, 64)),
+        network=replace(base.network, features=32),
+    )
+    slow = write_pack(tmp_path / "slow", manifest=large, body=convolution_body(features=32, repeats=12))
+    engine = create_engine(slow.body())
+    volume = scan((40, 40, 40), spacing=(1.0, 1.0, 1.0))
+
+    start = time.perf_counter()
+    windows_seconds = segment(volume, slow, engine).record.seconds["windows"]
+    whole = time.perf_counter() - start
+
+    cancelled = threading.Event()
+    threading.Timer(windows_seconds / 10, cancelled.set).start()
+    start = time.perf_counter()
+    with pytest.raises(CancelledError):
+        segment(volume, slow, engine, cancel=cancelled.is_set)
+    # one window, so that between windows there was nothing to cancel at
+    assert time.perf_counter() - start < whole / 2
+
+
+def test_an_engine_that_gives_nan_is_an_error(pack: StudentPack) -> None:
+    class BrokenEngine:
+        name = "broken"
+        precision = "float32"
+
+        def run(self, windows: Any, cancelled: Any) -> Any:
+            return np.full((1, FEATURES, *windows.shape[2:]), np.nan, np.float32)
+
+    with pytest.raises(EngineError, match="not finite"):
+        segment(scan(), pack, BrokenEngine())
+
+
+def test_an_engine_that_gives_another_shape_is_an_error(tmp_path: Path) -> None:
+    pack = write_pack(tmp_path / "p", body=convolution_body(features=FEATURES + 1))
+    with pytest.raises(EngineError, match="shape"):
+        segment(scan(), pack, create_engine(pack.body()))
+
+
+def test_a_spacing_that_would_explode_is_refused_before_memory_is_taken(pack: StudentPack) -> None:
+    with pytest.raises(GeometryError, match="at the pack's spacing"):
+        segment(scan(spacing=(500.0, 500.0, 500.0)), pack, create_engine(pack.body()))
+
+
+def test_a_ct_is_refused_and_can_be_allowed(pack: StudentPack) -> None:
+    volume = scan()
+    ct = volume.with_voxels(volume.voxels - 1000)
+    engine = create_engine(pack.body())
+    with pytest.raises(UnsuitableVolumeError, match="looks like CT"):
+        segment(ct, pack, engine)
+    segment(ct, pack, engine, check_modality=False)
+
+
+def test_outside_the_nonzero_box_is_background(pack: StudentPack) -> None:
+    volume = scan()
+    voxels = np.zeros_like(volume.voxels)
+    voxels[5:15, 6:20, 4:12] = volume.voxels[5:15, 6:20, 4:12]
+    labels = segment(volume.with_voxels(voxels), pack, create_engine(pack.body())).volume.voxels
+    outside = np.ones(labels.shape, bool)
+    outside[5:15, 6:20, 4:12] = False
+    assert (labels[outside] == 0).all() and labels.any()

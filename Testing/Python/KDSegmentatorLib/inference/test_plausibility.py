@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from KDSegmentatorLib.errors import UnsuitableVolumeError
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.plausibility import check_finite, check_intensities
+
+RANDOM = np.random.default_rng(0)
+MR = RANDOM.gamma(2, 150, size=(20, 20, 20))
+CT = np.where(RANDOM.random((20, 20, 20)) < 0.3, -1000, RANDOM.normal(40, 60, size=(20, 20, 20))).astype(np.int16)
+LABELS = RANDOM.integers(0, 6, size=(20, 20, 20)).astype(np.uint8)
+
+
+def volume(voxels: np.ndarray[Any, Any]) -> Volume:
+    return Volume(voxels, (1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite(bad: float) -> None:
+    voxels = MR.copy()
+    voxels[3, 4, 5] = bad
+    with pytest.raises(UnsuitableVolumeError, match="1 voxels are NaN or infinite"):
+        check_finite(volume(voxels))
+
+
+def test_constant() -> None:
+    with pytest.raises(UnsuitableVolumeError, match="same value"):
+        check_finite(volume(np.full((3, 3, 3), 7)))
+
+
+@pytest.mark.parametrize(("voxels", "modality"), [(MR, "MR"), (MR.astype(np.uint8), "MR"), (CT, "CT")])
+def test_scans_pass(voxels: np.ndarray[Any, Any], modality: Any) -> None:
+    check_finite(volume(voxels))
+    check_intensities(volume(voxels), modality)
+
+
+def test_z_scored_mr_passes() -> None:
+    check_intensities(volume((MR - MR.mean()) / MR.std()), "MR")
+
+
+@pytest.mark.parametrize("voxels", [LABELS, LABELS.astype(np.float32)])
+@pytest.mark.parametrize("modality", ["MR", "CT"])
+def test_label_map(voxels: np.ndarray[Any, Any], modality: Any) -> None:
+    with pytest.raises(UnsuitableVolumeError, match="label map"):
+        check_intensities(volume(voxels), modality)
+
+
+def test_sparse_label_map_is_found_beyond_the_sample() -> None:
+    voxels = np.zeros((60, 60, 60), np.int16)
+    voxels[30, 30, :20] = np.arange(20)
+    with pytest.raises(UnsuitableVolumeError, match="label map"):
+        check_intensities(volume(voxels), "MR")
+
+
+def test_ct_for_an_mr_pack() -> None:
+    with pytest.raises(UnsuitableVolumeError, match="looks like CT"):
+        check_intensities(volume(CT), "MR")
+
+
+def test_mr_for_a_ct_pack() -> None:
+    with pytest.raises(UnsuitableVolumeError, match="Hounsfield"):
+        check_intensities(volume(MR), "CT")

@@ -1,0 +1,35 @@
+"""In continuous integration (``KDSEG_CI=1``) a skipped test is a failure, unless its reason is on the list below."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+ALLOWED_SKIPS = {
+    r"KDSEG_DATA": "the data sets are not in the repository; their licence or size forbids it",
+    r"only on (Windows|macOS)": "continuous integration runs on Linux",
+    r"CUDA|GPU": "continuous integration has no graphics card",
+}
+"""Regular expression for the skip's reason -> why continuous integration may skip it."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _failed_if_skipped((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _failed_if_skipped((yield))
+
+
+def _failed_if_skipped(report):
+    if os.environ.get("KDSEG_CI") != "1" or not report.skipped or hasattr(report, "wasxfail"):
+        return report
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not any(re.search(pattern, reason) for pattern in ALLOWED_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"skipped although KDSEG_CI=1 allows this reason for no test: {reason}"
+    return report

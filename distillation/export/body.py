@@ -1,0 +1,171 @@
+"""The network without its head as ONNX, and the head's numbers beside it ("head last").
+
+The last layer of a nnU-Net is a 1x1x1 convolution from C features to K labels. Blending windows and order-1 resampling
+are linear, so that both can be done on the C features and the head applied once at the very end.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from torch import nn
+
+from KDSegmentatorLib.errors import ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OPSET = 17
+"""ONNX operator set of exported bodies: old enough for every onnxruntime since 1.13, new enough for all that we need."""
+
+MAXIMUM_IR_VERSION = 10
+"""Newest ONNX file format that a pack may use; onnxruntime 1.23 (Slicer's) reads up to 11."""
+
+INPUT_NAME = "input"
+OUTPUT_NAME = "features"
+
+Storage = Literal["float16", "float32"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SplitNetwork:
+    """A network cut in front of its last 1x1x1 convolution.
+
+    Attributes:
+        body: (n, channels, z, y, x) to features (n, C, z, y, x).
+        head_weight: (K, C) float32; K labels, background included.
+        head_bias: (K,) float32.
+    """
+
+    body: nn.Module
+    head_weight: npt.NDArray[np.float32]
+    head_bias: npt.NDArray[np.float32]
+
+
+def split_network(network: nn.Module) -> SplitNetwork:
+    """Cut a PlainConvUNet or ResidualEncoderUNet in front of its head; the network itself stays as it is.
+
+    Raises:
+        ExportError: the network does not end in a 1x1x1 convolution.
+    """
+    body = copy.deepcopy(network).eval()
+    try:
+        decoder = body.decoder
+        head = decoder.seg_layers[-1]  # type: ignore[union-attr, index, operator]
+    except (AttributeError, IndexError, TypeError):
+        raise ExportError(f"{type(network).__name__} has no decoder with segmentation layers") from None
+    if not isinstance(head, nn.Conv3d) or head.kernel_size != (1, 1, 1) or head.bias is None:
+        raise ExportError(f"the network ends in {head}, not in a 1x1x1 convolution with a bias")
+    decoder.deep_supervision = False  # type: ignore[union-attr, assignment]
+    decoder.seg_layers = nn.ModuleList([nn.Identity() for _ in decoder.seg_layers])  # type: ignore[union-attr]
+    return SplitNetwork(
+        body=body,
+        head_weight=head.weight.detach().flatten(1).float().numpy().copy(),
+        head_bias=head.bias.detach().float().numpy().copy(),
+    )
+
+
+def with_stored_weights(network: nn.Module, storage: Storage) -> nn.Module:
+    """Return a copy of a body whose weights went through the storage format and back to float32.
+
+    Only tensors with more than one axis (convolution kernels) are stored in half precision: biases and the affine
+    parameters of normalisation take next to no space.
+
+    Raises:
+        ExportError: a kernel does not fit into half precision.
+    """
+    stored = copy.deepcopy(network)
+    if storage == "float32":
+        return stored
+    with torch.no_grad():
+        for name, parameter in stored.named_parameters():
+            if parameter.ndim > 1:
+                rounded = parameter.half()
+                if not torch.isfinite(rounded).all():
+                    raise ExportError(f"{name} holds values beyond half precision; export with storage float32")
+                parameter.copy_(rounded)
+    return stored
+
+
+def to_onnx(body: nn.Module, *, channels: int, patch_size: Sequence[int], storage: Storage) -> bytes:
+    """Return a body as one self-contained ONNX file.
+
+    The batch axis is dynamic, the patch is fixed. All computation is in float32; with half-precision storage every
+    kernel is followed by a Cast, which onnxruntime folds away when it loads the file.
+
+    Args:
+        body: what :func:`with_stored_weights` returned for the same storage.
+        channels: input channels.
+        patch_size: voxels (z, y, x).
+        storage: number format of the kernels in the file.
+
+    Raises:
+        ExportError: torch cannot export the network, or the result is not valid ONNX.
+    """
+    buffer = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            # The TorchScript exporter is deprecated but needs no further package, and says that InstanceNorm uses the
+            # statistics of its input, which is what it is for.
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                body,
+                (torch.zeros(1, channels, *patch_size),),
+                buffer,  # type: ignore[arg-type]  # a file object is accepted
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[INPUT_NAME],
+                output_names=[OUTPUT_NAME],
+                dynamic_axes={INPUT_NAME: {0: "n"}, OUTPUT_NAME: {0: "n"}},
+            )
+    except Exception as error:  # the exporter raises many types
+        raise ExportError(f"torch could not export the network to ONNX: {error}") from error
+    model = onnx.load_from_string(buffer.getvalue())
+    if storage == "float16":
+        _store_kernels_in_half(model)
+    model.producer_name = "kdseg-distill"
+    check_onnx(model)
+    return model.SerializeToString(deterministic=True)
+
+
+def check_onnx(model: onnx.ModelProto) -> None:
+    """Check that a model is valid, self-contained and readable by the oldest supported onnxruntime.
+
+    Raises:
+        ExportError: it is not.
+    """
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the checker raises several unrelated types
+        raise ExportError(f"the exported network is not valid ONNX: {error}") from error
+    if model.ir_version > MAXIMUM_IR_VERSION:
+        raise ExportError(f"ONNX IR version {model.ir_version} is newer than {MAXIMUM_IR_VERSION}")
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    if opsets != {"": OPSET}:
+        raise ExportError(f"the exported network uses the operator sets {opsets}, not only ONNX {OPSET}")
+    external = [tensor.name for tensor in model.graph.initializer if tensor.data_location != onnx.TensorProto.DEFAULT]
+    if external:
+        raise ExportError(f"the weights {', '.join(external)} are stored outside of the ONNX file")
+
+
+def _store_kernels_in_half(model: onnx.ModelProto) -> None:
+    """Replace every float32 initializer with more than one axis by a float16 one and a Cast back to float32."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or len(tensor.dims) < 2:
+            continue
+        name = tensor.name
+        half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.float16"))
+        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)

@@ -1,0 +1,166 @@
+"""A pack's manifest, read off the trained folder, its dataset and the recipe."""
+
+from __future__ import annotations
+
+import datetime
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, cast
+
+from distillation.plans import scale_features
+from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.sizes import alpha_of
+from KDSegmentatorLib.errors import ExportError
+from KDSegmentatorLib.packs.manifest import (
+    Label,
+    Method,
+    Normalization,
+    Preprocessing,
+    Provenance,
+    Resampling,
+    Windows,
+)
+from KDSegmentatorLib.version import __version__
+
+if TYPE_CHECKING:
+    from distillation.teacher import ModelFolder
+
+STEP_FRACTION = 0.5
+"""Step of the sliding window as a fraction of the patch: nnU-Net's default."""
+
+_READERS = {"SimpleITKIO", "NibabelIO"}
+_RESAMPLER = "resample_data_or_seg_to_shape"
+_PACKAGES = ("torch", "nnunetv2", "dynamic_network_architectures", "onnx")
+
+
+def describe_preprocessing(model: ModelFolder, axis_codes: str) -> Preprocessing:
+    """Return what nnU-Net did to the images that the network was trained on.
+
+    Args:
+        model: the trained folder.
+        axis_codes: axis order that the dataset is stored in (:func:`distillation.dataset.check_grids`).
+
+    Raises:
+        ExportError: the plans use something that the inference library does not do.
+    """
+    plans, configuration = model.plans, model.configuration
+    reader = plans.get("image_reader_writer")
+    if reader not in _READERS:
+        raise ExportError(f"the plans read images with {reader}; supported are {', '.join(sorted(_READERS))}")
+    preprocessor = configuration.get("preprocessor_name")
+    if preprocessor != "DefaultPreprocessor":
+        raise ExportError(f"the plans preprocess with {preprocessor}; supported is DefaultPreprocessor")
+    return Preprocessing(
+        axis_codes=axis_codes,
+        transpose_forward=_triple(plans["transpose_forward"], int),
+        spacing=_triple(configuration["spacing"], float),
+        normalization=_normalization(plans, configuration),
+        image_resampling=_resampling(configuration, "data"),
+        logits_resampling=_resampling(configuration, "probabilities"),
+    )
+
+
+def describe_windows(model: ModelFolder) -> Windows:
+    """Return the sliding window that the network was trained for."""
+    return Windows(
+        patch_size=_triple(model.configuration["patch_size"], int),
+        step_fraction=STEP_FRACTION,
+        mirroring_axes=model.mirroring_axes,
+    )
+
+
+def describe_provenance(model: ModelFolder, teacher: ModelFolder | None) -> Provenance:
+    """Return where the weights come from.
+
+    Args:
+        model: the trained folder.
+        teacher: the family's teacher; None if ``model`` is the teacher.
+
+    Raises:
+        ExportError: the student was distilled from another teacher.
+    """
+    settings = TrainingSettings.from_plans(model.plans) if PLANS_KEY in model.plans else None
+    distillation = settings.distillation if settings else None
+    method: Method = "teacher" if teacher is None else "logit" if distillation else "plain"
+    if distillation and teacher is None:
+        raise ExportError(f"{model.folder} was distilled, so that it is not a teacher; export it as a student")
+    if distillation and teacher and distillation.teacher_fold != teacher.fold:
+        raise ExportError(f"{model.folder} was distilled from another fold than {teacher.folder}, fold {teacher.fold}")
+    return Provenance(
+        method=method,
+        checkpoint_sha256=model.sha256,
+        teacher_sha256=teacher.sha256 if teacher and distillation else None,
+        temperature=distillation.temperature if distillation else None,
+        weight=distillation.weight if distillation else None,
+        seed=settings.seed if settings else None,
+        iterations=settings.epochs * settings.iterations_per_epoch if settings else None,
+        created=datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
+        versions={"kdsegmentator": __version__, **{package: metadata.version(package) for package in _PACKAGES}},
+    )
+
+
+def checked_alpha(model: ModelFolder, teacher: ModelFolder | None, size: str) -> float:
+    """Return the width factor of a size after comparing the network's widths with the teacher's.
+
+    Raises:
+        ExportError: the widths are not the teacher's times the size's factor.
+    """
+    own, reference = _widths(model), _widths(teacher or model)
+    alpha = alpha_of(size)
+    if own != scale_features(reference, alpha):
+        raise ExportError(
+            f"{model.folder} has the widths {own}, which is not {size} of the teacher's {reference}; name the right "
+            "folder or size"
+        )
+    return alpha
+
+
+def check_labels(labels: tuple[Label, ...], model: ModelFolder) -> None:
+    """Check that the recipe describes exactly the labels that the network knows.
+
+    Raises:
+        ExportError: it does not.
+    """
+    described = sorted(label.value for label in labels)
+    trained = sorted(int(value) for value in model.dataset["labels"].values() if int(value) != 0)
+    if described != trained:
+        raise ExportError(f"the recipe describes the labels {described}, but {model.folder} was trained on {trained}")
+
+
+def _widths(model: ModelFolder) -> list[int]:
+    return [int(width) for width in model.configuration["architecture"]["arch_kwargs"]["features_per_stage"]]
+
+
+def _normalization(plans: dict[str, Any], configuration: dict[str, Any]) -> Normalization:
+    schemes, masks = configuration["normalization_schemes"], configuration["use_mask_for_norm"]
+    if len(schemes) != 1:
+        raise ExportError(f"the network has {len(schemes)} input channels; packs have one")
+    if schemes[0] == "ZScoreNormalization":
+        return Normalization(scheme="ZScore", use_mask=bool(masks[0]))
+    if schemes[0] == "CTNormalization":
+        numbers = plans["foreground_intensity_properties_per_channel"]["0"]
+        return Normalization(
+            scheme="CT",
+            mean=float(numbers["mean"]),
+            std=float(numbers["std"]),
+            percentile_00_5=float(numbers["percentile_00_5"]),
+            percentile_99_5=float(numbers["percentile_99_5"]),
+        )
+    raise ExportError(f"the plans normalise with {schemes[0]}; supported are ZScoreNormalization and CTNormalization")
+
+
+def _resampling(configuration: dict[str, Any], what: str) -> Resampling:
+    function = configuration[f"resampling_fn_{what}"]
+    arguments = configuration[f"resampling_fn_{what}_kwargs"]
+    if function != _RESAMPLER or arguments.get("is_seg"):
+        raise ExportError(f"the plans resample {what} with {function} {arguments}; supported is {_RESAMPLER}")
+    return Resampling(
+        order=int(arguments["order"]),
+        order_z=int(arguments["order_z"]),
+        force_separate_z=arguments.get("force_separate_z"),
+    )
+
+
+def _triple(values: Any, kind: type[Any]) -> Any:
+    if len(values) != 3:
+        raise ExportError(f"a 3-D configuration has three axes, got {values}; export 3d_fullres or 3d_lowres")
+    return cast("tuple[Any, Any, Any]", tuple(kind(value) for value in values))

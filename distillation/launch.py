@@ -1,0 +1,119 @@
+"""Run nnU-Net with our trainers: environment, start and resume."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillation.settings import TrainingSettings
+from KDSegmentatorLib.errors import TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TRAINER_FOLDER = Path(__file__).parent / "nnunet_trainers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """The three folders that nnU-Net works in.
+
+    Attributes:
+        raw: datasets in nnU-Net raw layout, one ``DatasetXXX_Name`` folder each.
+        preprocessed: what ``prepare`` writes.
+        results: one model folder a training run.
+    """
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+
+    @classmethod
+    def below(cls, folder: Path, raw: Path | None = None) -> Workspace:
+        """Return the usual layout below one folder; raw data may lie somewhere else."""
+        return cls(raw=raw or folder / "raw", preprocessed=folder / "preprocessed", results=folder / "results")
+
+    @contextmanager
+    def activated(self) -> Iterator[None]:
+        """Point nnU-Net at these folders and at our trainers, and put the environment back afterwards."""
+        values = {
+            "nnUNet_raw": str(self.raw.resolve()),
+            "nnUNet_preprocessed": str(self.preprocessed.resolve()),
+            "nnUNet_results": str(self.results.resolve()),
+            "nnUNet_extTrainer": str(TRAINER_FOLDER),
+            "nnUNet_compile": "0",
+        }
+        before = {name: os.environ.get(name) for name in values}
+        os.environ.update(values)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
+
+
+def train(
+    workspace: Workspace,
+    *,
+    dataset: str,
+    plans: dict[str, Any],
+    configuration: str,
+    fold: int,
+    device: str = "cpu",
+) -> Path:
+    """Train one network, or go on where a killed run stopped.
+
+    The trainer follows from the settings in the plans: with a teacher it distils, without one it trains plainly.
+
+    Args:
+        workspace: nnU-Net's folders; the dataset has to be preprocessed.
+        dataset: ``DatasetXXX_Name``.
+        plans: content of the plans file, with a ``kdsegmentator`` section (:func:`distillation.plans.student_plans`).
+        configuration: for example ``3d_fullres``.
+        fold: fold of nnU-Net's five-fold split.
+        device: ``cpu`` or ``cuda``.
+
+    Returns:
+        The model folder (holds ``plans.json``, ``dataset.json``, ``fold_X/checkpoint_final.pth``).
+
+    Raises:
+        TrainingError: the dataset is not preprocessed, or a run of the same name was started with other plans.
+    """
+    settings = TrainingSettings.from_plans(plans)
+    trainer_name = "KDSegPlainTrainer" if settings.distillation is None else "KDSegLogitTrainer"
+    model_folder = workspace.results / dataset / f"{trainer_name}__{plans['plans_name']}__{configuration}"
+    fold_folder = model_folder / f"fold_{fold}"
+    if (fold_folder / "checkpoint_final.pth").is_file():
+        return model_folder
+    _write_plans(workspace.preprocessed / dataset, plans, started=(fold_folder / "checkpoint_latest.pth").is_file())
+    with workspace.activated():
+        import torch
+        from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+
+        resume = (fold_folder / "checkpoint_latest.pth").is_file()
+        trainer = get_trainer_from_args(
+            dataset, configuration, fold, trainer_name, plans["plans_name"], resume, device=torch.device(device)
+        )
+        maybe_load_checkpoint(trainer, resume, False)
+        trainer.run_training()
+    return model_folder
+
+
+def _write_plans(folder: Path, plans: dict[str, Any], *, started: bool) -> None:
+    if not (folder / "dataset.json").is_file():
+        raise TrainingError(f"{folder} holds no preprocessed dataset; run 'kdseg-distill prepare' first")
+    path = folder / f"{plans['plans_name']}.json"
+    text = json.dumps(plans, indent=2)
+    if started and path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise TrainingError(
+            f"a run with the plans {path} was started with other settings. Finish it with the settings that it was "
+            "started with, or remove its results folder"
+        )
+    path.write_text(text, encoding="utf-8")

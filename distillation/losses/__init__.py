@@ -1,0 +1,5 @@
+"""Distillation losses: one stateless class a loss."""
+
+from distillation.losses.logit import LogitDistillationLoss
+
+__all__ = ["LogitDistillationLoss"]

@@ -1,0 +1,9 @@
+"""What nnU-Net finds in ``nnUNet_extTrainer``.
+
+nnU-Net imports every module below that folder under a top-level name of its own, so the folder holds nothing but this
+file and the trainers are imported from where they belong.
+"""
+
+from distillation.trainers import KDSegLogitTrainer, KDSegPlainTrainer
+
+__all__ = ["KDSegLogitTrainer", "KDSegPlainTrainer"]

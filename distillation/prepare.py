@@ -1,0 +1,217 @@
+"""Fingerprint, plan and preprocess a dataset with stock nnU-Net, after checks that take seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from distillation.dataset import RawDataset, check_grids, find_dataset
+from distillation.plans import check_architecture, read_plans, resolve_configuration
+from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError, TrainingError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distillation.launch import Workspace
+    from distillation.recipe import DatasetRecipe
+
+FOLDS = 5
+SPLIT_SEED = 12345
+"""nnU-Net's own."""
+
+_MAXIMUM_PROCESSES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedDataset:
+    """A dataset that networks can be trained on.
+
+    Attributes:
+        raw: the dataset.
+        folder: its preprocessed folder.
+        plans: nnU-Net's plans, the teacher's if a teacher was given.
+    """
+
+    raw: RawDataset
+    folder: Path
+    plans: dict[str, Any]
+
+    def held_out_cases(self, fold: int) -> tuple[str, ...]:
+        """Return the names of the validation cases of a fold."""
+        splits = json.loads((self.folder / "splits_final.json").read_text(encoding="utf-8"))
+        return tuple(sorted(splits[fold]["val"]))
+
+
+def prepare(workspace: Workspace, recipe: DatasetRecipe, *, teacher_plans: dict[str, Any] | None = None) -> PreparedDataset:
+    """Prepare a dataset, or return at once if that was done before.
+
+    Args:
+        workspace: nnU-Net's folders.
+        recipe: dataset, planner and configuration.
+        teacher_plans: plans of an existing teacher; the data is then preprocessed as the teacher's was, and nothing is
+            planned.
+
+    Raises:
+        InvalidSettingsError: there is no such dataset, planner or configuration.
+        TrainingError: the dataset does not pass the checks, or nnU-Net fails on it.
+    """
+    raw = find_dataset(workspace.raw, recipe.name)
+    folder = workspace.preprocessed / recipe.name
+    if teacher_plans is not None and teacher_plans.get("dataset_name") not in (None, recipe.name):
+        raise TrainingError(
+            f"the teacher was trained on {teacher_plans['dataset_name']}, the recipe is for {recipe.name}; its labels "
+            "would mean something else"
+        )
+    prepared = find_prepared(workspace, recipe, raw, teacher_plans)
+    if prepared is not None:
+        return prepared
+    check_grids(raw)
+    with workspace.activated():
+        plans = _fingerprint_and_plan(raw, folder, recipe, teacher_plans)
+        configuration = resolve_configuration(plans, recipe.configuration)
+        check_architecture(configuration)
+        write_splits(raw, folder)
+        _preprocess(raw, plans, recipe.configuration)
+    prepared = find_prepared(workspace, recipe, raw, teacher_plans)
+    if prepared is None:
+        raise TrainingError(f"nnU-Net did not preprocess every case of {recipe.name} into {folder}; see its messages")
+    return prepared
+
+
+def find_prepared(
+    workspace: Workspace, recipe: DatasetRecipe, raw: RawDataset, teacher_plans: dict[str, Any] | None = None
+) -> PreparedDataset | None:
+    """Return the prepared dataset if it is complete, None otherwise.
+
+    Raises:
+        TrainingError: it was prepared, but differently from what the teacher needs.
+    """
+    folder = workspace.preprocessed / recipe.name
+    name = teacher_plans["plans_name"] if teacher_plans else plans_name(recipe.planner)
+    path = folder / f"{name}.json"
+    if teacher_plans is not None and not path.is_file():
+        path = folder / f"{plans_name(recipe.planner)}.json"
+    if not path.is_file() or not (folder / "splits_final.json").is_file():
+        return None
+    plans = read_plans(path)
+    configuration = resolve_configuration(plans, recipe.configuration)
+    if teacher_plans is not None:
+        _check_same_preprocessing(plans, teacher_plans, recipe.configuration, folder)
+        plans = teacher_plans
+    data = folder / configuration["data_identifier"]
+    # nnU-Net writes a case's .pkl after its voxels
+    if not all((data / f"{case.name}.pkl").is_file() for case in raw.cases):
+        return None
+    return PreparedDataset(raw=raw, folder=folder, plans=plans)
+
+
+def write_splits(raw: RawDataset, folder: Path) -> None:
+    """Write nnU-Net's five-fold split, always the same for the same case names; an existing split is checked and kept.
+
+    Raises:
+        TrainingError: there are too few cases, or the existing split does not fit the dataset.
+    """
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    names = sorted(case.name for case in raw.cases)
+    path = folder / "splits_final.json"
+    if path.is_file():
+        splits = json.loads(path.read_text(encoding="utf-8"))
+        for split in splits:
+            if not set(split["train"]).isdisjoint(split["val"]) or not {*split["train"], *split["val"]} <= set(names):
+                raise TrainingError(
+                    f"{path} does not fit the dataset: a case is in both halves, or missing in {raw.folder}; "
+                    "correct or remove it"
+                )
+        return
+    if len(names) < FOLDS:
+        raise TrainingError(f"{raw.folder} has {len(names)} cases; a five-fold split needs at least {FOLDS}")
+    splits = generate_crossval_split(names, seed=SPLIT_SEED, n_splits=FOLDS)
+    plain = [{half: [str(name) for name in split[half]] for half in ("train", "val")} for split in splits]
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(plain, indent=2), encoding="utf-8")
+
+
+def plans_name(planner: str) -> str:
+    """Return the name of the plans that a stock planner writes.
+
+    Raises:
+        InvalidSettingsError: nnU-Net has no planner of this name.
+    """
+    import inspect
+
+    default = inspect.signature(_planner_class(planner).__init__).parameters["plans_name"].default
+    return str(default)
+
+
+def _planner_class(planner: str) -> type[Any]:
+    from pathlib import Path
+
+    import nnunetv2
+    from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+
+    found = recursive_find_python_class(
+        str(Path(nnunetv2.__path__[0]) / "experiment_planning"), planner, "nnunetv2.experiment_planning"
+    )
+    if found is None:
+        raise InvalidSettingsError(f"nnU-Net has no planner {planner!r}; for example ExperimentPlanner")
+    return cast("type[Any]", found)
+
+
+def _fingerprint_and_plan(
+    raw: RawDataset, folder: Path, recipe: DatasetRecipe, teacher_plans: dict[str, Any] | None
+) -> dict[str, Any]:
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+
+    number = _dataset_number(raw)
+    try:
+        api.extract_fingerprint_dataset(number, num_processes=_processes(), check_dataset_integrity=True, clean=False)
+        _, name = api.plan_experiment_dataset(number, _planner_class(recipe.planner))
+    except KDSegmentatorError:
+        raise
+    except Exception as error:  # whatever the data led nnU-Net to
+        raise TrainingError(f"nnU-Net cannot plan for {raw.folder}: {error}") from error
+    plans = read_plans(folder / f"{name}.json")
+    if teacher_plans is not None:
+        plans = teacher_plans
+        (folder / f"{plans['plans_name']}.json").write_text(json.dumps(plans, indent=2), encoding="utf-8")
+    if recipe.configuration not in plans["configurations"]:
+        known = ", ".join(sorted(plans["configurations"]))
+        raise InvalidSettingsError(f"nnU-Net planned no {recipe.configuration} for {recipe.name}, only: {known}")
+    return plans
+
+
+def _preprocess(raw: RawDataset, plans: dict[str, Any], configuration: str) -> None:
+    from nnunetv2.experiment_planning import plan_and_preprocess_api as api
+
+    try:
+        api.preprocess_dataset(_dataset_number(raw), plans["plans_name"], [configuration], [_processes()])
+    except Exception as error:  # whatever the data led nnU-Net to
+        raise TrainingError(f"nnU-Net cannot preprocess {raw.folder}: {error}") from error
+
+
+def _check_same_preprocessing(
+    plans: dict[str, Any], teacher_plans: dict[str, Any], configuration: str, folder: Path
+) -> None:
+    """Check that data preprocessed by one plans file is what the teacher expects."""
+    own, teachers = (resolve_configuration(each, configuration) for each in (plans, teacher_plans))
+    keys = [key for key in teachers if key.startswith(("spacing", "normalization", "use_mask", "resampling", "data_id"))]
+    same = all(own.get(key) == teachers[key] for key in keys) and all(
+        plans.get(key) == teacher_plans.get(key)
+        for key in ("transpose_forward", "foreground_intensity_properties_per_channel")
+    )
+    if not same:
+        raise TrainingError(
+            f"the data in {folder} was preprocessed differently from the teacher's; give the teacher to 'prepare' too, "
+            "in a workspace of its own"
+        )
+
+
+def _dataset_number(raw: RawDataset) -> int:
+    return int(raw.folder.name[len("Dataset") :][:3])
+
+
+def _processes() -> int:
+    return max(1, min(_MAXIMUM_PROCESSES, os.cpu_count() or 1))

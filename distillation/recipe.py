@@ -1,0 +1,204 @@
+"""A recipe: everything that turns one dataset into a family of packs, in one YAML file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from distillation.settings import Precision, TrainingSettings
+from distillation.sizes import alpha_of
+from distillation.strict import read_dataclass
+from KDSegmentatorLib.errors import InvalidSettingsError
+from KDSegmentatorLib.packs.manifest import Credit, Label, Method, Modality
+
+RECIPES_FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetRecipe:
+    """The data and how nnU-Net plans for it.
+
+    Attributes:
+        name: nnU-Net's folder name, ``DatasetXXX_Name``.
+        title: what people call it, with its source; shown with the evaluation.
+        planner: stock nnU-Net planner class, for example ``ExperimentPlanner``.
+        configuration: for example ``3d_fullres``.
+        fold: fold of nnU-Net's five-fold split; its validation cases are held out from teacher and students alike.
+    """
+
+    name: str
+    title: str
+    planner: str = "ExperimentPlanner"
+    configuration: str = "3d_fullres"
+    fold: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fold <= 4:
+            raise InvalidSettingsError(f"fold must be 0 to 4, got {self.fold}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """What all trainings of a recipe share; see :class:`distillation.settings.TrainingSettings`."""
+
+    iterations_per_epoch: int = 250
+    validation_iterations: int = 20
+    batch_size: int = 2
+    initial_learning_rate: float = 1e-2
+    seed: int = 0
+    precision: Precision = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherRecipe:
+    """How long the teacher trains, if none is given.
+
+    Attributes:
+        epochs: epochs of ``iterations_per_epoch``.
+        folder: an existing nnU-Net model folder to take instead, relative to the recipe's file.
+        checkpoint: file name in its fold folder.
+    """
+
+    epochs: int
+    folder: str | None = None
+    checkpoint: str = "checkpoint_final.pth"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitRecipe:
+    """Logit distillation: temperature tau and weight lambda."""
+
+    temperature: float
+    weight: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodsRecipe:
+    """Settings of the distillation methods; a method joins by a field here, named like the method."""
+
+    logit: LogitRecipe | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentRecipe:
+    """One width, trained once with each method.
+
+    Attributes:
+        size: ``x1/2``, ``x1/4``, ...
+        epochs: epochs of ``iterations_per_epoch``.
+        methods: ``plain`` (no teacher) and names of distillation methods.
+    """
+
+    size: str
+    epochs: int
+    methods: tuple[Method, ...]
+
+    def __post_init__(self) -> None:
+        if alpha_of(self.size) == 1:
+            raise InvalidSettingsError("x1 is the teacher; a student is smaller")
+        if not self.methods or len(set(self.methods)) != len(self.methods) or "teacher" in self.methods:
+            raise InvalidSettingsError(f"methods must name each of plain, logit at most once, got {list(self.methods)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackRecipe:
+    """What the packs say about themselves that no training can know.
+
+    Attributes:
+        version: ``major.minor.patch`` of the family.
+        task: the family's name, first part of the packs' ids.
+        title: one line for people.
+        modality: ``CT`` or ``MR``.
+        body_part: DICOM Body Part Examined (CID 4031), for example ``BRAIN``.
+        method: the students' method that is shipped.
+        labels: every foreground label, in the order of its values.
+        data: licence (SPDX) and credit of the data.
+        weights: licence and credit of the weights.
+        intended_use: what the family is for.
+        limits: what it is not for, and where it fails.
+    """
+
+    version: str
+    task: str
+    title: str
+    modality: Modality
+    body_part: str
+    method: Method
+    labels: tuple[Label, ...]
+    data: Credit
+    weights: Credit
+    intended_use: str
+    limits: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A whole family, from dataset to packs."""
+
+    dataset: DatasetRecipe
+    training: TrainingRecipe
+    teacher: TeacherRecipe
+    methods: MethodsRecipe
+    students: tuple[StudentRecipe, ...]
+    pack: PackRecipe
+
+    def __post_init__(self) -> None:
+        sizes = [student.size for student in self.students]
+        if len(set(sizes)) != len(sizes):
+            raise InvalidSettingsError(f"students: each size may come once, got {', '.join(sizes)}")
+        for student in self.students:
+            for method in student.methods:
+                if method != "plain" and getattr(self.methods, method) is None:
+                    raise InvalidSettingsError(f"student {student.size} uses '{method}', which 'methods' does not set")
+            self.settings(student.epochs)  # the values themselves are checked there
+
+    def student(self, size: str) -> StudentRecipe:
+        """Return a student of the recipe.
+
+        Raises:
+            InvalidSettingsError: the recipe has none of this size.
+        """
+        for student in self.students:
+            if student.size == size:
+                return student
+        known = ", ".join(student.size for student in self.students)
+        raise InvalidSettingsError(f"the recipe has no student {size!r}; it has: {known}")
+
+    def settings(self, epochs: int) -> TrainingSettings:
+        """Return the settings of a plain training of this length."""
+        return TrainingSettings(
+            epochs=epochs,
+            iterations_per_epoch=self.training.iterations_per_epoch,
+            validation_iterations=self.training.validation_iterations,
+            batch_size=self.training.batch_size,
+            initial_learning_rate=self.training.initial_learning_rate,
+            seed=self.training.seed,
+            precision=self.training.precision,
+        )
+
+
+def read_recipe(name_or_path: str) -> Recipe:
+    """Read a recipe that comes with the package, by its name, or any other, by its path.
+
+    Raises:
+        InvalidSettingsError: there is no such recipe, or it is not valid; the message names the setting.
+    """
+    path = Path(name_or_path)
+    if path.suffix not in {".yaml", ".yml"}:
+        path = RECIPES_FOLDER / f"{name_or_path}.yaml"
+        if not path.is_file():
+            raise InvalidSettingsError(
+                f"there is no recipe {name_or_path!r}; give one of {', '.join(shipped_recipes())} or a .yaml file"
+            )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidSettingsError(f"the recipe {path} cannot be read: {error}") from error
+    return read_dataclass(Recipe, content, path.name)
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml"))

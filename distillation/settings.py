@@ -1,0 +1,102 @@
+"""Training settings that travel to the nnU-Net trainers inside the plans file.
+
+nnU-Net fixes the five arguments of a trainer's constructor, so that whatever a trainer needs to know beyond them has to
+come from its plans. The settings live under one top-level key that stock nnU-Net ignores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from KDSegmentatorLib.errors import InvalidSettingsError
+
+PLANS_KEY = "kdsegmentator"
+"""Top-level key of ``plans.json`` that holds the settings."""
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitDistillationSettings:
+    """How a frozen teacher supervises a student.
+
+    Attributes:
+        teacher_folder: nnU-Net model folder of the teacher (holds ``plans.json``, ``dataset.json``, ``fold_X``).
+        teacher_fold: fold of the teacher; it has to be the student's own fold, or the held-out cases leak.
+        teacher_checkpoint: file name inside the teacher's fold folder.
+        temperature: softmax temperature tau of the distillation loss, dimensionless, > 0.
+        weight: lambda, the factor of the distillation loss, >= 0.
+    """
+
+    teacher_folder: str
+    teacher_fold: int
+    teacher_checkpoint: str = "checkpoint_final.pth"
+    temperature: float = 2.0
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise InvalidSettingsError(f"temperature must be > 0, got {self.temperature}")
+        if not self.weight >= 0:
+            raise InvalidSettingsError(f"weight (lambda) must be >= 0, got {self.weight}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Length, seed and precision of a training run.
+
+    Attributes:
+        epochs: number of epochs; the poly learning-rate schedule ends with the last one.
+        iterations_per_epoch: optimiser steps an epoch.
+        validation_iterations: validation batches after each epoch (nnU-Net's pseudo Dice).
+        batch_size: patches an iteration.
+        initial_learning_rate: start of the poly schedule.
+        seed: seed of weights and augmentation.
+        precision: ``auto`` takes bfloat16 where a short measurement shows that the machine gains from it.
+        distillation: the teacher, or None for plain training.
+    """
+
+    epochs: int
+    iterations_per_epoch: int = 250
+    validation_iterations: int = 20
+    batch_size: int = 2
+    initial_learning_rate: float = 1e-2
+    seed: int = 0
+    precision: Precision = "auto"
+    distillation: LogitDistillationSettings | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "iterations_per_epoch", "validation_iterations", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InvalidSettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not self.initial_learning_rate > 0:
+            raise InvalidSettingsError(f"initial_learning_rate must be > 0, got {self.initial_learning_rate}")
+
+    def to_plans(self) -> dict[str, Any]:
+        """Return the settings as the JSON object that :meth:`from_plans` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_plans(cls, plans: dict[str, Any]) -> TrainingSettings:
+        """Read the settings out of a plans dictionary.
+
+        Raises:
+            InvalidSettingsError: the plans were not written by ``kdseg-distill`` or hold an unknown setting.
+        """
+        try:
+            values = dict(plans[PLANS_KEY])
+        except KeyError:
+            raise InvalidSettingsError(
+                f"these plans have no '{PLANS_KEY}' section; write them with 'kdseg-distill prepare' "
+                "(teacher) or 'kdseg-distill distil' (students)"
+            ) from None
+        distillation = values.pop("distillation", None)
+        try:
+            return cls(
+                **values,
+                distillation=None if distillation is None else LogitDistillationSettings(**distillation),
+            )
+        except TypeError as error:
+            raise InvalidSettingsError(f"the '{PLANS_KEY}' section of the plans is not valid: {error}") from error

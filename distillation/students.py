@@ -1,0 +1,141 @@
+"""Which networks a recipe trains: names, plans and folders of the teacher and of every student."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distillation.launch import model_folder
+from distillation.plans import student_plans
+from distillation.settings import LogitDistillationSettings, TrainingSettings
+from distillation.sizes import alpha_of, name_part
+from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
+
+if TYPE_CHECKING:
+    from distillation.launch import Workspace
+    from distillation.recipe import Recipe
+    from KDSegmentatorLib.packs.manifest import Method
+
+TEACHER_SIZE = "x1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSource:
+    """Where the teacher's weights lie: a model folder and the checkpoint's name in its fold folder."""
+
+    folder: Path
+    checkpoint: str = "checkpoint_final.pth"
+
+    def path(self, fold: int) -> Path:
+        """Return the checkpoint of a fold."""
+        return self.folder / f"fold_{fold}" / self.checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Student:
+    """One student: a size, trained with one method."""
+
+    size: str
+    method: Method
+
+    @property
+    def title(self) -> str:
+        """For people: ``x1/4 logit``."""
+        return f"{self.size} {self.method}"
+
+
+def select_students(recipe: Recipe, size: str | None = None, method: str | None = None) -> tuple[Student, ...]:
+    """Return the students of a recipe, all or those of one size, one method or both.
+
+    Raises:
+        InvalidSettingsError: the recipe has none that fits.
+    """
+    students = tuple(
+        Student(size=student.size, method=each)
+        for student in recipe.students
+        for each in student.methods
+        if size in (None, student.size) and method in (None, each)
+    )
+    if not students:
+        known = ", ".join(f"{student.size} {each}" for student in recipe.students for each in student.methods)
+        raise InvalidSettingsError(f"the recipe has no student {size or ''} {method or ''}; it has: {known}")
+    return students
+
+
+def plans_for_teacher(recipe: Recipe, plans: dict[str, Any]) -> dict[str, Any]:
+    """Return the plans that the teacher is trained from.
+
+    Args:
+        recipe: length of the training.
+        plans: what nnU-Net planned.
+    """
+    return student_plans(
+        plans,
+        recipe.dataset.configuration,
+        alpha=1.0,
+        name=_plans_name(plans, TEACHER_SIZE, "plain"),
+        settings=recipe.settings(recipe.teacher.epochs),
+    )
+
+
+def plans_for_student(
+    recipe: Recipe, student: Student, plans: dict[str, Any], teacher: TeacherSource | None
+) -> dict[str, Any]:
+    """Return the plans that a student is trained from.
+
+    Args:
+        recipe: length of the training and settings of the method.
+        student: size and method.
+        plans: the teacher's plans.
+        teacher: needed unless the method is ``plain``.
+
+    Raises:
+        TrainingError: the method needs a teacher and there is none.
+    """
+    settings = recipe.settings(recipe.student(student.size).epochs)
+    if student.method == "logit":
+        if teacher is None or not teacher.path(recipe.dataset.fold).is_file():
+            raise TrainingError(
+                "there is no trained teacher to distil from; run 'kdseg-distill train-teacher' first or give --teacher"
+            )
+        settings = _with_logit(settings, recipe, teacher)
+    return student_plans(
+        plans,
+        recipe.dataset.configuration,
+        alpha=alpha_of(student.size),
+        name=_plans_name(plans, student.size, student.method),
+        settings=settings,
+    )
+
+
+def teacher_folder(workspace: Workspace, recipe: Recipe, plans: dict[str, Any]) -> Path:
+    """Return where the teacher of a recipe is trained."""
+    name = _plans_name(plans, TEACHER_SIZE, "plain")
+    return model_folder(workspace, recipe.dataset.name, "plain", name, recipe.dataset.configuration)
+
+
+def student_folder(workspace: Workspace, recipe: Recipe, student: Student, plans: dict[str, Any]) -> Path:
+    """Return where a student of a recipe is trained."""
+    name = _plans_name(plans, student.size, student.method)
+    return model_folder(workspace, recipe.dataset.name, student.method, name, recipe.dataset.configuration)
+
+
+def _with_logit(settings: TrainingSettings, recipe: Recipe, teacher: TeacherSource) -> TrainingSettings:
+    logit = recipe.methods.logit
+    if logit is None:
+        raise InvalidSettingsError("the recipe's 'methods' does not set 'logit'")
+    distillation = LogitDistillationSettings(
+        teacher_folder=str(teacher.folder.resolve()),
+        teacher_fold=recipe.dataset.fold,
+        teacher_checkpoint=teacher.checkpoint,
+        temperature=logit.temperature,
+        weight=logit.weight,
+    )
+    return replace(settings, distillation=distillation)
+
+
+def _plans_name(plans: dict[str, Any], size: str, method: str) -> str:
+    """Return for example ``nnUNetPlans_x1_4_logit``."""
+    stock = str(plans["plans_name"]).removesuffix(f"_{TEACHER_SIZE}_plain")
+    return f"{stock}_{name_part(size)}_{method}"

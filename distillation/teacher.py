@@ -1,0 +1,143 @@
+"""A trained nnU-Net model folder, loaded without running code from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from distillation.plans import check_architecture, read_plans, resolve_configuration
+from KDSegmentatorLib.errors import TeacherError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFolder:
+    """One fold of a trained nnU-Net.
+
+    Attributes:
+        folder: the model folder.
+        fold: the fold that ``network`` was trained for.
+        plans: content of ``plans.json``.
+        dataset: content of ``dataset.json``.
+        configuration_name: for example ``3d_fullres``.
+        configuration: that configuration with ``inherits_from`` resolved.
+        network: the network in evaluation mode; it returns full-resolution logits only.
+        mirroring_axes: spatial axes (0 = first array axis) that training mirrored.
+        sha256: hash of the checkpoint file.
+    """
+
+    folder: Path
+    fold: int
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    configuration_name: str
+    configuration: dict[str, Any]
+    network: nn.Module
+    mirroring_axes: tuple[int, ...]
+    sha256: str
+
+
+def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_final.pth") -> ModelFolder:
+    """Load a trained nnU-Net fold on the CPU.
+
+    The checkpoint is read with ``weights_only``, plus the few numpy types that nnU-Net's log holds, and the network's
+    classes are allow-listed, so that a foreign folder cannot run code.
+
+    Raises:
+        TeacherError: a file is missing, damaged or holds code, or the network does not fit its plans.
+    """
+    plans = read_plans(folder / "plans.json")
+    try:
+        dataset: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TeacherError(f"{folder / 'dataset.json'} cannot be read: {error}") from error
+    path = folder / f"fold_{fold}" / checkpoint
+    if not path.is_file():
+        raise TeacherError(f"{path}: no such file; train this fold first, or name another fold or checkpoint")
+    content = _read_checkpoint(path)
+    try:
+        configuration_name = str(content["init_args"]["configuration"])
+        weights = content["network_weights"]
+        mirroring_axes = tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ())
+    except (KeyError, TypeError) as error:
+        raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint (missing {error})") from error
+    _refuse_unsupported(plans, dataset, configuration_name)
+    configuration = resolve_configuration(plans, configuration_name)
+    network = build_network(
+        configuration, channels=len(dataset["channel_names"]), labels=len(dataset["labels"]), deep_supervision=False
+    )
+    try:
+        network.load_state_dict({_without_prefix(name): value for name, value in weights.items()})
+    except RuntimeError as error:
+        raise TeacherError(f"the weights in {path} do not fit the network in plans.json: {error}") from error
+    return ModelFolder(
+        folder=folder,
+        fold=fold,
+        plans=plans,
+        dataset=dataset,
+        configuration_name=configuration_name,
+        configuration=configuration,
+        network=network.eval().requires_grad_(False),
+        mirroring_axes=mirroring_axes,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def build_network(configuration: dict[str, Any], *, channels: int, labels: int, deep_supervision: bool) -> nn.Module:
+    """Build the network that a configuration describes, with nnU-Net's own factory.
+
+    Raises:
+        TeacherError: the configuration names a class that is not allow-listed.
+    """
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    architecture = check_architecture(configuration)
+    network: nn.Module = get_network_from_plans(
+        architecture["network_class_name"],
+        architecture["arch_kwargs"],
+        architecture["_kw_requires_import"],
+        channels,
+        labels,
+        allow_init=True,
+        deep_supervision=deep_supervision,
+    )
+    return network
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    scalar = np.float64(0).__reduce__()[0]
+    # nnU-Net's training log holds numpy scalars; their dtype classes are what weights_only asks for.
+    numpy_types = [scalar, np.dtype, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}]
+    try:
+        with torch.serialization.safe_globals(numpy_types):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the damaged bytes lead to
+        raise TeacherError(
+            f"{path} cannot be loaded as plain weights: {error}. It is damaged, or it holds Python objects that "
+            "could run code; nnU-Net's own checkpoints do not"
+        ) from error
+    if not isinstance(content, dict):
+        raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint")
+    return content
+
+
+def _refuse_unsupported(plans: dict[str, Any], dataset: dict[str, Any], configuration_name: str) -> None:
+    if any(isinstance(value, list) for value in dataset["labels"].values()):
+        raise TeacherError("region-based training is not supported; train with plain labels")
+    if "ignore" in dataset["labels"]:
+        raise TeacherError("a dataset with an ignore label is not supported")
+    if resolve_configuration(plans, configuration_name).get("previous_stage"):
+        raise TeacherError(f"{configuration_name} is the second stage of a cascade, which is not supported")
+
+
+def _without_prefix(name: str) -> str:
+    """Drop what DistributedDataParallel and torch.compile put before a parameter's name."""
+    for prefix in ("module.", "_orig_mod."):
+        name = name.removeprefix(prefix)
+    return name
