@@ -1,4 +1,4 @@
-"""Refuse large files and nnU-Net checkpoints: the whole clone has to stay below 100 MB for the Slicer extensions index."""
+"""Refuse large files and nnU-Net checkpoints: the Slicer extensions index wants the whole clone below 100 MB."""
 
 from __future__ import annotations
 

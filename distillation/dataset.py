@@ -98,9 +98,7 @@ def read_header(path: Path) -> Volume:
         )
     voxels = np.broadcast_to(np.zeros((), dtype=np.uint8), reader.GetSize()[::-1])
     try:
-        return Volume(
-            voxels, vector(reader.GetSpacing()), vector(reader.GetOrigin()), matrix(reader.GetDirection())
-        )
+        return Volume(voxels, vector(reader.GetSpacing()), vector(reader.GetOrigin()), matrix(reader.GetDirection()))
     except GeometryError as error:
         raise TrainingError(f"{path}: {error}") from error
 
@@ -184,9 +182,7 @@ def _match(folder: Path, images: dict[str, Path], labels: dict[str, Path]) -> tu
         raise TrainingError(f"{folder / 'imagesTr'} lacks the image of {_some(orphans)}")
     if not names:
         raise TrainingError(f"{folder} holds no training case")
-    return tuple(
-        Case(name=name, image=images[f"{name}{first_channel}"], label=labels[name]) for name in sorted(names)
-    )
+    return tuple(Case(name=name, image=images[f"{name}{first_channel}"], label=labels[name]) for name in sorted(names))
 
 
 def _some(names: list[str]) -> str:

@@ -48,7 +48,7 @@ def network_cost(configuration: dict[str, Any], *, channels: int, labels: int) -
 def count_parameters(network: nn.Module) -> int:
     """Return the number of learnable numbers.
 
-    nnU-Net's ``state_dict`` lists the encoder twice (it is also an attribute of the decoder); ``parameters()`` does not.
+    nnU-Net's ``state_dict`` lists the encoder twice (the decoder holds it too); ``parameters()`` does not.
     """
     return sum(parameter.numel() for parameter in network.parameters())
 

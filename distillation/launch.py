@@ -9,13 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillation.settings import TrainingSettings
+from distillation.plans import read_plans
+from distillation.settings import PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import TrainingError
+from KDSegmentatorLib.packs.manifest import Method
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TRAINER_FOLDER = Path(__file__).parent / "nnunet_trainers"
+
+TRAINERS: dict[Method, str] = {"plain": "KDSegPlainTrainer", "logit": "KDSegLogitTrainer"}
+"""Class of the trainer for each method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +91,12 @@ def train(
     Raises:
         TrainingError: the dataset is not preprocessed, or a run of the same name was started with other plans.
     """
-    settings = TrainingSettings.from_plans(plans)
-    trainer_name = "KDSegPlainTrainer" if settings.distillation is None else "KDSegLogitTrainer"
-    model_folder = workspace.results / dataset / f"{trainer_name}__{plans['plans_name']}__{configuration}"
-    fold_folder = model_folder / f"fold_{fold}"
+    method: Method = "plain" if TrainingSettings.from_plans(plans).distillation is None else "logit"
+    folder = model_folder(workspace, dataset, method, plans["plans_name"], configuration)
+    fold_folder = folder / f"fold_{fold}"
     if (fold_folder / "checkpoint_final.pth").is_file():
-        return model_folder
+        _check_finished(folder, plans)
+        return folder
     _write_plans(workspace.preprocessed / dataset, plans, started=(fold_folder / "checkpoint_latest.pth").is_file())
     with workspace.activated():
         import torch
@@ -99,11 +104,26 @@ def train(
 
         resume = (fold_folder / "checkpoint_latest.pth").is_file()
         trainer = get_trainer_from_args(
-            dataset, configuration, fold, trainer_name, plans["plans_name"], resume, device=torch.device(device)
+            dataset, configuration, fold, TRAINERS[method], plans["plans_name"], resume, device=torch.device(device)
         )
         maybe_load_checkpoint(trainer, resume, False)
         trainer.run_training()
-    return model_folder
+    return folder
+
+
+def model_folder(workspace: Workspace, dataset: str, method: Method, plans_name: str, configuration: str) -> Path:
+    """Return nnU-Net's folder for a training run."""
+    return workspace.results / dataset / f"{TRAINERS[method]}__{plans_name}__{configuration}"
+
+
+def _check_finished(folder: Path, plans: dict[str, Any]) -> None:
+    """Check that a finished run is the one that was asked for."""
+    found = read_plans(folder / "plans.json")
+    if any(found.get(key) != plans[key] for key in (PLANS_KEY, "configurations")):
+        raise TrainingError(
+            f"{folder} was trained with other settings than the recipe's; remove or rename it to train again, or put "
+            "the recipe back"
+        )
 
 
 def _write_plans(folder: Path, plans: dict[str, Any], *, started: bool) -> None:

@@ -44,7 +44,9 @@ class PreparedDataset:
         return tuple(sorted(splits[fold]["val"]))
 
 
-def prepare(workspace: Workspace, recipe: DatasetRecipe, *, teacher_plans: dict[str, Any] | None = None) -> PreparedDataset:
+def prepare(
+    workspace: Workspace, recipe: DatasetRecipe, *, teacher_plans: dict[str, Any] | None = None
+) -> PreparedDataset:
     """Prepare a dataset, or return at once if that was done before.
 
     Args:
@@ -197,8 +199,8 @@ def _check_same_preprocessing(
 ) -> None:
     """Check that data preprocessed by one plans file is what the teacher expects."""
     own, teachers = (resolve_configuration(each, configuration) for each in (plans, teacher_plans))
-    keys = [key for key in teachers if key.startswith(("spacing", "normalization", "use_mask", "resampling", "data_id"))]
-    same = all(own.get(key) == teachers[key] for key in keys) and all(
+    prefixes = ("spacing", "normalization", "use_mask", "resampling", "data_identifier", "preprocessor")
+    same = all(own.get(key) == teachers[key] for key in teachers if key.startswith(prefixes)) and all(
         plans.get(key) == teacher_plans.get(key)
         for key in ("transpose_forward", "foreground_intensity_properties_per_channel")
     )

@@ -54,6 +54,7 @@ class TrainingSettings:
         initial_learning_rate: start of the poly schedule.
         seed: seed of weights and augmentation.
         precision: ``auto`` takes bfloat16 where a short measurement shows that the machine gains from it.
+        initial_checkpoint: checkpoint of the same network whose weights training starts from; None draws them.
         distillation: the teacher, or None for plain training.
     """
 
@@ -64,6 +65,7 @@ class TrainingSettings:
     initial_learning_rate: float = 1e-2
     seed: int = 0
     precision: Precision = "auto"
+    initial_checkpoint: str | None = None
     distillation: LogitDistillationSettings | None = None
 
     def __post_init__(self) -> None:

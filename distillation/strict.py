@@ -38,9 +38,7 @@ def read_dataclass(cls: type[T], value: object, where: str) -> T:
     missing = [
         name
         for name, field in fields.items()
-        if name not in value
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
+        if name not in value and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
     ]
     if missing:
         raise InvalidSettingsError(f"{where} lacks the setting '{missing[0]}'")

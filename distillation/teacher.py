@@ -72,10 +72,7 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
     network = build_network(
         configuration, channels=len(dataset["channel_names"]), labels=len(dataset["labels"]), deep_supervision=False
     )
-    try:
-        network.load_state_dict({_without_prefix(name): value for name, value in weights.items()})
-    except RuntimeError as error:
-        raise TeacherError(f"the weights in {path} do not fit the network in plans.json: {error}") from error
+    _put_weights(network, weights, path)
     return ModelFolder(
         folder=folder,
         fold=fold,
@@ -87,6 +84,20 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
         mirroring_axes=mirroring_axes,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Put a checkpoint's weights into a network of the same architecture.
+
+    Raises:
+        TeacherError: the file is missing, damaged, holds code, or belongs to another network.
+    """
+    if not path.is_file():
+        raise TeacherError(f"{path}: no such checkpoint to start from")
+    content = _read_checkpoint(path)
+    if not isinstance(content.get("network_weights"), dict):
+        raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint (no network_weights)")
+    _put_weights(network, content["network_weights"], path)
 
 
 def build_network(configuration: dict[str, Any], *, channels: int, labels: int, deep_supervision: bool) -> nn.Module:
@@ -125,6 +136,13 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint")
     return content
+
+
+def _put_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        network.load_state_dict({_without_prefix(name): value for name, value in weights.items()})
+    except RuntimeError as error:
+        raise TeacherError(f"the weights in {path} do not fit the network in the plans: {error}") from error
 
 
 def _refuse_unsupported(plans: dict[str, Any], dataset: dict[str, Any], configuration_name: str) -> None:

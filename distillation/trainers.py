@@ -16,7 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from distillation.losses import LogitDistillationLoss
 from distillation.precision import training_dtype
 from distillation.settings import TrainingSettings
-from distillation.teacher import load_model_folder
+from distillation.teacher import load_model_folder, load_weights
 from KDSegmentatorLib.errors import TeacherError, TrainingError
 
 GRADIENT_NORM_LIMIT = 12.0
@@ -50,6 +50,8 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
 
     def initialize(self) -> None:
         super().initialize()
+        if self.settings.initial_checkpoint is not None:
+            load_weights(self.network, Path(self.settings.initial_checkpoint))
         self.network: torch.nn.Module = self.network.to(memory_format=torch.channels_last_3d)
 
     def on_train_epoch_start(self) -> None:

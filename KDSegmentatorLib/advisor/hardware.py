@@ -89,6 +89,8 @@ def parse_cgroups(text: str, root: Path = _CGROUP_ROOT) -> list[tuple[Path, str]
     """
     folders = []
     for line in text.splitlines():
+        if line.count(":") < 2:
+            continue
         _, controllers, path = line.split(":", 2)
         names = [""] if not controllers else [name for name in controllers.split(",") if name in ("cpu", "memory")]
         for name in names:

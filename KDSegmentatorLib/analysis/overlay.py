@@ -112,7 +112,7 @@ def write_overlay(
     """
     picture = draw_overlay(image, segmentation, labels, title=title, modality=modality)
     with atomic_output(Path(path)) as unfinished:
-        picture.save(unfinished, format="PNG", optimize=True)
+        picture.save(unfinished, format="PNG")
 
 
 def _panel(view: Plane, scale: float, window: tuple[float, float], labels: Sequence[Label]) -> Image.Image:
@@ -176,14 +176,13 @@ def _outline(labels: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
 
 
 def _percentile_window(views: Sequence[Plane]) -> tuple[float, float]:
-    """Return (low, high) percentiles of what is shown, the empty surroundings (the lowest value) left out."""
+    """Return a low percentile of what is shown, and a high one of what is not its empty surroundings (lowest value)."""
     shown = np.concatenate([view.intensities.reshape(-1) for view in views]).astype(np.float64)
     shown = shown[:: max(1, shown.size // _WINDOW_SAMPLE)]
+    low = float(np.percentile(shown, MR_WINDOW_PERCENTILES[0]))
     tissue = shown[shown > shown.min()]
-    if tissue.size == 0:
-        return float(shown[0]) - 1, float(shown[0]) + 1
-    low, high = np.percentile(tissue, MR_WINDOW_PERCENTILES)
-    return (float(low), float(high)) if high > low else (float(low) - 1, float(low))
+    high = float(np.percentile(tissue, MR_WINDOW_PERCENTILES[1])) if tissue.size else low
+    return (low, high) if high > low else (low - 1, low)
 
 
 def _volumes_ml(segmentation: Volume, labels: Sequence[Label]) -> dict[int, float]:

@@ -89,7 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"kdseg {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_segment(commands.add_parser("segment", help="segment a volume", description="Segment a volume."))
+    _add_segment(
+        commands.add_parser(
+            "segment",
+            help="segment a volume",
+            description="Segment a volume; all outputs are written at the end, together or not at all.",
+            usage="kdseg segment INPUT OUTPUT --pack NAME [--size SIZE] [options]",
+        )
+    )
     _add_packs(commands.add_parser("packs", help="list, show, install, remove, verify or roll back student packs"))
     return parser
 

@@ -88,7 +88,7 @@ def card(pack: StudentPack) -> str:
     patch = " x ".join(str(length) for length in windows.patch_size)
     mirroring = "mirroring possible" if windows.mirroring_axes else "no mirroring"
     data = f"spacing {_numbers(preprocessing.spacing)} mm, axes {preprocessing.axis_codes}"
-    cost = f"{network.parameters:,} parameters, {network.flops_per_window / 1e9:.1f} GFLOP a window"
+    cost = f"{network.parameters:,} parameters, {network.flops_per_window / 1e9:.3g} GFLOP a window"
     megabytes = sum(record.size for record in manifest.files.values()) / 1e6
     files = [(name, f"{file.size:,} bytes", f"sha256 {file.sha256}") for name, file in manifest.files.items()]
     facts = [

@@ -105,9 +105,9 @@ def _wanted(task: str, size: str) -> Family | StudentPack:
     family = next((family for family in families(store.packs()) if family.task == task), None)
     if size == AUTOMATIC and family is not None:
         return family
-    wanted = f"{task}-" if size == AUTOMATIC else pack_id(task, size)
     for damaged in store.damaged():
-        if damaged.id.startswith(wanted):
+        of_task = damaged.id.rpartition("-")[0] == task
+        if damaged.id == pack_id(task, size) or (size == AUTOMATIC and of_task):
             raise damaged.error
     return find(store.packs(), task, size)
 

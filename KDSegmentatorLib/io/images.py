@@ -17,7 +17,8 @@ import numpy.typing as npt
 from KDSegmentatorLib.errors import GeometryError, ImageReadError, ImageWriteError
 from KDSegmentatorLib.geometry import Volume, check_size, matrix, vector
 from KDSegmentatorLib.io.atomic import atomic_output
-from KDSegmentatorLib.io.nifti_header import check_nifti, check_three_axes, drop_qform
+from KDSegmentatorLib.io.checks import check_finite, check_three_axes
+from KDSegmentatorLib.io.nifti_header import check_nifti, drop_qform
 from KDSegmentatorLib.io.plain_paths import readable_by_itk, writable_by_itk
 from KDSegmentatorLib.io.text_headers import check_metaimage, check_nrrd
 
@@ -77,12 +78,12 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     compressed.
 
     Args:
-        volume: integer or floating-point voxels of 8 to 64 bits (floating-point: 32 or 64).
+        volume: integer (8 to 64 bits) or floating-point (32 or 64 bits) voxels, finite.
         path: one of :data:`SUFFIXES`, which selects the format; the folder must exist.
 
     Raises:
-        ImageWriteError: the suffix or the voxel type is not supported, the folder is missing or not writable, the disk
-            is full, or the format cannot hold the volume's geometry.
+        ImageWriteError: the suffix or the voxel type is not supported, a voxel is NaN or infinite, the folder is
+            missing or not writable, the disk is full, or the format cannot hold the volume's geometry.
     """
     path = Path(path)
     suffix = image_suffix(path)
@@ -93,6 +94,11 @@ def write_volume(volume: Volume, path: Path | str) -> None:
             f"cannot write {path}: voxels of type {volume.voxels.dtype.name} cannot be stored; convert them, for "
             "example to uint8 or float32"
         )
+    try:
+        check_finite(volume.voxels.ravel(), volume.size)
+    except ImageReadError as error:
+        # Other programs turn them into zeros when they read, or fail.
+        raise ImageWriteError(f"cannot write {path}: {error}") from error
     with atomic_output(path) as temporary:
         try:
             _write(volume, temporary, suffix)
@@ -166,17 +172,9 @@ def _open(name: str, suffix: str) -> tuple[Any, Volume]:
 
 
 def _check_values(voxels: npt.NDArray[Any], *, allow_constant: bool) -> None:
-    # The extremes of an array with a NaN are NaN: no mask of the volume's size is needed to find out.
-    low, high = voxels.min(), voxels.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        bad = ~np.isfinite(voxels)
-        k, j, i = np.argwhere(bad)[0]
-        raise ImageReadError(
-            f"{np.count_nonzero(bad):,} voxels are NaN or infinite, the first at (i, j, k) = ({i}, {j}, {k}); replace "
-            "them, for example by 0, if they lie outside the patient, otherwise export the image again"
-        )
-    if low == high and not allow_constant:
-        raise ImageReadError(f"every voxel has the value {low}: there is nothing to see; export the image again")
+    check_finite(voxels.ravel(), voxels.shape[::-1])
+    if not allow_constant and voxels.min() == voxels.max():
+        raise ImageReadError(f"every voxel has the value {voxels.min()}, so there is nothing to see; export it again")
 
 
 def _write(volume: Volume, path: Path, suffix: str) -> None:

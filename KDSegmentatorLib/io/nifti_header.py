@@ -1,7 +1,7 @@
 """Checks of a NIfTI-1 header that ITK does not make, or answers with a silent repair.
 
-ITK takes a spacing of zero as one, prefers the qform when the sform contradicts it, fills what a truncated file lacks
-with whatever lies in memory, and reads an image without any orientation as if it had one.
+ITK takes a spacing of zero as one, prefers the qform when the sform contradicts it, turns NaN into zero, fills what a
+truncated file lacks with whatever lies in memory, and reads an image without any orientation as if it had one.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from KDSegmentatorLib.errors import GeometryError, ImageReadError
 from KDSegmentatorLib.geometry import check_placement, check_size, matrix, vector
 from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.checks import check_finite, check_three_axes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +30,7 @@ _HEADER_BYTES = 348
 _FIRST_VOXEL = 352
 _CHUNK = 1 << 20
 _BYTES_PER_VOXEL = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}
+_FLOATS = {16: "f4", 64: "f8"}
 _OTHER_TYPES = {1: "1-bit", 32: "complex", 128: "RGB", 1536: "128-bit", 1792: "complex", 2048: "complex", 2304: "RGBA"}
 _CODE_NAMES = {1: "scanner", 2: "aligned", 3: "Talairach", 4: "MNI", 5: "template"}
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -45,6 +47,7 @@ class NiftiHeader:
     """What a NIfTI-1 header says about size and place.
 
     Attributes:
+        byte_order: ``"<"`` or ``">"``.
         shape: voxels along i, j, k and further axes.
         data_type: NIfTI's number of the voxel type.
         data_offset: bytes before the first voxel.
@@ -53,6 +56,7 @@ class NiftiHeader:
         sform: likewise.
     """
 
+    byte_order: str
     shape: tuple[int, ...]
     data_type: int
     data_offset: int
@@ -68,8 +72,8 @@ def check_nifti(path: Path) -> None:
 
     Raises:
         GeometryError: the spacing is not positive, the axes are sheared, or the file has too many voxels.
-        ImageReadError: not NIfTI-1, not 3-D, not one number a voxel, truncated, sform and qform disagree, or neither
-            is given.
+        ImageReadError: not NIfTI-1, not 3-D, not one number a voxel, truncated, NaN, sform and qform disagree, or
+            neither is given.
     """
     try:
         with path.open("rb") as file:
@@ -80,7 +84,7 @@ def check_nifti(path: Path) -> None:
             stream = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if compressed else file
             header = parse_header(stream.read(_HEADER_BYTES))
             check_header(header)
-            _check_length(stream, header)
+            _check_voxels(stream, header)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ImageReadError(f"the file is truncated or damaged ({error}); copy or export it again") from error
 
@@ -116,6 +120,7 @@ def parse_header(data: bytes) -> NiftiHeader:
     sform[:3] = np.reshape(struct.unpack_from(f"{order}12f", data, 280), (3, 4))
     qform_code, sform_code = struct.unpack_from(f"{order}2h", data, 252)
     return NiftiHeader(
+        byte_order=order,
         shape=tuple(shape),
         data_type=struct.unpack_from(f"{order}h", data, 70)[0],
         data_offset=max(int(offset), _FIRST_VOXEL) if math.isfinite(offset) else _FIRST_VOXEL,
@@ -146,23 +151,15 @@ def check_header(header: NiftiHeader) -> None:
             "the header does not say how the image lies in the patient (sform and qform code are 0), so left and right "
             "cannot be told apart; check its orientation in a viewer and save it with an sform or qform code above 0"
         )
-    if header.qform_code > 0:
-        _check_affine("qform", header.qform, header.spacing)
-    if header.sform_code > 0 and header.qform_code > 0:
+    forms = {"sform": (header.sform_code, header.sform), "qform": (header.qform_code, header.qform)}
+    used = {name: affine for name, (code, affine) in forms.items() if code > 0}
+    for name, affine in used.items():
+        if not np.isfinite(affine).all() or not np.linalg.norm(affine[:3, :3], axis=0).all():
+            raise GeometryError(f"the {name} is not a usable matrix ({affine[:3].tolist()}); repair the image's header")
+    if len(used) == 2:
         _check_agreement(header)
-    if header.sform_code > 0:
-        _check_affine("sform", header.sform, header.spacing)
-
-
-def check_three_axes(shape: tuple[int, ...]) -> None:
-    """Check that an image has three axes.
-
-    Raises:
-        ImageReadError: it has fewer or more.
-    """
-    if len(shape) != 3:
-        remedy = "give one volume of the series" if len(shape) > 3 else "give a volume, not a single picture"
-        raise ImageReadError(f"the image is {len(shape)}-D ({' x '.join(map(str, shape))}), not 3-D; {remedy}")
+    for name, affine in used.items():
+        _check_affine(name, affine, header.spacing)
 
 
 def drop_qform(path: Path, sform: npt.NDArray[np.float64]) -> None:
@@ -194,8 +191,6 @@ def drop_qform(path: Path, sform: npt.NDArray[np.float64]) -> None:
 
 def _check_affine(name: str, affine: npt.NDArray[np.float64], spacing: tuple[float, float, float]) -> None:
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (lengths == 0).any():
-        raise GeometryError(f"the {name} is not a usable matrix ({affine[:3].tolist()}); repair the image's header")
     if np.abs(lengths / spacing - 1).max() > 1e-3:
         raise GeometryError(
             f"the header says two different things about the spacing: {_text(spacing)} mm (pixdim) and "
@@ -214,8 +209,7 @@ def _check_agreement(header: NiftiHeader) -> None:
     worst = int(np.argmax(distances))
     extent = math.hypot(*(length * step for length, step in zip(header.shape, header.spacing, strict=True)))
     tolerance = _DISAGREEMENT_VOXELS * min(header.spacing) + _rounding_angle(header.qform) * extent
-    # `not <=` so that an sform with NaN is reported too.
-    if not distances[worst] <= tolerance:
+    if distances[worst] > tolerance:
         raise ImageReadError(
             "the header says two different things about where the image lies: "
             f"the sform ({_code(header.sform_code)}) puts voxel {tuple(map(int, corners[worst, :3]))} at "
@@ -255,20 +249,27 @@ def _quaternion_matrix(
         [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
     ]
     affine = np.eye(4)
-    affine[:3, :3] = np.array(rotation) * [spacing[0], spacing[1], spacing[2] * factor]
+    with np.errstate(invalid="ignore"):  # what is not finite is reported by check_header
+        affine[:3, :3] = np.array(rotation) * [spacing[0], spacing[1], spacing[2] * factor]
     affine[:3, 3] = shift
     return affine
 
 
-def _check_length(stream: BinaryIO, header: NiftiHeader) -> None:
-    """Read on to the end: gzip checks its sum there, and the file must hold every voxel."""
-    expected = header.data_offset + math.prod(header.shape) * _BYTES_PER_VOXEL[header.data_type]
-    present = _HEADER_BYTES
+def _check_voxels(stream: BinaryIO, header: NiftiHeader) -> None:
+    """Read on from the header to the end, where gzip checks its sum; every voxel must be there and be a number."""
+    stream.read(header.data_offset - _HEADER_BYTES)
+    width = _BYTES_PER_VOXEL[header.data_type]
+    expected = math.prod(header.shape) * width
+    present = 0
     while chunk := stream.read(_CHUNK):
+        if header.data_type in _FLOATS:
+            count = max(0, min(len(chunk), expected - present)) // width
+            values = np.frombuffer(chunk, f"{header.byte_order}{_FLOATS[header.data_type]}", count)
+            check_finite(values, header.shape, present // width)
         present += len(chunk)
     if present < expected:
         raise ImageReadError(
-            f"the file is truncated: it holds {present:,} of {expected:,} bytes; copy or export it again"
+            f"the file is truncated: it holds {present:,} of {expected:,} bytes of voxels; copy or export it again"
         )
 
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import gzip
 import math
+import re
 import zlib
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from KDSegmentatorLib.errors import GeometryError, ImageReadError
-from KDSegmentatorLib.io.nifti_header import check_three_axes
+from KDSegmentatorLib.geometry import check_size
+from KDSegmentatorLib.io.checks import check_three_axes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _CHUNK = 1 << 20
 _HEADER_LIMIT = 1 << 20
+_NOT_FINITE = re.compile("nan|inf", re.IGNORECASE)
 _NRRD_SPACES = {
     "left-posterior-superior", "lps", "left-anterior-superior", "las", "right-anterior-superior", "ras",
 }  # fmt: skip
@@ -43,8 +46,9 @@ def check_nrrd(path: Path) -> None:
     """Check that an NRRD file is whole and says where its voxels are in the patient.
 
     Raises:
-        GeometryError: a spacing is missing or not positive.
-        ImageReadError: not NRRD, voxels in another file, no patient coordinate system, not mm, truncated or damaged.
+        GeometryError: a spacing is missing or not positive, a number is not finite, or there are too many voxels.
+        ImageReadError: not NRRD, not 3-D, voxels in another file, no patient coordinate system, not mm, truncated or
+            damaged.
     """
     with path.open("rb") as file:
         if file.read(4) != b"NRRD":
@@ -63,13 +67,16 @@ def check_metaimage(path: Path) -> None:
     """Check that a MetaImage file is whole and gives its spacing in mm.
 
     Raises:
-        GeometryError: the spacing is missing or not positive, or the placement is not made of numbers.
-        ImageReadError: not MetaImage, voxels in another file, not mm, truncated or damaged.
+        GeometryError: the spacing is missing or not positive, a number is not finite, or there are too many voxels.
+        ImageReadError: not MetaImage, not 3-D, voxels in another file, not mm, truncated or damaged.
     """
     with path.open("rb") as file:
         fields = _meta_fields(file)
         if fields["ElementDataFile"].upper() != "LOCAL":
             raise ImageReadError("the voxels are in another file; save the image as one .mha with its voxels inside")
+        sizes = tuple(_whole_number(text) for text in fields.get("DimSize", "").split())
+        check_three_axes(sizes)
+        check_size(sizes)
         spacing = fields.get("ElementSpacing", fields.get("ElementSize"))
         if spacing is None:
             raise GeometryError("the header gives no spacing (ElementSpacing); repair the image's header")
@@ -98,9 +105,13 @@ def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
 
 def _check_nrrd_place(fields: dict[str, str]) -> None:
     sizes = tuple(_whole_number(text) for text in fields.get("sizes", "").split())
-    # An axis of components (colour, vectors) has no direction; ITK counts it, `io.images` refuses it.
-    if len(sizes) != 3 and "none" not in fields.get("space directions", ""):
+    # An axis of components (colour, vectors) has no direction; `io.images` refuses it after ITK has counted them.
+    if len(sizes) == 3 or "none" not in fields.get("space directions", ""):
         check_three_axes(sizes)
+        check_size(sizes)
+    for name in ("space directions", "space origin"):
+        if _NOT_FINITE.search(fields.get(name, "")):
+            raise GeometryError(f"the header's {name} ({fields[name]}) is not finite; repair the image's header")
     if "space directions" in fields:
         if "none" in fields["space directions"].lower().split() and len(sizes) == 3:
             raise GeometryError(

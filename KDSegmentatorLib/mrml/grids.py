@@ -99,8 +99,7 @@ def voxels_of(node: vtkMRMLScalarVolumeNode) -> npt.NDArray[Any]:
 
     image = node.GetImageData()
     shape = image.GetDimensions()[::-1]
-    voxels: npt.NDArray[Any] = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(shape)
-    return voxels.copy()
+    return np.array(vtk_to_numpy(image.GetPointData().GetScalars())).reshape(shape)
 
 
 def fill_image(image: vtkImageData, voxels: npt.NDArray[Any]) -> None:

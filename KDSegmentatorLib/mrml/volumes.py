@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 _SPACING_TOLERANCE = 1e-9
 _COMPONENT_CLASSES = ("vtkMRMLTensorVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode", "vtkMRMLMultiVolumeNode")
-_VTK_TYPES: dict[str, type[np.generic]] = {"bool": np.uint8, "float16": np.float32, "longdouble": np.float64}
 
 
 def volume_from_node(node: vtkMRMLNode) -> Volume:
@@ -58,7 +57,7 @@ def node_from_volume(
     """Add a volume to the scene.
 
     Args:
-        volume: any numeric type; types that VTK lacks become the next larger one.
+        volume: any numeric type; the few that Slicer does not display (bool, float16, 64-bit integers) become another.
         scene: in 3D Slicer ``slicer.mrmlScene``.
         name: of the node; a number is added if the scene has it already.
         label_map: make a label map node instead of a scalar volume node.
@@ -107,6 +106,13 @@ def _check_image(node: Any) -> None:
 
 
 def _with_vtk_type(voxels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    replacement = _VTK_TYPES.get(voxels.dtype.name)
-    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
-    return native if replacement is None else native.astype(replacement)
+    """Return the voxels in a type that VTK stores and displays: the same wherever it can be."""
+    if voxels.dtype == np.bool_:
+        return voxels.astype(np.uint8)
+    if voxels.dtype == np.float16:
+        return voxels.astype(np.float32)
+    if voxels.dtype.kind in "iu" and voxels.dtype.itemsize == 8:
+        limits = np.iinfo(np.int32)
+        fits = voxels.size == 0 or (voxels.min() >= limits.min and voxels.max() <= limits.max)
+        return voxels.astype(np.int32 if fits else np.float64)
+    return voxels.astype(voxels.dtype.newbyteorder("="), copy=False)

@@ -176,8 +176,8 @@ def _compare(path: Path, found: FileRecord, record: FileRecord) -> None:
     if found != record:
         raise PackError(
             f"{path} is not the file that the manifest lists: it has {found.size:,} bytes with the SHA-256 "
-            f"{found.sha256[:12]}..., listed are {record.size:,} bytes with {record.sha256[:12]}.... It is damaged or was "
-            f"changed; {_REMEDY}"
+            f"{found.sha256[:12]}..., listed are {record.size:,} bytes with {record.sha256[:12]}.... It is damaged "
+            f"or was changed; {_REMEDY}"
         )
 
 

@@ -167,7 +167,8 @@ class PackStore:
             pointer = self._user_pointer(pack_id)
             if pointer is None or pointer.previous is None:
                 raise PackError(
-                    f"there is no previous version of {pack_id!r} to go back to; install the version that you want"
+                    f"there is no previous version of {pack_id!r} to go back to; install the version that you want, or "
+                    "remove the installed one to return to one that came with KDSegmentator"
                 )
             pack = _open_named(self.user_folder / pack_id / pointer.previous, pack_id)
             verify_pack(pack)
@@ -219,8 +220,10 @@ class PackStore:
 
     def _is_installed(self, pack_id: str) -> bool:
         """Return whether the user's folder has the pack, intact or not, listed or copied by hand."""
-        folder = self.user_folder / pack_id
-        return _is_id(pack_id) and any((folder / name).exists() for name in (_POINTER_NAME, MANIFEST_NAME))
+        try:
+            return self._user_pointer(pack_id) is not None
+        except PackError:
+            return True
 
     def _user_pointer(self, pack_id: str) -> _Pointer | None:
         """Return what is installed, None if nothing is.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from distillation.export.body import INPUT_NAME, OUTPUT_NAME, SplitNetwork
+from distillation.export.body import SplitNetwork
+from KDSegmentatorLib.engines.selection import create_engine
 from KDSegmentatorLib.errors import ExportError
 
 if TYPE_CHECKING:
@@ -57,23 +58,24 @@ def check_agreement(
         windows: preprocessed patches, each (1, channels, z, y, x).
 
     Raises:
-        ExportError: a logit differs by more than ``LOGIT_TOLERANCE``.
+        ExportError: a logit differs by more than ``LOGIT_TOLERANCE`` or is not finite.
+        EngineError: the engine does not load or run the body.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(onnx_bytes, providers=["CPUExecutionProvider"])
+    engine = create_engine(onnx_bytes, threads=torch.get_num_threads())
     exported = storage = 0.0
     equal = voxels = 0
     for window in windows:
-        logits = apply_head(_run(session, window), split)
+        logits = apply_head(engine.run(window, lambda: False), split)
         with torch.inference_mode():
             same_weights = apply_head(stored_body(torch.from_numpy(window)).numpy(), split)
             full = network(torch.from_numpy(window)).numpy()
+        if not (np.isfinite(logits).all() and np.isfinite(full).all()):
+            raise ExportError("the network's logits are not finite; train it again")
         exported = max(exported, float(np.abs(logits - same_weights).max()))
         storage = max(storage, float(np.abs(logits - full).max()))
         equal += int((logits.argmax(1) == full.argmax(1)).sum())
         voxels += logits[:, 0].size
-    if not exported <= LOGIT_TOLERANCE:  # also catches nan
+    if exported > LOGIT_TOLERANCE:
         raise ExportError(
             f"the exported network's logits differ from torch by up to {exported:.3g}, more than {LOGIT_TOLERANCE}"
         )
@@ -83,9 +85,4 @@ def check_agreement(
 def apply_head(features: Array, split: SplitNetwork) -> Array:
     """Return logits (n, K, z, y, x) for features (n, C, z, y, x)."""
     logits = np.einsum("kc,nczyx->nkzyx", split.head_weight, features, optimize=True)
-    return (logits + split.head_bias[:, None, None, None]).astype(np.float32)
-
-
-def _run(session: Any, window: Array) -> Array:
-    (features,) = session.run([OUTPUT_NAME], {INPUT_NAME: window})
-    return np.asarray(features, dtype=np.float32)
+    return np.asarray(logits + split.head_bias[:, None, None, None], dtype=np.float32)

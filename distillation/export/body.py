@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 OPSET = 17
-"""ONNX operator set of exported bodies: old enough for every onnxruntime since 1.13, new enough for all that we need."""
+"""ONNX operator set of exported bodies: known to every onnxruntime since 1.12, and all that we need."""
 
 MAXIMUM_IR_VERSION = 10
 """Newest ONNX file format that a pack may use; onnxruntime 1.23 (Slicer's) reads up to 11."""
@@ -59,12 +59,12 @@ def split_network(network: nn.Module) -> SplitNetwork:
     body = copy.deepcopy(network).eval()
     try:
         decoder = body.decoder
-        head = decoder.seg_layers[-1]  # type: ignore[union-attr, index, operator]
+        head = decoder.seg_layers[-1]  # type: ignore[union-attr, index]
     except (AttributeError, IndexError, TypeError):
         raise ExportError(f"{type(network).__name__} has no decoder with segmentation layers") from None
     if not isinstance(head, nn.Conv3d) or head.kernel_size != (1, 1, 1) or head.bias is None:
         raise ExportError(f"the network ends in {head}, not in a 1x1x1 convolution with a bias")
-    decoder.deep_supervision = False  # type: ignore[union-attr, assignment]
+    decoder.deep_supervision = False  # type: ignore[union-attr]
     decoder.seg_layers = nn.ModuleList([nn.Identity() for _ in decoder.seg_layers])  # type: ignore[union-attr]
     return SplitNetwork(
         body=body,
@@ -133,7 +133,7 @@ def to_onnx(body: nn.Module, *, channels: int, patch_size: Sequence[int], storag
         _store_kernels_in_half(model)
     model.producer_name = "kdseg-distill"
     check_onnx(model)
-    return model.SerializeToString(deterministic=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def check_onnx(model: onnx.ModelProto) -> None:
@@ -165,7 +165,8 @@ def _store_kernels_in_half(model: onnx.ModelProto) -> None:
         name = tensor.name
         half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
         tensor.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}.float16"))
-        casts.append(onnx.helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT))
+        cast = onnx.helper.make_node("Cast", [tensor.name], [name], name=f"{name}.cast", to=onnx.TensorProto.FLOAT)
+        casts.append(cast)
     nodes = [*casts, *model.graph.node]
     del model.graph.node[:]
     model.graph.node.extend(nodes)

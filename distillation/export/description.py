@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from distillation.plans import scale_features
-from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.settings import PLANS_KEY, LogitDistillationSettings, TrainingSettings
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.packs.manifest import (
@@ -83,8 +85,8 @@ def describe_provenance(model: ModelFolder, teacher: ModelFolder | None) -> Prov
     method: Method = "teacher" if teacher is None else "logit" if distillation else "plain"
     if distillation and teacher is None:
         raise ExportError(f"{model.folder} was distilled, so that it is not a teacher; export it as a student")
-    if distillation and teacher and distillation.teacher_fold != teacher.fold:
-        raise ExportError(f"{model.folder} was distilled from another fold than {teacher.folder}, fold {teacher.fold}")
+    if distillation and teacher:
+        _check_teacher(model, teacher, distillation)
     return Provenance(
         method=method,
         checkpoint_sha256=model.sha256,
@@ -124,6 +126,22 @@ def check_labels(labels: tuple[Label, ...], model: ModelFolder) -> None:
     trained = sorted(int(value) for value in model.dataset["labels"].values() if int(value) != 0)
     if described != trained:
         raise ExportError(f"the recipe describes the labels {described}, but {model.folder} was trained on {trained}")
+
+
+def _check_teacher(model: ModelFolder, teacher: ModelFolder, distillation: LogitDistillationSettings) -> None:
+    """Check, as far as the student's own teacher is still there, that it is the family's teacher.
+
+    Raises:
+        ExportError: it is another one.
+    """
+    checkpoint = (
+        Path(distillation.teacher_folder) / f"fold_{distillation.teacher_fold}" / distillation.teacher_checkpoint
+    )
+    moved = not checkpoint.is_file()
+    if distillation.teacher_fold != teacher.fold or not (
+        moved or hashlib.sha256(checkpoint.read_bytes()).hexdigest() == teacher.sha256
+    ):
+        raise ExportError(f"{model.folder} was distilled from another teacher ({checkpoint}) than {teacher.folder}")
 
 
 def _widths(model: ModelFolder) -> list[int]:

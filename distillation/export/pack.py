@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
-import secrets
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from distillation.dataset import RawDataset, check_grids
 from distillation.efficiency import network_cost
@@ -17,15 +11,17 @@ from distillation.export.agreement import Agreement, check_agreement
 from distillation.export.body import OPSET, Storage, split_network, to_onnx, with_stored_weights
 from distillation.export.description import (
     check_labels,
+    checked_alpha,
     describe_preprocessing,
     describe_provenance,
     describe_windows,
-    checked_alpha,
 )
+from distillation.export.folder import new_pack_folder
 from distillation.export.samples import sample_windows
-from KDSegmentatorLib.errors import ExportError
-from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, FileRecord, Manifest, Network
+from KDSegmentatorLib.packs.head_file import write_head
+from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Manifest, Network
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
+from KDSegmentatorLib.packs.pack import StudentPack, describe_file, open_pack
 from KDSegmentatorLib.packs.reader import write_manifest
 from KDSegmentatorLib.packs.rules import pack_id
 
@@ -45,7 +41,7 @@ SAMPLE_CASES = 3
 class ExportedPack:
     """A written pack and how well it agrees with torch."""
 
-    folder: Path
+    pack: StudentPack
     agreement: Agreement
 
 
@@ -90,7 +86,6 @@ def export_pack(
         windows=sample_windows(model, dataset.cases[:SAMPLE_CASES]),
     )
     cost = network_cost(model.configuration, channels=channels, labels=len(model.dataset["labels"]))
-    files = {BODY_NAME: body, HEAD_NAME: _npz(weight=split.head_weight, bias=split.head_bias)}
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         id=pack_id(recipe.task, size),
@@ -120,41 +115,13 @@ def export_pack(
         weights=recipe.weights,
         intended_use=recipe.intended_use,
         limits=recipe.limits,
-        files={
-            name: FileRecord(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-            for name, content in files.items()
-        },
+        files={},
     )
-    files[MANIFEST_NAME] = write_manifest(manifest).encode()
-    return ExportedPack(folder=_write_folder(into / manifest.id, files), agreement=agreement)
-
-
-def _npz(**arrays: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def _write_folder(folder: Path, files: dict[str, bytes]) -> Path:
-    """Write a folder so that it appears whole or not at all; an earlier one is replaced.
-
-    Raises:
-        ExportError: the disk is full or not writable.
-    """
-    temporary = folder.with_name(f".{folder.name}-{secrets.token_hex(4)}")
-    previous = temporary.with_name(f"{temporary.name}-previous")
-    try:
-        temporary.mkdir(parents=True)
-        for name, content in files.items():
-            (temporary / name).write_bytes(content)
-        if folder.exists():
-            folder.replace(previous)
-        temporary.replace(folder)
-    except OSError as error:
-        if previous.exists():
-            previous.replace(folder)
-        raise ExportError(f"cannot write the pack {folder}: {error}; free some space or export elsewhere") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(previous, ignore_errors=True)
-    return folder
+    folder = into / manifest.id
+    with new_pack_folder(folder) as temporary:
+        (temporary / BODY_NAME).write_bytes(body)
+        write_head(temporary / HEAD_NAME, split.head_weight, split.head_bias)
+        files = {name: describe_file(temporary / name) for name in (BODY_NAME, HEAD_NAME)}
+        text = write_manifest(replace(manifest, files=files))
+        (temporary / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
+    return ExportedPack(pack=open_pack(folder), agreement=agreement)

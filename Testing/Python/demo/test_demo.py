@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,21 @@ PLAUSIBLE_ML = (2.5, 5.5)
 """Training labels hold 2.2 to 4.3 ml (2.5 to 97.5 %) in native space; MNI space is larger than the average head."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_shipped_packs(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDSEGMENTATOR_PACKS", str(tmp_path_factory.mktemp("packs")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def demo():
     spec = importlib.util.spec_from_file_location("hippocampus_demo", ROOT / "demo" / "hippocampus.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        yield module
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +42,7 @@ def template(demo):
 
 
 @pytest.fixture(scope="module", params=["x1", "x1/2", "x1/4"])
-def sides(request, demo, template):
+def sides(request, demo, template, only_shipped_packs):
     return demo.segment_sides(template, Segmenter("hippocampus", request.param))
 
 

@@ -1,0 +1,110 @@
+"""Write the table of the shipped packs into README.md, between its two ``family`` markers, from the packs' manifests.
+
+python Testing/Benchmarks/packs_table.py [--check]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from KDSegmentatorLib import PackStore
+from KDSegmentatorLib.packs.catalogue import families
+from KDSegmentatorLib.packs.manifest import Evaluation, Interval
+from KDSegmentatorLib.packs.pack import StudentPack
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+BEGIN, END = "<!-- family:begin -->", "<!-- family:end -->"
+
+
+def shipped_packs() -> list[StudentPack]:
+    """Return the packs that come with KDSegmentator, whatever else the user has installed."""
+    with tempfile.TemporaryDirectory() as empty:
+        return PackStore(user_folder=empty).packs()
+
+
+def tables(packs: Sequence[StudentPack]) -> str:
+    """Return one Markdown table a family."""
+    parts = []
+    for family in families(packs):
+        rows = [
+            "| Size | Parameters | GFLOP a window | File | Mean Dice [95 % CI] | of teacher | n |",
+            "|---|---:|---:|---:|---|---:|---:|",
+        ]
+        rows += [row(pack) for pack in family.packs]
+        parts.append(f"**{family.packs[0].manifest.title}** (`{family.task}`)\n\n" + "\n".join(rows))
+        parts.append(notes(family.packs))
+    return "\n\n".join(parts)
+
+
+def row(pack: StudentPack) -> str:
+    """Return a pack's line."""
+    manifest, network = pack.manifest, pack.manifest.network
+    megabytes = sum(record.size for record in manifest.files.values()) / 1e6
+    cells = [
+        f"{manifest.size} (teacher)" if manifest.provenance.method == "teacher" else manifest.size,
+        f"{network.parameters:,}",
+        f"{network.flops_per_window / 1e9:.2f}",
+        f"{megabytes:.1f} MB",
+        *accuracy(manifest.evaluation),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def accuracy(evaluation: Evaluation | None) -> tuple[str, str, str]:
+    """Return mean Dice with its interval, the share of the teacher's, and the number of cases."""
+    if evaluation is None:
+        return "not measured", "-", "-"
+    share = evaluation.mean_dice.mean / evaluation.teacher_mean_dice if evaluation.teacher_mean_dice else None
+    return interval(evaluation.mean_dice), "-" if share is None else f"{share:.1%}", str(evaluation.cases)
+
+
+def interval(value: Interval) -> str:
+    """Return a mean with its confidence interval."""
+    return f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]"
+
+
+def notes(packs: Sequence[StudentPack]) -> str:
+    """Say on what the accuracy was measured, and whose the data are."""
+    sentences = []
+    measured = {
+        (found.dataset, found.split, found.mirroring)
+        for pack in packs
+        if (found := pack.manifest.evaluation) is not None
+    }
+    for dataset, split, mirroring in sorted(measured):
+        how = "with" if mirroring else "without"
+        sentences.append(f"Measured through this library's own pipeline on {dataset}, {split}, {how} mirroring.")
+    owed = sorted({f"{pack.manifest.weights.license}: {pack.manifest.weights.text}" for pack in packs})
+    return " ".join([*sentences, *(f"Weights {credit}" for credit in owed)])
+
+
+def replaced(text: str, content: str) -> str:
+    """Return the README with new content between the markers."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{README} needs the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Update the README, or check it, and return the exit code."""
+    parser = argparse.ArgumentParser(description="Write the table of shipped packs into README.md.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if the table is out of date")
+    chosen = parser.parse_args(arguments)
+    text = README.read_text(encoding="utf-8")
+    wanted = replaced(text, tables(shipped_packs()))
+    if chosen.check and text != wanted:
+        print("README.md does not show the shipped packs; run 'make readme'", file=sys.stderr)
+        return 1
+    if not chosen.check:
+        README.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

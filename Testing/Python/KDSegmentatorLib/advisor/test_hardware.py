@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from KDSegmentatorLib.advisor import hardware
+from KDSegmentatorLib.advisor.hardware import (
+    MemoryStatus,
+    detect_hardware,
+    parse_cgroups,
+    parse_cpu_quota,
+    parse_meminfo,
+    parse_memory_limit,
+    parse_vm_stat,
+    windows_available,
+)
+
+MEMINFO = """MemTotal:       16318480 kB
+MemFree:          523456 kB
+MemAvailable:    8123456 kB
+Buffers:          204800 kB
+"""
+
+VM_STAT = """Mach Virtual Memory Statistics: (page size of 16384 bytes)
+Pages free:                               10000.
+Pages active:                            300000.
+Pages inactive:                           20000.
+Pages speculative:                         3000.
+Pages throttled:                              0.
+Pages wired down:                        100000.
+Pages purgeable:                            400.
+"Translation faults":                1000000000.
+"""
+
+
+def test_this_machine() -> None:
+    found = detect_hardware()
+    assert 1 <= found.logical_cores <= (os.cpu_count() or 1)
+    assert found.available_memory is not None
+    assert 10_000_000 < found.available_memory < 1 << 50
+
+
+def test_meminfo() -> None:
+    assert parse_meminfo(MEMINFO) == 8123456 * 1024
+    assert parse_meminfo("MemTotal: 1 kB\n") is None
+    assert parse_meminfo("") is None
+
+
+def test_vm_stat() -> None:
+    assert parse_vm_stat(VM_STAT) == 33400 * 16384
+    assert parse_vm_stat("") is None
+    assert parse_vm_stat("Mach Virtual Memory Statistics: (page size of 4096 bytes)\n") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"),
+    [
+        ("200000 100000\n", 2.0),
+        ("50000 100000", 0.5),
+        ("max 100000\n", None),
+        ("-1 100000", None),
+        ("", None),
+        ("1 0", None),
+    ],
+)
+def test_cpu_quota(text: str, cores: float | None) -> None:
+    assert parse_cpu_quota(text) == cores
+
+
+def test_memory_limit() -> None:
+    statistics = "anon 100\ninactive_file 300\nactive_file 50\n"
+    assert parse_memory_limit("4000\n", "1000\n", statistics) == 3300
+    assert parse_memory_limit("4000", "1000", "total_inactive_file 200\n") == 3200
+    assert parse_memory_limit("4000", "5000", "") == 0
+    assert parse_memory_limit("max\n", "1000\n", statistics) is None
+    assert parse_memory_limit("9223372036854771712", "1000", "") is None
+    assert parse_memory_limit("", "", "") is None
+
+
+def test_cgroup_version_2_with_its_parents() -> None:
+    root = Path("/sys/fs/cgroup")
+    found = parse_cgroups("0::/user.slice/job-7.scope\n", root)
+    assert found == [(root / "user.slice" / "job-7.scope", ""), (root / "user.slice", ""), (root, "")]
+
+
+def test_cgroup_version_1() -> None:
+    root = Path("/sys/fs/cgroup")
+    found = parse_cgroups("5:cpu,cpuacct:/docker/a\n4:memory:/docker/a\n3:pids:/docker/a\n", root)
+    assert found[0] == (root / "cpu,cpuacct" / "docker" / "a", "cpu")
+    assert (root / "memory" / "docker" / "a", "memory") in found
+    assert not [folder for folder, _ in found if "pids" in folder.parts]
+
+
+@pytest.mark.parametrize("text", ["", "nonsense\n", "0::\n", "0::/../../etc\n"])
+def test_odd_cgroup_files_do_no_harm(text: str) -> None:
+    assert isinstance(parse_cgroups(text), list)
+
+
+def test_windows_memory_status() -> None:
+    def fill(status: MemoryStatus) -> bool:
+        assert status.dwLength == 64
+        status.ullAvailPhys = 7_000_000_000
+        return True
+
+    assert windows_available(fill) == 7_000_000_000
+    assert windows_available(lambda _: False) is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' control groups")
+def test_limits_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "/proc/meminfo": MEMINFO,
+        "/proc/self/cgroup": "0::/box\n",
+        "/sys/fs/cgroup/box/cpu.max": "150000 100000",
+        "/sys/fs/cgroup/box/memory.max": "2000000000",
+        "/sys/fs/cgroup/box/memory.current": "500000000",
+    }
+    monkeypatch.setattr(hardware, "_read", lambda path: files.get(path.as_posix(), ""))
+    found = detect_hardware()
+    assert found.logical_cores == 1
+    assert found.available_memory == 1_500_000_000
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "freebsd14"])
+def test_a_system_that_tells_nothing(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "_read", lambda _: "")
+    monkeypatch.setattr(hardware, "_VM_STAT", "/nowhere/vm_stat")
+    monkeypatch.setattr(hardware.sys, "platform", platform)
+    found = detect_hardware()
+    assert found.logical_cores >= 1
+    assert found.available_memory is None

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from KDSegmentatorLib.cli.interrupt import listening
+from KDSegmentatorLib.errors import CancelledError
+
+
+def test_the_first_is_a_request_and_the_second_breaks_off() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), listening() as interrupt:
+        interrupt.check()
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.requested()
+        with pytest.raises(CancelledError):
+            interrupt.check()
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_process_that_ignores_it_goes_on() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with listening() as interrupt:
+            signal.raise_signal(signal.SIGINT)
+            assert not interrupt.requested()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

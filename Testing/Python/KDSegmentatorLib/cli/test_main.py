@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from KDSegmentatorLib.cli.main import ENGINES, main
+from KDSegmentatorLib.engines.selection import ENGINE_NAMES
+from KDSegmentatorLib.errors import (
+    CancelledError,
+    EngineError,
+    ImageWriteError,
+    KDSegmentatorError,
+    PackError,
+    UnsuitableVolumeError,
+)
+from KDSegmentatorLib.version import __version__
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def fail_with(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def run(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("KDSegmentatorLib.cli.packs.run", run)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"kdseg {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["packs"], ["nonsense"], ["segment"], ["packs", "show"]])
+def test_usage_errors(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "usage: kdseg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["segment"], ["packs"], ["packs", "list"], []])
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    assert "usage: kdseg" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UnsuitableVolumeError("bad scan"), 2, "bad scan"),
+        (PackError("bad pack"), 2, "bad pack"),
+        (ImageWriteError("disk full"), 1, "disk full"),
+        (EngineError("two\n  lines"), 1, "two lines"),
+        (KDSegmentatorError("some"), 1, "some"),
+        (MemoryError(), 1, "there is not enough memory for this volume; take a smaller size, or crop the volume"),
+        (CancelledError("stopped"), 130, "cancelled; nothing was written"),
+        (KeyboardInterrupt(), 130, "cancelled; nothing was written"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(
+    error: BaseException, code: int, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fail_with(monkeypatch, error)
+    assert main(["packs", "list"]) == code
+    assert capsys.readouterr().err == f"kdseg: {message}\n"
+
+
+def test_unexpected_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(monkeypatch, ZeroDivisionError("a defect"))
+    with pytest.raises(ZeroDivisionError):
+        main(["packs", "list"])
+
+
+def test_engines_are_those_of_the_library() -> None:
+    assert ENGINES == ENGINE_NAMES
+
+
+def test_help_starts_fast_and_imports_nothing_heavy() -> None:
+    """Processor time, interpreter included: wall time depends on what else the machine does."""
+    code = (
+        "import sys, time; from KDSegmentatorLib.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'numpy', 'scipy', 'SimpleITK', 'PIL', 'onnxruntime'} & set(sys.modules), time.process_time(), sep='|')"
+    )
+    seconds = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        )
+        heavy, time_taken = done.stdout.splitlines()[-1].split("|")
+        assert heavy == "set()"
+        seconds.append(float(time_taken))
+    assert min(seconds) < 0.4
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes end otherwise than on Linux and macOS")
+def test_a_reader_that_has_gone_is_no_traceback() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m KDSegmentatorLib.cli.main packs list | true",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK
+from PIL import Image
+from support.generated_family import build_size, write_scan
+
+from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.packs.store import PackStore
+
+ROOT = Path(__file__).resolve().parents[4]
+COMMAND = [sys.executable, "-m", "KDSegmentatorLib.cli.main"]
+PACK = ["--pack", "generated"]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii", ".nrrd", ".mha"])
+def test_labels_on_the_inputs_grid_as_from_the_library(kdseg: Any, scan: Path, store: PackStore, suffix: str) -> None:
+    output = scan.with_name(f"labels{suffix}")
+    code, out, err = kdseg("segment", scan, output, *PACK, "--size", "x1/2")
+    assert code == 0, err
+    volume, pack = read_volume(scan), store.get("generated-x1_2")
+    expected = segment(volume, pack, create_engine(pack.body())).volume
+    written = read_volume(output)
+    np.testing.assert_array_equal(written.voxels, expected.voxels)
+    assert written.same_grid(volume)
+    before, after = SimpleITK.ReadImage(str(scan)), SimpleITK.ReadImage(str(output))
+    assert after.GetDirection() == pytest.approx(before.GetDirection(), abs=1e-6)
+    assert after.GetOrigin() == pytest.approx(before.GetOrigin(), abs=1e-4)
+    for text in (
+        "Structure",
+        "structure 1",
+        "ml",
+        "GB at the peak",
+        "onnxruntime",
+        "generated-x1_2 1.0.0",
+        str(output),
+    ):
+        assert text in out
+    assert names(scan.parent) == sorted([scan.name, output.name])
+
+
+def test_sizes_give_their_own_results(kdseg: Any, scan: Path) -> None:
+    results = []
+    for size in ("x1", "x1/4"):
+        assert kdseg("segment", scan, scan.with_name("labels.nii"), *PACK, "--size", size)[0] == 0
+        results.append(read_volume(scan.with_name("labels.nii")).voxels)
+    assert (results[0] != results[1]).any()
+
+
+def test_auto_takes_the_largest_size_that_fits_and_says_why(kdseg: Any, scan: Path) -> None:
+    code, out, _ = kdseg("segment", scan, scan.with_name("labels.nii"), *PACK)
+    assert code == 0
+    assert "generated-x1 1.0.0" in out
+    assert "x1 is the largest size expected to finish within 10 s" in out
+
+
+def test_all_outputs(kdseg: Any, scan: Path) -> None:
+    labels, table, picture = (scan.with_name(name) for name in ("labels.nii.gz", "table.csv", "picture.png"))
+    code, out, err = kdseg("segment", scan, labels, *PACK, "--statistics", table, "--overlay", picture)
+    assert code == 0, err
+    voxels = read_volume(labels).voxels
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label_name"] for row in rows] == ["structure 1", "structure 2", "structure 3"]
+    for row in rows:
+        count = int((voxels == int(row["label_value"])).sum())
+        assert int(row["voxels"]) == count
+        assert float(row["volume_ml"]) == pytest.approx(count * 1.1 * 0.9 * 1.7 / 1000, rel=1e-4)
+        assert f"{float(row['volume_ml']):.2f}" in out
+    assert "mean_intensity_image_units" in rows[0]
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 300
+    assert names(scan.parent) == sorted([scan.name, "labels.nii.gz", "table.csv", "picture.png"])
+
+
+def test_only_some_labels(kdseg: Any, scan: Path) -> None:
+    output = scan.with_name("labels.nii")
+    code, out, _ = kdseg("segment", scan, output, *PACK, "--labels", "STRUCTURE 3", "1")
+    assert code == 0
+    assert set(np.unique(read_volume(output).voxels)) == {0, 1, 3}
+    assert "structure 2" not in out
+
+
+def test_mirroring_and_threads(kdseg: Any, scan: Path) -> None:
+    code, out, _ = kdseg("segment", scan, scan.with_name("a.nii"), *PACK, "--mirroring", "--threads", "1")
+    assert code == 0
+    assert "mirroring" in out
+
+
+def test_quiet_prints_nothing(kdseg: Any, scan: Path) -> None:
+    assert kdseg("segment", scan, scan.with_name("a.nii"), *PACK, "--quiet") == (0, "", "")
+
+
+def test_progress_goes_to_standard_error(kdseg: Any, scan: Path) -> None:
+    _, out, err = kdseg("segment", scan, scan.with_name("a.nii"), *PACK)
+    assert "Segmenting 0/" in err
+    assert "Segmenting 0/" not in out
+
+
+def test_an_existing_output_is_replaced(kdseg: Any, scan: Path) -> None:
+    output = scan.with_name("labels.nii")
+    output.write_text("something else", encoding="utf-8")
+    assert kdseg("segment", scan, output, *PACK)[0] == 0
+    assert read_volume(output).voxels.any()
+
+
+def test_paths_with_spaces_and_other_letters(kdseg: Any, scan: Path) -> None:
+    folder = scan.parent / "Gehirn Müller"
+    folder.mkdir()
+    code, _, err = kdseg("segment", scan, folder / "Ergebnis ß.nii.gz", *PACK, "--overlay", folder / "Bild ß.png")
+    assert code == 0, err
+    assert names(folder) == ["Bild ß.png", "Ergebnis ß.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    ("output", "options", "message"),
+    [
+        ("labels.txt", [], "must end with .nii.gz or .nii"),
+        ("labels", [], "must end with"),
+        ("missing/labels.nii", [], "there is no folder"),
+        ("folder.nii", [], "is a folder"),
+        ("scan.nii.gz", [], "same file as INPUT"),
+        ("../work/scan.nii.gz", [], "same file as INPUT"),
+        ("labels.nii", ["--statistics", "table.txt"], "--statistics table.txt: the name must end with .csv"),
+        ("labels.nii", ["--statistics", "missing/table.csv"], "there is no folder"),
+        ("labels.nii", ["--overlay", "picture.jpg"], "must end with .png"),
+        ("x" * 300 + ".nii", [], "cannot be written"),
+        ("labels.nii", ["--size", "x1/8"], "sizes: x1, x1/2, x1/4"),
+        ("labels.nii", ["--size", "large"], "sizes: x1, x1/2, x1/4"),
+        ("labels.nii", ["--labels", "spleen"], "structure 1 (1)"),
+        ("labels.nii", ["--labels", "9"], "structure 1 (1)"),
+        ("labels.nii", ["--threads", "0"], "at least 1"),
+        ("labels.nii", ["--threads", "many"], "at least 1"),
+        ("labels.nii", ["--engine", "abacus"], "abacus"),
+        ("labels.nii", ["--pack", "spleen"], "no pack for the task 'spleen'"),
+        ("labels.nii", ["--pack", "spleen", "--size", "x1"], "no pack for the task 'spleen'"),
+        ("labels.nii", ["--nonsense"], "nonsense"),
+    ],
+)
+def test_bad_options_are_found_before_the_work(
+    kdseg: Any, scan: Path, monkeypatch: pytest.MonkeyPatch, output: str, options: list[str], message: str
+) -> None:
+    (scan.parent / "folder.nii").mkdir()
+    monkeypatch.chdir(scan.parent)
+    before = names(scan.parent), scan.read_bytes()
+    code, out, err = kdseg("segment", scan.name, output, *PACK, *options)
+    assert code == 2
+    assert message in err
+    assert out == ""
+    assert (names(scan.parent), scan.read_bytes()) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights that users have on Linux and macOS")
+def test_a_link_to_the_input_is_the_input(kdseg: Any, scan: Path) -> None:
+    link = scan.with_name("link.nii")
+    link.symlink_to(scan)
+    code, _, err = kdseg("segment", scan, link, *PACK)
+    assert code == 2
+    assert "same file as INPUT" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="folders are protected otherwise than on Linux and macOS")
+def test_a_folder_without_permission(kdseg: Any, scan: Path) -> None:
+    folder = scan.parent / "protected"
+    folder.mkdir(mode=0o500)
+    if os.access(folder, os.W_OK):  # the superuser may write everywhere; a file system without writing may not
+        folder = Path("/proc")
+    code, _, err = kdseg("segment", scan, folder / "labels.nii", *PACK)
+    assert code == 2
+    assert "cannot be written" in err
+
+
+def test_a_damaged_pack_is_not_used(kdseg: Any, scan: Path, store: PackStore) -> None:
+    body = store.get("generated-x1").folder / "body.onnx"
+    content = bytearray(body.read_bytes())
+    content[len(content) // 2] ^= 1
+    body.write_bytes(content)
+    for size in ("auto", "x1"):
+        code, _, err = kdseg("segment", scan, scan.with_name("labels.nii"), *PACK, "--size", size)
+        assert code == 2
+        assert "not the file that the manifest lists" in err
+    assert names(scan.parent) == [scan.name]
+
+
+def test_a_size_whose_manifest_is_damaged_is_named(kdseg: Any, scan: Path, store: PackStore) -> None:
+    (store.get("generated-x1_4").folder / "manifest.json").write_text("{}", encoding="utf-8")
+    code, _, err = kdseg("segment", scan, scan.with_name("labels.nii"), *PACK, "--size", "x1/4")
+    assert code == 2
+    assert "manifest.json" in err
+    assert names(scan.parent) == [scan.name]
+
+
+def test_a_task_whose_packs_are_all_damaged_is_named(kdseg: Any, scan: Path, store: PackStore) -> None:
+    for pack in store.packs():
+        (pack.folder / "manifest.json").write_text("{}", encoding="utf-8")
+    code, _, err = kdseg("segment", scan, scan.with_name("labels.nii"), *PACK)
+    assert code == 2
+    assert "manifest.json" in err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process exist on Linux and macOS")
+@pytest.mark.parametrize("limit", [100, 12_000])
+def test_a_full_disk_leaves_nothing_and_keeps_what_was_there(store: PackStore, scan: Path, limit: int) -> None:
+    """The smaller limit stops the labels, the larger one the picture, after the labels were written."""
+
+    def nearly_full() -> None:
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    (scan.parent / "labels.nii.gz").write_text("old", encoding="utf-8")
+    done = subprocess.run(
+        [*COMMAND, "segment", "scan.nii.gz", "labels.nii.gz", *PACK, "--overlay", "picture.png"],
+        cwd=scan.parent,
+        env=environment(),
+        preexec_fn=nearly_full,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("kdseg: cannot write ")
+    assert "free some space" in message
+    assert ".kdseg-" not in message
+    assert names(scan.parent) == ["labels.nii.gz", "scan.nii.gz"]
+    assert (scan.parent / "labels.nii.gz").read_text(encoding="utf-8") == "old"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent to processes otherwise than on Linux and macOS")
+def test_ctrl_c_stops_within_a_second_and_leaves_nothing(store: PackStore, scan: Path, tmp_path: Path) -> None:
+    store.install(build_size(tmp_path / "slow", "x1/4", version="2.0.0", layers=120).folder)
+    write_scan(scan, np.random.default_rng(0).gamma(2, 100, size=(60, 80, 70)).astype(np.float32))
+    process = subprocess.Popen(
+        [*COMMAND, "segment", "scan.nii.gz", "labels.nii", *PACK, "--size", "x1/4", "--statistics", "table.csv"],
+        cwd=scan.parent,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("Segmenting"):
+            break
+    time.sleep(0.3)
+    assert process.poll() is None, "the pack is too fast for this test"
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - start < 3  # a second, and the interpreter's own end on a busy machine
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "kdseg: cancelled; nothing was written"
+    assert names(scan.parent) == ["scan.nii.gz"]
+
+
+def test_as_a_program(store: PackStore, scan: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "segment", "scan.nii.gz", "labels.nii.gz", *PACK],
+        cwd=scan.parent,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Wrote labels.nii.gz" in done.stdout
+    assert read_volume(scan.with_name("labels.nii.gz")).same_grid(read_volume(scan))

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from KDSegmentatorLib.packs import locations
+from KDSegmentatorLib.packs.locations import default_shipped_folder, default_user_folder
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name in ("KDSEGMENTATOR_PACKS", "LOCALAPPDATA", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("platform", "variable", "inside_home"),
+    [
+        ("win32", "LOCALAPPDATA", "AppData/Local"),
+        ("linux", "XDG_DATA_HOME", ".local/share"),
+        ("darwin", None, "Library/Application Support"),
+    ],
+)
+def test_the_users_folder(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variable: str | None, inside_home: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    assert default_user_folder() == bare / inside_home / "KDSegmentator" / "Packs"
+    if variable:
+        monkeypatch.setenv(variable, str(bare / "data"))
+        assert default_user_folder() == bare / "data" / "KDSegmentator" / "Packs"
+    monkeypatch.setenv("KDSEGMENTATOR_PACKS", str(bare / "mine"))
+    assert default_user_folder() == bare / "mine"
+    monkeypatch.setenv("KDSEGMENTATOR_PACKS", "relative")
+    assert default_user_folder().is_absolute()
+
+
+def test_a_relative_xdg_folder_is_ignored(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    assert default_user_folder() == bare / ".local" / "share" / "KDSegmentator" / "Packs"
+
+
+def test_the_shipped_folder_is_in_the_wheel_or_beside_the_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "KDSegmentatorLib" / "packs" / "locations.py"
+    monkeypatch.setattr(locations, "__file__", str(module))
+    assert default_shipped_folder() == (tmp_path / "Resources" / "Packs").resolve()
+    inside = tmp_path / "KDSegmentatorLib" / "Resources" / "Packs"
+    inside.mkdir(parents=True)
+    assert default_shipped_folder() == inside.resolve()

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from KDSegmentatorLib.errors import ManifestError
+from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Manifest
+from KDSegmentatorLib.packs.reader import read_manifest, write_manifest
+
+
+def changed(document: dict[str, Any], path: str, value: Any) -> str:
+    """Return the document as text with the value at a path such as ``labels/0/name`` replaced (... deletes it)."""
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split("/")]
+    place: Any = document
+    for part in parents:
+        place = place[part]
+    if value is ...:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(document)
+
+
+def test_written_manifests_are_read_back_equal(manifest: Manifest) -> None:
+    text = write_manifest(manifest)
+    assert read_manifest(text, "test") == manifest
+    assert write_manifest(read_manifest(text, "test")) == text
+
+
+def test_written_text_is_stable_and_short(manifest: Manifest) -> None:
+    shuffled = dataclasses.replace(manifest, files=dict(reversed(manifest.files.items())))
+    text = write_manifest(shuffled)
+    assert text == write_manifest(manifest)
+    document = json.loads(text)
+    assert list(document)[:3] == ["schema_version", "id", "version"]
+    assert "region" not in document["labels"][0]["terminology"]
+    assert write_manifest(dataclasses.replace(manifest, evaluation=None)).count('"evaluation": null') == 1
+
+
+def test_an_invalid_manifest_is_not_written(manifest: Manifest) -> None:
+    with pytest.raises(
+        ManifestError, match=r"new manifest of 'hippocampus-x1_4': version: must be major\.minor\.patch"
+    ):
+        write_manifest(dataclasses.replace(manifest, version="1"))
+    spacing = dataclasses.replace(manifest.preprocessing, spacing=(1.0, float("nan"), 1.0))
+    with pytest.raises(ManifestError, match=r"preprocessing\.spacing\[1\]: must be a finite number"):
+        write_manifest(dataclasses.replace(manifest, preprocessing=spacing))
+    with pytest.raises(ManifestError, match="cannot be written as JSON"):
+        write_manifest(dataclasses.replace(manifest, title=object()))  # type: ignore[arg-type]
+
+
+def test_a_newer_schema_says_update(kit: ModuleType) -> None:
+    document = kit.document(schema_version=SCHEMA_VERSION + 1, something_new={"a": 1})
+    del document["labels"]
+    with pytest.raises(ManifestError, match=r"my\.json: schema_version: .* update KDSegmentator$"):
+        read_manifest(json.dumps(document), "my.json")
+
+
+@pytest.mark.parametrize("version", [0, -1, "1", 1.0, True, None])
+def test_a_senseless_schema_version(kit: ModuleType, version: Any) -> None:
+    with pytest.raises(ManifestError, match="schema_version: must be"):
+        read_manifest(json.dumps(kit.document(schema_version=version)), "test")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("labels/1/color/1", 256, r"labels\[1\]\.color\[1\]: must be at most 255"),
+        ("labels/1/color/1", -1, r"labels\[1\]\.color\[1\]: must be at least 0"),
+        ("labels/1/value", 1, r"labels\[1\]\.value: is the same as that of labels\[0\]"),
+        ("labels/1/value", 3, r"labels\[1\]\.value: must be one of 1 to 2"),
+        ("labels/1/value", 0, r"labels\[1\]\.value: must be at least 1"),
+        ("labels/1/value", 65536, r"labels\[1\]\.value: must be at most 65535"),
+        ("labels/1/name", "anterior", r"labels\[1\]\.name: is the same as that of labels\[0\]"),
+        ("labels/1/name", "", r"labels\[1\]\.name: must be one line of printable text"),
+        ("labels/1/name", "a\nb", r"labels\[1\]\.name: must be one line"),
+        ("labels/1/name", "a\n", r"labels\[1\]\.name: must be one line"),
+        ("labels/1/name", "\x1b[31mred", r"labels\[1\]\.name: must be one line"),
+        ("labels/1/name", "a\u202eb", r"labels\[1\]\.name: must be one line"),
+        ("labels/1/name", "a\ud800", r"labels\[1\]\.name: must be one line"),
+        ("labels/1/terminology/type/scheme", "x" * 17, r"terminology\.type\.scheme: must have at most 16"),
+        ("labels", [], "labels: must have at least 1"),
+        ("id", "hippocampus-x1_2", "id: must be 'hippocampus-x1_4' for task"),
+        ("id", "../x-x1_4", "id: must be task"),
+        ("task", "Hippocampus", "task: must be lower-case"),
+        ("task", "a--b", "task: must be lower-case"),
+        ("size", "x2", "size: must be 'x1'"),
+        ("size", "x1/1", "size: must be 'x1'"),
+        ("size", "x1/2", "id: must be 'hippocampus-x1_2' for"),
+        ("version", "1.0", "version: must be major"),
+        ("version", "01.0.0", "version: must be major"),
+        ("version", "1.0.0\n", "version: must be major"),
+        ("modality", "PET", "modality: must be 'CT' or 'MR', got 'PET'"),
+        ("preprocessing/axis_codes", "LRS", r"preprocessing\.axis_codes: axis codes must name"),
+        ("preprocessing/axis_codes", "lps", r"preprocessing\.axis_codes: must be axis codes"),
+        ("preprocessing/transpose_forward", [0, 1, 1], r"transpose_forward: must not have a value twice"),
+        ("preprocessing/transpose_forward", [0, 1, 3], r"transpose_forward\[2\]: must be at most 2"),
+        ("preprocessing/spacing/2", 0, r"spacing\[2\]: must be above 0"),
+        ("preprocessing/spacing/2", float("nan"), r"spacing\[2\]: must be a finite number"),
+        ("preprocessing/spacing", [1, 1], "spacing: must have 3 values"),
+        ("preprocessing/image_resampling/order", 6, r"image_resampling\.order: must be at most 5"),
+        ("preprocessing/normalization", {"scheme": "CT"}, r"normalization\.mean: missing; CT"),
+        (
+            "preprocessing/normalization",
+            {"scheme": "CT", "mean": 1, "std": 0, "percentile_00_5": 0, "percentile_99_5": 1},
+            r"normalization\.std: must be above 0",
+        ),
+        (
+            "preprocessing/normalization",
+            {"scheme": "CT", "mean": 1, "std": 1, "percentile_00_5": 2, "percentile_99_5": 1},
+            r"normalization\.percentile_99_5: must be above percentile_00_5",
+        ),
+        ("windows/patch_size/0", 0, r"patch_size\[0\]: must be at least 1"),
+        ("windows/step_fraction", 0, "step_fraction: must be above 0"),
+        ("windows/step_fraction", 1.01, "step_fraction: must be at most 1"),
+        ("windows/mirroring_axes", [0, 3], r"mirroring_axes\[1\]: must be at most 2"),
+        ("windows/mirroring_axes", [0, 0], "mirroring_axes: must not have a value twice"),
+        ("network/features", True, r"network\.features: must be a whole number, got True"),
+        ("network/alpha", 0.5, r"network\.alpha: does not fit the size 'x1/4'"),
+        ("network/body", "other.onnx", r"network\.body: 'other\.onnx' is not listed in files"),
+        ("network/body", "../body.onnx", r"network\.body: must be a plain file name"),
+        ("network/body", "head.npz", r"network\.body: must end in \.onnx"),
+        ("network/head", "body.onnx", r"network\.head: must end in \.npz"),
+        ("network/body_precision", "bfloat16", r"network\.body_precision: must be 'float32'"),
+        ("evaluation/mean_dice/mean", 1.2, r"evaluation\.mean_dice\.mean: must be from 0 to 1"),
+        ("evaluation/mean_dice/low", 0.89, r"evaluation\.mean_dice: the mean 0\.88 is not inside"),
+        ("evaluation/labels/0/value", 3, r"evaluation\.labels\[0\]\.value: there is no label 3"),
+        ("evaluation/labels/0/value", 2, r"evaluation\.labels\[1\]\.value: is the same"),
+        ("provenance/created", "2026-02-30", r"provenance\.created: is not a day"),
+        ("provenance/created", "yesterday", r"provenance\.created: must be a date"),
+        ("provenance/checkpoint_sha256", "A" * 64, "checkpoint_sha256: must be 64 lower-case"),
+        ("provenance/teacher_sha256", None, r"provenance\.teacher_sha256: missing; a distilled student"),
+        ("provenance/temperature", 0, "temperature: must be above 0"),
+        ("weights/license", "", r"weights\.license: must be an SPDX"),
+        ("files/body.onnx/sha256", "a" * 63, r"files\['body\.onnx'\]\.sha256: must be 64"),
+        ("files/body.onnx/size", (1 << 30) + 1, r"files\['body\.onnx'\]\.size: must be at most"),
+        ("title", ..., "title: missing"),
+        ("evaluation", ..., "evaluation: missing"),
+        ("sneaky", 1, "sneaky: unknown field"),
+    ],
+)
+def test_a_wrong_field_is_named(kit: ModuleType, path: str, value: Any, message: str) -> None:
+    with pytest.raises(ManifestError, match=f"^pack/manifest.json: .*{message}"):
+        read_manifest(changed(kit.document(), path, value), "pack/manifest.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../evil.onnx", "plain file name"),
+        ("a/b.onnx", "plain file name"),
+        ("a\\b.onnx", "plain file name"),
+        ("C:evil.onnx", "plain file name"),
+        ("..", "plain file name"),
+        (".hidden.txt", "plain file name"),
+        ("run.py", "plain file name"),
+        ("run.txt.exe", "plain file name"),
+        ("a.txt ", "plain file name"),
+        ("a.txt.", "plain file name"),
+        ("größe.txt", "plain file name"),
+        ("a" * 100 + ".txt", "plain file name"),
+        ("NUL.txt", "Windows reserves"),
+        ("com1.foo.txt", "Windows reserves"),
+        ("manifest.json", "cannot list itself"),
+        ("Manifest.JSON", "plain file name"),
+        ("Manifest.json", "cannot list itself"),
+        ("BODY.onnx", "upper and lower case"),
+    ],
+)
+def test_unsafe_file_names(kit: ModuleType, name: str, message: str) -> None:
+    document = kit.document()
+    document["files"][name] = document["files"]["head.npz"]
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(json.dumps(document), "test")
+
+
+def test_limits_of_the_whole_pack(kit: ModuleType) -> None:
+    document = kit.document()
+    document["files"].update({f"{n}.txt": {"size": 1, "sha256": "0" * 64} for n in range(31)})
+    with pytest.raises(ManifestError, match="files: must have at most 32 entries, has 33"):
+        read_manifest(json.dumps(document), "test")
+    document = kit.document()
+    document["files"].update({f"{n}.txt": {"size": 1 << 30, "sha256": "0" * 64} for n in range(3)})
+    with pytest.raises(ManifestError, match="bytes together"):
+        read_manifest(json.dumps(document), "test")
+
+
+def test_a_ct_pack_a_teacher_and_a_pack_without_evaluation(kit: ModuleType) -> None:
+    document = kit.document(modality="CT", id="head-neck-ct-x1", task="head-neck-ct", size="x1", evaluation=None)
+    numbers = {"mean": 40.5, "std": 200, "percentile_00_5": -900, "percentile_99_5": 1500.25}
+    document["preprocessing"]["normalization"] = {"scheme": "CT", "use_mask": False, **numbers}
+    document["network"]["alpha"] = 1
+    document["provenance"].update(method="teacher", teacher_sha256=None, temperature=None, weight=None, seed=None)
+    manifest = read_manifest(json.dumps(document), "test")
+    assert manifest.preprocessing.normalization.percentile_99_5 == 1500.25
+    assert read_manifest(write_manifest(manifest), "test") == manifest
+
+
+def test_duplicate_keys_are_refused(kit: ModuleType) -> None:
+    text = json.dumps(kit.document()).replace('"title":', '"version": "9.9.9", "title":')
+    with pytest.raises(ManifestError, match="the key 'version' occurs twice"):
+        read_manifest(text, "test")
+
+
+def test_a_text_of_the_largest_length_is_refused_quickly(kit: ModuleType) -> None:
+    with pytest.raises(ManifestError, match="limits: must be printable"):
+        read_manifest(json.dumps(kit.document(limits="x" * 19_999 + "\x00")), "test")
+
+
+def test_every_truncation_is_refused(kit: ModuleType) -> None:
+    text = json.dumps(kit.document())
+    for length in range(0, len(text), 7):
+        with pytest.raises(ManifestError, match="not valid JSON"):
+            read_manifest(text[:length], "test")
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_damaged_text_is_read_or_refused_with_a_manifest_error(kit: ModuleType, data: st.DataObject) -> None:
+    text = json.dumps(kit.document())
+    position = data.draw(st.integers(0, len(text) - 1))
+    damaged = text[:position] + data.draw(st.text(max_size=3)) + text[position + data.draw(st.integers(0, 5)) :]
+    try:
+        manifest = read_manifest(damaged, "test")
+    except ManifestError:
+        return
+    assert read_manifest(write_manifest(manifest), "test") == manifest

@@ -1,0 +1,138 @@
+import csv
+import json
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="install the extra 'distill'")
+pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
+
+import distillation.evaluation.scores as scores_module  # noqa: E402
+from distillation.dataset import read_dataset  # noqa: E402
+from distillation.evaluation.family import Member, evaluate_family  # noqa: E402
+from distillation.evaluation.scores import Score, pack_hash, read_scores, write_scores  # noqa: E402
+from distillation.export import export_pack  # noqa: E402
+from distillation.export.folder import with_evaluation  # noqa: E402
+from distillation.plans import student_plans  # noqa: E402
+from distillation.settings import LogitDistillationSettings, TrainingSettings  # noqa: E402
+from distillation.teacher import load_model_folder  # noqa: E402
+from KDSegmentatorLib.errors import ExportError  # noqa: E402
+from KDSegmentatorLib.packs.manifest import Evaluation, Interval  # noqa: E402
+from KDSegmentatorLib.packs.pack import open_pack  # noqa: E402
+
+
+@pytest.fixture
+def dataset(spheres):
+    return read_dataset(spheres)
+
+
+@pytest.fixture
+def members(plans, model_folder, dataset, recipe, tmp_path):
+    """Teacher, plain and distilled x1/2 with random weights, as packs."""
+    teacher_folder = model_folder(plans())
+    teacher = load_model_folder(teacher_folder, 0)
+    packs = [
+        export_pack(
+            teacher, size="x1", teacher=None, recipe=recipe.pack, dataset=dataset, into=tmp_path / "packs" / "teacher"
+        ).pack
+    ]
+    for seed, method in enumerate(("plain", "logit"), start=1):
+        distillation = LogitDistillationSettings(teacher_folder=str(teacher_folder), teacher_fold=0)
+        settings = TrainingSettings(epochs=1, distillation=None if method == "plain" else distillation)
+        content = student_plans(plans(), "3d_fullres", alpha=0.5, name=method, settings=settings)
+        student = load_model_folder(model_folder(content, name=method, seed=seed), 0)
+        pack = export_pack(
+            student, size="x1/2", teacher=teacher, recipe=recipe.pack, dataset=dataset, into=tmp_path / "packs" / method
+        ).pack
+        packs.append(pack)
+    return [Member(pack=pack) for pack in packs]
+
+
+def evaluate(members, dataset, into, **options):
+    return evaluate_family(
+        members, dataset.cases[:3], dataset="Generated spheres", split="three cases", into=into, threads=1, **options
+    )
+
+
+def test_a_family_is_evaluated_resumed_and_written(members, dataset, tmp_path, monkeypatch):
+    into = tmp_path / "evaluation"
+    seen = []
+    result = evaluate(members, dataset, into, progress=lambda *state: seen.append(state[:3]))
+    assert seen[:3] == [("x1 teacher", n, 3) for n in (1, 2, 3)]
+    assert len(seen) == 9
+    assert [model.model for model in result.models] == ["x1 teacher", "x1/2 plain", "x1/2 logit"]
+    assert [(each.better, each.baseline) for each in result.comparisons] == [("x1/2 logit", "x1/2 plain")]
+
+    with (into / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 * 3 * 2
+    table = (into / "evaluation.md").read_text()
+    assert table == result.table
+    assert "n = 3 cases" in table
+    assert "Recovered loss" in table
+    content = json.loads((into / "evaluation.json").read_text())
+    assert [model["model"] for model in content["models"]] == [model.model for model in result.models]
+
+    for member, model in zip(members, result.models, strict=True):
+        evaluation = open_pack(member.pack.folder).manifest.evaluation
+        assert evaluation.mean_dice.mean == pytest.approx(model.mean.mean, abs=1e-6)
+        assert evaluation.teacher_mean_dice == pytest.approx(result.models[0].mean.mean, abs=1e-6)
+        assert (evaluation.cases, evaluation.mirroring) == (3, False)
+
+    # a second run, on packs whose manifests changed, segments nothing again
+    def forbidden(*_, **__):
+        raise AssertionError("segmented again")
+
+    monkeypatch.setattr(scores_module, "segment", forbidden)
+    again = evaluate([Member(pack=open_pack(member.pack.folder)) for member in members], dataset, into)
+    assert again == result
+
+    # mirrored results are something else, and would not overwrite the manifests
+    with pytest.raises(AssertionError, match="segmented again"):
+        evaluate(members, dataset, into, mirroring=True)
+
+
+def test_an_interrupted_run_keeps_its_cases(members, dataset, tmp_path, monkeypatch):
+    into = tmp_path / "evaluation"
+    original, calls = scores_module.segment, []
+
+    def interrupted(*arguments, **options):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(1)
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(scores_module, "segment", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(members[:1], dataset, into)
+    assert {score.case for score in read_scores(into / "scores.csv")} == {"case_00", "case_01"}
+    calls.clear()
+    monkeypatch.setattr(scores_module, "segment", lambda *a, **o: (calls.append(1), original(*a, **o))[1])
+    evaluate(members[:1], dataset, into)
+    assert len(calls) == 1
+
+
+def test_hash_is_of_what_changes_results(members):
+    pack = members[0].pack
+    interval = Interval(mean=0.5, low=0.4, high=0.6)
+    evaluation = Evaluation(
+        dataset="D", split="S", cases=2, mirroring=False, mean_dice=interval, labels=(), teacher_mean_dice=None
+    )
+    assert pack_hash(with_evaluation(pack, evaluation)) == pack_hash(pack)
+    assert pack_hash(members[1].pack) != pack_hash(members[2].pack)
+
+
+def test_scores_survive_the_file(tmp_path):
+    rows = [
+        Score(model="m", pack_hash="h", mirroring=True, case="a,b", label=1, dice=1 / 3, seconds=0.5),
+        Score(model="m", pack_hash="h", mirroring=False, case="c", label=2, dice=math.nan, seconds=0.25),
+    ]
+    path = tmp_path / "scores.csv"
+    assert read_scores(path) == []
+    write_scores(path, rows)
+    found = read_scores(path)
+    assert found[0] == rows[0]
+    assert math.isnan(found[1].dice)
+    path.write_text("model,dice\nm,1\n")
+    with pytest.raises(ExportError, match="not a table of scores"):
+        read_scores(path)

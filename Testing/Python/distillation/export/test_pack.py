@@ -1,0 +1,143 @@
+import dataclasses
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="install the extra 'distill'")
+pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
+
+from distillation.dataset import read_dataset  # noqa: E402
+from distillation.efficiency import network_cost  # noqa: E402
+from distillation.export import export_pack  # noqa: E402
+from distillation.export.folder import copy_pack, with_evaluation  # noqa: E402
+from distillation.teacher import load_model_folder  # noqa: E402
+from KDSegmentatorLib.errors import ExportError, PackError, TrainingError  # noqa: E402
+from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore  # noqa: E402
+from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
+
+
+@pytest.fixture
+def exporting(plans, model_folder, spheres, recipe, tmp_path):
+    """A function that exports a random teacher; its options go to export_pack."""
+    model = load_model_folder(model_folder(plans()), 0)
+
+    def export(**options):
+        arguments = {
+            "size": "x1",
+            "teacher": None,
+            "recipe": recipe.pack,
+            "dataset": read_dataset(spheres),
+            "into": tmp_path / "packs",
+        }
+        return export_pack(model, **{**arguments, **options})
+
+    export.model = model
+    export.into = tmp_path / "packs"
+    return export
+
+
+def test_pack_is_complete_and_verified(exporting, recipe):
+    result = exporting()
+    pack, model = open_pack(result.pack.folder), exporting.model
+    verify_pack(pack)
+    manifest = pack.manifest
+    assert pack.folder == exporting.into / "spheres-x1"
+    assert (manifest.id, manifest.size, manifest.network.alpha) == ("spheres-x1", "x1", 1.0)
+    assert manifest.labels == recipe.pack.labels
+    assert manifest.preprocessing.axis_codes == "RAS"
+    assert manifest.provenance.checkpoint_sha256 == model.sha256
+    assert manifest.evaluation is None
+    cost = network_cost(model.configuration, channels=1, labels=3)
+    assert (manifest.network.parameters, manifest.network.flops_per_window) == (cost.parameters, cost.flops)
+    assert manifest.network.features == 16
+    head = pack.head()
+    np.testing.assert_array_equal(head.weight, model.network.decoder.seg_layers[-1].weight.flatten(1).numpy())
+    assert result.agreement.windows == 3
+    assert result.agreement.exported < 1e-3
+    assert [path.name for path in exporting.into.iterdir()] == ["spheres-x1"]
+
+
+def test_exporting_again_gives_the_same_pack_and_leaves_nothing_behind(exporting):
+    first = exporting().pack
+    second = exporting().pack
+    assert first.manifest_sha256 == second.manifest_sha256
+    assert [path.name for path in exporting.into.iterdir()] == ["spheres-x1"]
+
+
+def test_nothing_is_written_if_the_logits_differ(exporting, monkeypatch):
+    import distillation.export.agreement as agreement
+
+    monkeypatch.setattr(agreement, "LOGIT_TOLERANCE", 0.0)
+    with pytest.raises(ExportError, match="differ from torch"):
+        exporting()
+    assert not exporting.into.exists()
+
+
+def test_labels_that_the_network_does_not_know(exporting, recipe):
+    with pytest.raises(ExportError, match="labels"):
+        exporting(recipe=dataclasses.replace(recipe.pack, labels=recipe.pack.labels[:1]))
+
+
+def test_mixed_axis_orders_are_refused(exporting, spheres):
+    import SimpleITK
+
+    for path in (spheres / "imagesTr" / "case_00_0000.nii.gz", spheres / "labelsTr" / "case_00.nii.gz"):
+        image = SimpleITK.ReadImage(str(path))
+        image.SetDirection((1, 0, 0, 0, 1, 0, 0, 0, 1))
+        SimpleITK.WriteImage(image, str(path))
+    with pytest.raises(TrainingError, match="case_00"):
+        exporting()
+
+
+def test_a_full_disk_keeps_the_earlier_pack(exporting, monkeypatch):
+    before = exporting().pack
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ExportError, match="No space left"):
+        exporting()
+    monkeypatch.undo()
+    assert open_pack(before.folder).manifest_sha256 == before.manifest_sha256
+    assert [path.name for path in exporting.into.iterdir()] == ["spheres-x1"]
+
+
+EVALUATION = Evaluation(
+    dataset="Spheres",
+    split="all",
+    cases=6,
+    mirroring=False,
+    mean_dice=Interval(mean=0.8, low=0.7, high=0.9),
+    labels=(LabelScore(value=1, dice=Interval(mean=0.8, low=0.7, high=0.9)),),
+    teacher_mean_dice=0.8,
+)
+
+
+def test_evaluation_changes_the_manifest_only(exporting):
+    pack = exporting().pack
+    evaluated = with_evaluation(pack, EVALUATION)
+    assert evaluated.manifest == dataclasses.replace(pack.manifest, evaluation=EVALUATION)
+    assert evaluated.manifest_sha256 != pack.manifest_sha256
+    verify_pack(evaluated)
+
+
+def test_copy(exporting, tmp_path):
+    pack = with_evaluation(exporting().pack, EVALUATION)
+    for _ in range(2):  # the second replaces the first
+        copied = copy_pack(pack, tmp_path / "shipped")
+        assert copied.manifest_sha256 == pack.manifest_sha256
+        assert [path.name for path in (tmp_path / "shipped").iterdir()] == ["spheres-x1"]
+
+
+def test_a_damaged_pack_is_not_copied(exporting, tmp_path):
+    pack = exporting().pack
+    body = pack.folder / pack.manifest.network.body
+    data = bytearray(body.read_bytes())
+    data[len(data) // 2] ^= 1
+    body.write_bytes(data)
+    with pytest.raises(PackError, match=r"body\.onnx"):
+        copy_pack(pack, tmp_path / "shipped")
+    assert not list((tmp_path / "shipped").iterdir())

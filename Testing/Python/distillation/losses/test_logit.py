@@ -1,0 +1,155 @@
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="install the extra 'distill'")
+
+from distillation.losses import LogitDistillationLoss  # noqa: E402
+from KDSegmentatorLib.errors import InvalidSettingsError  # noqa: E402
+
+
+def reference(student, teacher, temperature):
+    """The equation in float64: sum over classes, mean over voxels."""
+
+    def log_softmax(z):
+        z = z.astype(np.float64) / temperature
+        z = z - z.max(axis=1, keepdims=True)
+        return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+    s, t = log_softmax(student), log_softmax(teacher)
+    kl = (np.exp(t) * (t - s)).sum(axis=1)
+    return temperature**2 * kl.mean()
+
+
+def random_logits(shape=(2, 5, 3, 4, 2), seed=0, scale=3.0):
+    random = np.random.default_rng(seed)
+    return random.normal(0, scale, shape).astype(np.float32), random.normal(0, scale, shape).astype(np.float32)
+
+
+def test_hand_computed_value():
+    # p_T = (3/4, 1/4), p_S = (1/2, 1/2) at tau = 2: 4 (3/4 ln 3/2 + 1/4 ln 1/2) = 4 * 0.130812...
+    teacher = torch.tensor([2 * math.log(3), 0.0]).view(1, 2, 1, 1, 1)
+    student = torch.zeros(1, 2, 1, 1, 1)
+    expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
+    assert LogitDistillationLoss(2.0)(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+    assert expected == pytest.approx(0.5232481, abs=1e-7)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 4.0])
+def test_is_the_equation(temperature):
+    student, teacher = random_logits()
+    loss = LogitDistillationLoss(temperature)(torch.from_numpy(student), torch.from_numpy(teacher))
+    assert loss.dtype is torch.float32
+    assert loss.item() == pytest.approx(reference(student, teacher, temperature), rel=1e-5)
+
+
+def test_equal_logits_and_shifted_logits_give_zero():
+    student, _ = random_logits()
+    logits = torch.from_numpy(student)
+    assert LogitDistillationLoss()(logits, logits).item() == pytest.approx(0, abs=1e-6)
+    assert LogitDistillationLoss()(logits, logits + 7).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_gradient_is_the_closed_form_and_the_finite_difference():
+    # dL/dz_S = tau (p_S - p_T) / voxels
+    temperature = 3.0
+    student, teacher = random_logits((1, 4, 2, 2, 2))
+    z = torch.from_numpy(student).requires_grad_()
+    LogitDistillationLoss(temperature)(z, torch.from_numpy(teacher)).backward()
+    p_s = torch.softmax(torch.from_numpy(student).double() / temperature, 1)
+    p_t = torch.softmax(torch.from_numpy(teacher).double() / temperature, 1)
+    closed = temperature * (p_s - p_t) / 8
+    torch.testing.assert_close(z.grad.double(), closed, atol=1e-6, rtol=1e-4)
+    step = 1e-5
+    for index in [(0, 0, 0, 0, 0), (0, 2, 1, 0, 1), (0, 3, 1, 1, 1)]:
+        up, down = student.astype(np.float64), student.astype(np.float64)
+        up[index] += step
+        down[index] -= step
+        slope = (reference(up, teacher, temperature) - reference(down, teacher, temperature)) / (2 * step)
+        assert z.grad[index].item() == pytest.approx(slope, abs=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 5, 24, 48, 1000])
+def test_chunks_change_neither_value_nor_gradient(chunk):
+    student, teacher = random_logits()
+    results = []
+    for size in (chunk, 1 << 20):
+        z = torch.from_numpy(student).requires_grad_()
+        loss = LogitDistillationLoss(2.0, chunk_voxels=size)(z, torch.from_numpy(teacher))
+        loss.backward()
+        results.append((loss.detach(), z.grad.clone()))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
+
+
+def test_does_not_depend_on_the_number_of_voxels_or_patches():
+    student, teacher = (torch.from_numpy(each) for each in random_logits((1, 5, 2, 2, 2)))
+    once = LogitDistillationLoss()(student, teacher)
+    torch.testing.assert_close(
+        LogitDistillationLoss()(student.repeat(3, 1, 2, 2, 2), teacher.repeat(3, 1, 2, 2, 2)), once
+    )
+
+
+def test_is_not_divided_by_the_number_of_classes():
+    # classes that have no probability in either network must not change the loss; reduction="mean" would
+    student, teacher = (torch.from_numpy(each) for each in random_logits((1, 3, 2, 2, 2)))
+    nobody = torch.full((1, 97, 2, 2, 2), -1e4)
+    once = LogitDistillationLoss()(student, teacher)
+    padded = LogitDistillationLoss()(torch.cat([student, nobody], 1), torch.cat([teacher, nobody], 1))
+    torch.testing.assert_close(padded, once)
+
+
+def test_is_neither_torchs_mean_nor_its_batchmean():
+    student, teacher = (torch.from_numpy(each) for each in random_logits((2, 5, 3, 4, 2)))
+    log_s, log_t = (torch.log_softmax(each / 2, 1) for each in (student, teacher))
+    mean = 4 * torch.nn.functional.kl_div(log_s, log_t, reduction="mean", log_target=True)
+    batchmean = 4 * torch.nn.functional.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
+    loss = LogitDistillationLoss(2.0)(student, teacher)
+    torch.testing.assert_close(loss, mean * 5)
+    torch.testing.assert_close(loss, batchmean / 24)
+
+
+def test_bfloat16_logits_are_computed_in_float32():
+    student, teacher = (torch.from_numpy(each).bfloat16() for each in random_logits(scale=8.0))
+    loss = LogitDistillationLoss()(student, teacher)
+    assert loss.dtype is torch.float32
+    assert loss.item() == pytest.approx(reference(student.float().numpy(), teacher.float().numpy(), 2.0), rel=1e-5)
+
+
+def test_bfloat16_autocast_does_not_touch_it():
+    student, teacher = (torch.from_numpy(each) for each in random_logits())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = LogitDistillationLoss()(student, teacher)
+    assert loss.item() == pytest.approx(reference(student.numpy(), teacher.numpy(), 2.0), rel=1e-5)
+
+
+def test_no_gradient_reaches_the_teacher():
+    student, teacher = (torch.from_numpy(each).requires_grad_() for each in random_logits())
+    LogitDistillationLoss()(student, teacher).backward()
+    assert student.grad is not None
+    assert teacher.grad is None
+
+
+def test_rare_classes_and_large_logits_stay_finite():
+    student = torch.tensor([0.0, 80.0, -80.0]).view(1, 3, 1, 1, 1).requires_grad_()
+    teacher = torch.tensor([90.0, -90.0, 0.0]).view(1, 3, 1, 1, 1)
+    loss = LogitDistillationLoss(0.5)(student, teacher)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(student.grad).all()
+
+
+def test_different_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"\(1, 3, 2, 2, 2\).*\(1, 4, 2, 2, 2\)"):
+        LogitDistillationLoss()(torch.zeros(1, 3, 2, 2, 2), torch.zeros(1, 4, 2, 2, 2))
+
+
+@pytest.mark.parametrize("temperature", [0, -1, math.nan])
+def test_temperature_must_be_positive(temperature):
+    with pytest.raises(InvalidSettingsError, match="temperature"):
+        LogitDistillationLoss(temperature)
+
+
+def test_chunk_must_be_positive():
+    with pytest.raises(InvalidSettingsError, match="chunk_voxels"):
+        LogitDistillationLoss(chunk_voxels=0)

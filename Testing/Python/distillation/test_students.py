@@ -1,0 +1,66 @@
+import pytest
+
+from distillation.launch import Workspace
+from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.students import (
+    Student,
+    TeacherSource,
+    plans_for_student,
+    plans_for_teacher,
+    select_students,
+    student_folder,
+    teacher_folder,
+)
+from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "T" / "fold_0" / "checkpoint_final.pth"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    return TeacherSource(folder=tmp_path / "T")
+
+
+def test_selection(recipe):
+    assert select_students(recipe) == (Student(size="x1/2", method="plain"), Student(size="x1/2", method="logit"))
+    assert select_students(recipe, "x1/2", "logit") == (Student(size="x1/2", method="logit"),)
+    with pytest.raises(InvalidSettingsError, match="x1/4.*x1/2 plain, x1/2 logit"):
+        select_students(recipe, "x1/4")
+
+
+def test_names_and_settings(recipe, plans, source):
+    logit = plans_for_student(recipe, Student(size="x1/2", method="logit"), plans(), source)
+    assert logit["plans_name"] == "nnUNetPlans_x1_2_logit"
+    settings = TrainingSettings.from_plans(logit)
+    assert (settings.epochs, settings.iterations_per_epoch, settings.seed) == (2, 3, 7)
+    assert settings.distillation.teacher_folder == str(source.folder.resolve())
+    assert settings.distillation.teacher_fold == 0
+    plain = plans_for_student(recipe, Student(size="x1/2", method="plain"), plans(), None)
+    assert plain["plans_name"] == "nnUNetPlans_x1_2_plain"
+    assert plain[PLANS_KEY]["distillation"] is None
+    for key in ("epochs", "iterations_per_epoch", "batch_size", "seed", "precision"):
+        assert plain[PLANS_KEY][key] == logit[PLANS_KEY][key]
+
+
+def test_plans_of_a_trained_teacher_give_the_same_names(recipe, plans, source):
+    teacher = plans_for_teacher(recipe, plans())
+    assert teacher["plans_name"] == "nnUNetPlans_x1_plain"
+    student = plans_for_student(recipe, Student(size="x1/2", method="logit"), teacher, source)
+    assert student["plans_name"] == "nnUNetPlans_x1_2_logit"
+
+
+def test_folders(recipe, plans, tmp_path):
+    workspace = Workspace.below(tmp_path)
+    results = tmp_path / "results" / "Dataset901_Spheres"
+    assert teacher_folder(workspace, recipe, plans()) == results / "KDSegPlainTrainer__nnUNetPlans_x1_plain__3d_fullres"
+    student = Student(size="x1/2", method="logit")
+    found = student_folder(workspace, recipe, student, plans())
+    assert found == results / "KDSegLogitTrainer__nnUNetPlans_x1_2_logit__3d_fullres"
+
+
+def test_distillation_needs_a_trained_teacher(recipe, plans, tmp_path):
+    student = Student(size="x1/2", method="logit")
+    for missing in (None, TeacherSource(folder=tmp_path / "nothing")):
+        with pytest.raises(TrainingError, match="train-teacher"):
+            plans_for_student(recipe, student, plans(), missing)

@@ -1,0 +1,132 @@
+import hashlib
+import json
+import pickle
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="install the extra 'distill'")
+pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
+
+from distillation.teacher import load_model_folder  # noqa: E402
+from KDSegmentatorLib.errors import TeacherError  # noqa: E402
+
+
+def checkpoint(folder):
+    return folder / "fold_0" / "checkpoint_final.pth"
+
+
+def edit(folder, change):
+    content = torch.load(checkpoint(folder), weights_only=False)
+    change(content)
+    torch.save(content, checkpoint(folder))
+
+
+def test_loads_both_architectures(plans, model_folder, each_architecture):
+    folder = model_folder(plans(each_architecture))
+    model = load_model_folder(folder, 0)
+    assert type(model.network).__name__ == each_architecture.rpartition(".")[2]
+    assert not model.network.training
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+    with torch.inference_mode():
+        logits = model.network(torch.zeros(1, 1, 16, 16, 16))
+    assert logits.shape == (1, 3, 16, 16, 16)  # full resolution only
+    assert model.mirroring_axes == (0, 1, 2)
+    assert model.configuration_name == "3d_fullres"
+    assert model.sha256 == hashlib.sha256(checkpoint(folder).read_bytes()).hexdigest()
+
+
+def test_prefixes_of_ddp_and_compile_are_dropped(plans, model_folder):
+    folder = model_folder(plans())
+    expected = load_model_folder(folder, 0).network.state_dict()
+    edit(
+        folder,
+        lambda content: content.update(
+            network_weights={f"module._orig_mod.{name}": value for name, value in content["network_weights"].items()}
+        ),
+    )
+    found = load_model_folder(folder, 0).network.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_checkpoint_with_code_is_refused_and_does_not_run(plans, model_folder, tmp_path):
+    folder = model_folder(plans())
+    touched = tmp_path / "touched"
+    edit(folder, lambda content: content.update(extra=Bomb(str(touched))))
+    with pytest.raises(TeacherError, match="could run code"):
+        load_model_folder(folder, 0)
+    checkpoint(folder).write_bytes(pickle.dumps(Bomb(str(touched))))
+    with pytest.raises(TeacherError, match="could run code"):
+        load_model_folder(folder, 0)
+    assert not touched.exists()
+
+
+def test_architecture_from_the_plans_is_allow_listed(plans, model_folder):
+    folder = model_folder(plans())
+    content = plans()
+    content["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = "os.system"
+    (folder / "plans.json").write_text(json.dumps(content))
+    with pytest.raises(TeacherError, match=r"os\.system"):
+        load_model_folder(folder, 0)
+
+
+def test_damaged_and_missing_files(plans, model_folder, tmp_path):
+    with pytest.raises(TeacherError, match=r"plans\.json"):
+        load_model_folder(tmp_path, 0)
+    folder = model_folder(plans())
+    with pytest.raises(TeacherError, match="fold_1"):
+        load_model_folder(folder, 1)
+    data = checkpoint(folder).read_bytes()
+    checkpoint(folder).write_bytes(data[: len(data) // 2])
+    with pytest.raises(TeacherError, match="damaged"):
+        load_model_folder(folder, 0)
+    (folder / "dataset.json").write_text("{")
+    with pytest.raises(TeacherError, match=r"dataset\.json"):
+        load_model_folder(folder, 0)
+
+
+def test_a_file_that_is_no_nnunet_checkpoint(plans, model_folder):
+    folder = model_folder(plans())
+    torch.save({"state_dict": {}}, checkpoint(folder))
+    with pytest.raises(TeacherError, match="not an nnU-Net v2 checkpoint"):
+        load_model_folder(folder, 0)
+    torch.save([1], checkpoint(folder))
+    with pytest.raises(TeacherError, match="not an nnU-Net v2 checkpoint"):
+        load_model_folder(folder, 0)
+
+
+def test_weights_of_another_network(plans, model_folder):
+    folder = model_folder(plans())
+    (folder / "plans.json").write_text(json.dumps(plans(features=(8, 16))))
+    with pytest.raises(TeacherError, match="do not fit"):
+        load_model_folder(folder, 0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "whole": [1, 2], "core": 2}, "region"),
+        ({"background": 0, "a": 1, "ignore": 2}, "ignore"),
+    ],
+)
+def test_regions_and_ignore_labels_are_not_supported(plans, model_folder, labels, message):
+    folder = model_folder(plans())
+    dataset = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**dataset, "labels": labels}))
+    with pytest.raises(TeacherError, match=message):
+        load_model_folder(folder, 0)
+
+
+def test_cascades_are_not_supported(plans, model_folder):
+    content = plans()
+    content["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
+    folder = model_folder(content)
+    with pytest.raises(TeacherError, match="cascade"):
+        load_model_folder(folder, 0)

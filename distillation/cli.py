@@ -1,0 +1,206 @@
+"""The ``kdseg-distill`` command: from a dataset to a family of evaluated packs, one stage at a time."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillation.launch import Workspace
+from distillation.recipe import read_recipe, shipped_recipes
+from distillation.stages import Stages
+from distillation.students import TEACHER_SIZE, Student, TeacherSource, select_students
+from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError, KDSegmentatorError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distillation.export.agreement import Agreement
+
+PROGRAM = "kdseg-distill"
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+_DESCRIPTION = """\
+Distil a trained nnU-Net into small students and export them as packs.
+
+Usual order:
+  kdseg-distill prepare       RECIPE --workspace WORK --raw DATA
+  kdseg-distill train-teacher RECIPE --workspace WORK --raw DATA     (not needed with --teacher)
+  kdseg-distill distil        RECIPE --workspace WORK --raw DATA
+  kdseg-distill evaluate      RECIPE --workspace WORK --raw DATA
+  kdseg-distill export        RECIPE --workspace WORK --raw DATA --output PACKS
+
+Every stage can be broken off and started again: finished work is skipped, and training goes on after the last
+finished epoch.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, 2 for an error, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        _set_workers()
+        stages = _stages(options)
+        _COMMANDS[options.command](stages, options)
+    except KDSegmentatorError as error:
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:
+        print(f"{PROGRAM}: error: {error}; check disk space and permissions, then start again", file=sys.stderr)
+        return BAD_INPUT
+    except (KeyboardInterrupt, CancelledError):
+        print(f"{PROGRAM}: interrupted; start again to go on", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="STAGE")
+    common = _common_options()
+    students = _student_options()
+    device = argparse.ArgumentParser(add_help=False)
+    device.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to train (default: cpu)")
+    packs = argparse.ArgumentParser(add_help=False)
+    packs.add_argument(
+        "--storage",
+        choices=("float16", "float32"),
+        default="float16",
+        help="number format of the weights in the files; computations are in float32 (default: float16)",
+    )
+    commands.add_parser("prepare", parents=[common], help="check, fingerprint, plan and preprocess the dataset")
+    commands.add_parser("train-teacher", parents=[common, device], help="train the teacher")
+    commands.add_parser("distil", parents=[common, students, device], help="train the students, plain and distilled")
+    evaluate = commands.add_parser(
+        "evaluate",
+        parents=[common, students, packs],
+        help="run teacher and students on the held-out cases; fills the packs' evaluation",
+    )
+    evaluate.add_argument("--mirroring", action="store_true", help="average over mirrored windows (8 times the work)")
+    evaluate.add_argument("--threads", type=int, help="CPU threads (default: one a physical core)")
+    export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
+    export.add_argument("--output", type=Path, required=True, help="folder for the packs, one folder each")
+    return parser
+
+
+def _common_options() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("recipe", help=f"name of a recipe ({', '.join(shipped_recipes())}) or a .yaml file")
+    common.add_argument("--workspace", type=Path, required=True, help="folder for everything that is computed")
+    common.add_argument("--raw", type=Path, help="folder that holds DatasetXXX_Name (default: WORKSPACE/raw)")
+    common.add_argument(
+        "--teacher", type=Path, help="existing nnU-Net model folder to use instead of training a teacher"
+    )
+    return common
+
+
+def _student_options() -> argparse.ArgumentParser:
+    students = argparse.ArgumentParser(add_help=False)
+    students.add_argument(
+        "--student",
+        metavar="SIZE",
+        help="only this size, for example x1/4; for export also x1, the teacher (default: all)",
+    )
+    students.add_argument("--method", choices=("plain", "logit"), help="only this method (default: all)")
+    return students
+
+
+def _stages(options: argparse.Namespace) -> Stages:
+    recipe = read_recipe(options.recipe)
+    folder = options.teacher or recipe.teacher.folder
+    if folder is None:
+        given = None
+    else:
+        given = TeacherSource(folder=Path(folder), checkpoint=recipe.teacher.checkpoint)
+        if not given.path(recipe.dataset.fold).is_file():
+            raise InvalidSettingsError(
+                f"{given.path(recipe.dataset.fold)} is missing: {folder} is not the teacher's folder, "
+                "or it was not trained on the recipe's fold"
+            )
+    workspace = Workspace.below(options.workspace, options.raw)
+    return Stages(recipe=recipe, workspace=workspace, folder=options.workspace, given_teacher=given)
+
+
+def _prepare(stages: Stages, options: argparse.Namespace) -> None:  # noqa: ARG001 - all stages are called alike
+    prepared = stages.prepare()
+    held_out = prepared.held_out_cases(stages.recipe.dataset.fold)
+    print(f"{len(prepared.raw.cases)} cases prepared in {prepared.folder}, {len(held_out)} of them held out")
+
+
+def _train_teacher(stages: Stages, options: argparse.Namespace) -> None:
+    print(f"teacher: {stages.train_teacher(options.device).folder}")
+
+
+def _distil(stages: Stages, options: argparse.Namespace) -> None:
+    for student in _students(stages, options):
+        print(f"{student.title}: {stages.train_student(student, options.device)}")
+
+
+def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
+    packs = [stages.teacher_pack(options.storage, _print_agreement)]
+    for student in _students(stages, options):
+        packs.append(stages.student_pack(student, options.storage, _print_agreement))
+    result = stages.evaluate(packs, mirroring=options.mirroring, threads=options.threads, progress=_print_progress)
+    print(result.table)
+    print(f"written to {stages.folder / 'evaluation'}")
+
+
+def _export(stages: Stages, options: argparse.Namespace) -> None:
+    from distillation.export.folder import copy_pack
+
+    method = options.method or stages.recipe.pack.method
+    packs = []
+    if options.student in (None, TEACHER_SIZE):
+        packs.append(stages.teacher_pack(options.storage, _print_agreement))
+    if options.student != TEACHER_SIZE:
+        for student in select_students(stages.recipe, options.student, method):
+            packs.append(stages.student_pack(student, options.storage, _print_agreement))
+    for pack in packs:
+        copied = copy_pack(pack, options.output)
+        size = sum(record.size for record in copied.manifest.files.values())
+        score = copied.manifest.evaluation
+        dice = "not evaluated" if score is None else f"mean Dice {score.mean_dice.mean:.4f} on {score.cases} cases"
+        print(f"{copied.folder}: {size / 1e6:.1f} MB, {dice}")
+
+
+def _students(stages: Stages, options: argparse.Namespace) -> tuple[Student, ...]:
+    return select_students(stages.recipe, options.student, options.method)
+
+
+def _print_agreement(name: str, agreement: Agreement) -> None:
+    print(
+        f"{name} exported: logits within {agreement.exported:.1e} of torch; weights in the file change logits by up to "
+        f"{agreement.storage:.1e}, {agreement.equal_voxels:.4%} of voxels keep their label"
+    )
+
+
+def _print_progress(model: str, done: int, total: int, seconds_left: float) -> None:
+    print(f"{model}: {done}/{total} cases, {seconds_left:.0f} s left", flush=True)
+
+
+def _set_workers() -> None:
+    """Leave the cores to the network: on a small machine augmentation runs in the training process itself.
+
+    That also makes a resumed training see the very batches that an uninterrupted one sees. nnU-Net's own default is
+    twelve processes.
+    """
+    cores = os.cpu_count() or 1
+    os.environ.setdefault("nnUNet_n_proc_DA", str(min(12, cores // 2) if cores > 4 else 0))
+
+
+_COMMANDS = {
+    "prepare": _prepare,
+    "train-teacher": _train_teacher,
+    "distil": _distil,
+    "evaluate": _evaluate,
+    "export": _export,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Case scores: measured through the library's own pipeline, kept in a CSV file that a later run goes on from."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from KDSegmentatorLib.analysis.overlap import dice
+from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.errors import ExportError
+from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.packs.reader import write_manifest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distillation.dataset import Case
+    from KDSegmentatorLib.packs.pack import StudentPack
+
+CaseDone = Callable[[int, int, float], None]
+"""Called after every case with (done, total, seconds left)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One label of one case.
+
+    Attributes:
+        model: name of the network, for example ``x1/4 logit``.
+        pack_hash: :func:`pack_hash` of the pack that was evaluated.
+        mirroring: whether mirrored windows were averaged.
+        case: name of the case.
+        label: label value.
+        dice: Dice coefficient; nan if the label is in neither segmentation.
+        seconds: wall time of the whole case.
+    """
+
+    model: str
+    pack_hash: str
+    mirroring: bool
+    case: str
+    label: int
+    dice: float
+    seconds: float
+
+
+def pack_hash(pack: StudentPack) -> str:
+    """Return a hash of everything in a pack that can change its result, that is all but its evaluation."""
+    text = write_manifest(dataclasses.replace(pack.manifest, evaluation=None))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def score_pack(
+    pack: StudentPack,
+    model: str,
+    cases: Sequence[Case],
+    known: Iterable[Score],
+    *,
+    mirroring: bool = False,
+    threads: int | None = None,
+    done: CaseDone | None = None,
+    save: Callable[[list[Score]], None] | None = None,
+) -> list[Score]:
+    """Segment every case with a pack and compare with the reference.
+
+    Args:
+        pack: the pack.
+        model: its name in the scores.
+        cases: held-out cases.
+        known: scores of earlier runs; cases that the same pack has scores for are not run again.
+        mirroring: average over mirrored windows.
+        threads: CPU threads of the engine; None leaves it to the engine.
+        done: progress.
+        save: called after every new case with all scores of this pack so far.
+
+    Returns:
+        The scores, in the order of the cases and labels.
+
+    Raises:
+        KDSegmentatorError: an image is not readable or not usable, or the engine fails.
+    """
+    fingerprint = pack_hash(pack)
+    values = [label.value for label in pack.manifest.labels]
+    kept: dict[str, list[Score]] = {}
+    for score in known:
+        if (score.pack_hash, score.model, score.mirroring) == (fingerprint, model, mirroring):
+            kept.setdefault(score.case, []).append(score)
+    scores: list[Score] = []
+    engine = create_engine(pack.body(), threads=threads)
+    start, fresh = time.perf_counter(), 0
+    for number, case in enumerate(cases, start=1):
+        rows = kept.get(case.name, [])
+        if sorted(row.label for row in rows) == sorted(values):
+            scores += rows
+            continue
+        result = segment(read_volume(case.image), pack, engine, mirroring=mirroring)
+        reference = read_volume(case.label)
+        if not reference.same_grid(result.volume):
+            raise ExportError(f"the segmentation of {case.name} is not on the grid of {case.label}")
+        seconds = result.record.seconds["total"]
+        overlap = dice(reference.voxels, result.volume.voxels, values)
+        scores += [
+            Score(
+                model=model,
+                pack_hash=fingerprint,
+                mirroring=mirroring,
+                case=case.name,
+                label=value,
+                dice=overlap[value],
+                seconds=seconds,
+            )
+            for value in values
+        ]
+        fresh += 1
+        if save is not None:
+            save(scores)
+        if done is not None:
+            done(number, len(cases), (time.perf_counter() - start) / fresh * (len(cases) - number))
+    return scores
+
+
+def read_scores(path: Path) -> list[Score]:
+    """Read a scores file; a missing one is empty.
+
+    Raises:
+        ExportError: the file is not one of ours.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [
+                Score(
+                    model=row["model"],
+                    pack_hash=row["pack_hash"],
+                    mirroring=row["mirroring"] == "True",
+                    case=row["case"],
+                    label=int(row["label"]),
+                    dice=float(row["dice"]) if row["dice"] else math.nan,
+                    seconds=float(row["seconds"]),
+                )
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise ExportError(f"{path} is not a table of scores ({error}); remove it to evaluate again") from error
+
+
+def write_scores(path: Path, scores: Iterable[Score]) -> None:
+    """Write a scores file, whole or not at all; an undefined Dice is an empty cell.
+
+    Raises:
+        ImageWriteError: the disk is full or not writable.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([field.name for field in dataclasses.fields(Score)])
+    for score in scores:
+        row = dataclasses.asdict(score)
+        row["dice"] = "" if math.isnan(score.dice) else repr(score.dice)
+        row["seconds"] = f"{score.seconds:.3f}"
+        writer.writerow(row.values())
+    with atomic_output(path) as temporary:
+        temporary.write_text(buffer.getvalue(), encoding="utf-8", newline="")

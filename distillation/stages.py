@@ -1,0 +1,194 @@
+"""The stages of a recipe, one function each, every one resumable and skipped when its work is there."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from distillation.dataset import Case, find_dataset
+from distillation.launch import train
+from distillation.plans import read_plans
+from distillation.prepare import PreparedDataset, find_prepared, prepare
+from distillation.students import (
+    TEACHER_SIZE,
+    Student,
+    TeacherSource,
+    plans_for_student,
+    plans_for_teacher,
+    student_folder,
+    teacher_folder,
+)
+from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
+from KDSegmentatorLib.packs.manifest import Manifest
+from KDSegmentatorLib.packs.pack import StudentPack, open_pack
+from KDSegmentatorLib.packs.rules import pack_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from distillation.evaluation.family import FamilyProgress, FamilyResult
+    from distillation.export.agreement import Agreement
+    from distillation.export.body import Storage
+    from distillation.launch import Workspace
+    from distillation.recipe import Recipe
+
+    ExportReport = Callable[[str, Agreement], None]
+    """Called after an export with the model's name and how well it agrees with torch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """A recipe at work in a workspace.
+
+    Attributes:
+        recipe: what to do.
+        workspace: nnU-Net's folders.
+        folder: where packs (``packs/<method>/<id>``) and tables (``evaluation``) go.
+        given_teacher: an existing teacher; None takes the one that :meth:`train_teacher` trains.
+    """
+
+    recipe: Recipe
+    workspace: Workspace
+    folder: Path
+    given_teacher: TeacherSource | None = None
+
+    def prepare(self) -> PreparedDataset:
+        """Fingerprint, plan and preprocess the dataset."""
+        return prepare(self.workspace, self.recipe.dataset, teacher_plans=self._given_plans())
+
+    def prepared(self) -> PreparedDataset:
+        """Return the prepared dataset.
+
+        Raises:
+            TrainingError: it is not prepared.
+        """
+        raw = find_dataset(self.workspace.raw, self.recipe.dataset.name)
+        found = find_prepared(self.workspace, self.recipe.dataset, raw, self._given_plans())
+        if found is None:
+            raise TrainingError(
+                f"{self.recipe.dataset.name} is not prepared in {self.workspace.preprocessed}; run "
+                "'kdseg-distill prepare' first"
+            )
+        return found
+
+    def teacher(self) -> TeacherSource:
+        """Return the given teacher, or the one that this recipe trains (trained or not)."""
+        if self.given_teacher is not None:
+            return self.given_teacher
+        return TeacherSource(folder=teacher_folder(self.workspace, self.recipe, self.prepared().plans))
+
+    def train_teacher(self, device: str = "cpu") -> TeacherSource:
+        """Train the teacher; a given one is taken as it is."""
+        if self.given_teacher is None:
+            self._train(plans_for_teacher(self.recipe, self.prepared().plans), device)
+        return self.teacher()
+
+    def train_student(self, student: Student, device: str = "cpu") -> Path:
+        """Train one student and return its model folder."""
+        plans = plans_for_student(self.recipe, student, self.prepared().plans, self.teacher())
+        return self._train(plans, device)
+
+    def teacher_pack(self, storage: Storage = "float16", exported: ExportReport | None = None) -> StudentPack:
+        """Return the teacher's pack, exported if there is none or it is out of date."""
+        return self._pack(self.teacher(), TEACHER_SIZE, "teacher", storage, exported)
+
+    def student_pack(
+        self, student: Student, storage: Storage = "float16", exported: ExportReport | None = None
+    ) -> StudentPack:
+        """Return a student's pack, exported if there is none or it is out of date."""
+        folder = student_folder(self.workspace, self.recipe, student, self.prepared().plans)
+        return self._pack(TeacherSource(folder=folder), student.size, student.method, storage, exported)
+
+    def held_out_cases(self) -> list[Case]:
+        """Return the cases that neither teacher nor students were trained on."""
+        prepared = self.prepared()
+        return [prepared.raw.case(name) for name in prepared.held_out_cases(self.recipe.dataset.fold)]
+
+    def evaluate(
+        self,
+        packs: Sequence[StudentPack],
+        *,
+        mirroring: bool = False,
+        threads: int | None = None,
+        progress: FamilyProgress | None = None,
+    ) -> FamilyResult:
+        """Evaluate packs on the held-out cases; see :func:`distillation.evaluation.family.evaluate_family`."""
+        from distillation.evaluation.family import Member, evaluate_family
+
+        cases = self.held_out_cases()
+        return evaluate_family(
+            [Member(pack=pack) for pack in packs],
+            cases,
+            dataset=self.recipe.dataset.title,
+            split=f"validation cases of fold {self.recipe.dataset.fold} of nnU-Net's five-fold split",
+            into=self.folder / "evaluation",
+            mirroring=mirroring,
+            threads=threads,
+            progress=progress,
+        )
+
+    def _train(self, plans: dict[str, Any], device: str) -> Path:
+        dataset = self.recipe.dataset
+        return train(
+            self.workspace,
+            dataset=dataset.name,
+            plans=plans,
+            configuration=dataset.configuration,
+            fold=dataset.fold,
+            device=device,
+        )
+
+    def _given_plans(self) -> dict[str, Any] | None:
+        return None if self.given_teacher is None else read_plans(self.given_teacher.folder / "plans.json")
+
+    def _pack(
+        self, source: TeacherSource, size: str, method: str, storage: Storage, exported: ExportReport | None
+    ) -> StudentPack:
+        from distillation.export import export_pack
+        from distillation.teacher import load_model_folder
+
+        fold = self.recipe.dataset.fold
+        checkpoint = source.path(fold)
+        if not checkpoint.is_file():
+            raise TrainingError(
+                f"{size} {method} is not trained yet ({checkpoint} is missing); run 'kdseg-distill train-teacher' or "
+                "'kdseg-distill distil' first"
+            )
+        into = self.folder / "packs" / method
+        present = _open_if_there(into / pack_id(self.recipe.pack.task, size))
+        if present is not None and self._up_to_date(present.manifest, checkpoint):
+            return present
+        teacher = None
+        if size != TEACHER_SIZE:
+            teacher = load_model_folder(self.teacher().folder, fold, self.teacher().checkpoint)
+        result = export_pack(
+            load_model_folder(source.folder, fold, source.checkpoint),
+            size=size,
+            teacher=teacher,
+            recipe=self.recipe.pack,
+            dataset=find_dataset(self.workspace.raw, self.recipe.dataset.name),
+            into=into,
+            storage=storage,
+        )
+        if exported is not None:
+            exported(f"{size} {method}", result.agreement)
+        return result.pack
+
+    def _up_to_date(self, manifest: Manifest, checkpoint: Path) -> bool:
+        """Return whether a pack was made from this checkpoint and says what the recipe says."""
+        recipe = self.recipe.pack
+        said = [field.name for field in fields(recipe) if field.name != "method"]
+        same = all(getattr(manifest, name) == getattr(recipe, name) for name in said)
+        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+        return same and manifest.provenance.checkpoint_sha256 == digest
+
+
+def _open_if_there(folder: Path) -> StudentPack | None:
+    if not folder.is_dir():
+        return None
+    try:
+        return open_pack(folder)
+    except KDSegmentatorError:
+        return None
