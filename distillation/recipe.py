@@ -41,12 +41,16 @@ class DatasetRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """What all trainings of a recipe share; see :class:`distillation.settings.TrainingSettings`."""
+    """What all trainings of a recipe share; see :class:`distillation.settings.TrainingSettings`.
+
+    ``continued_learning_rate`` takes the place of ``initial_learning_rate`` after a warm-up.
+    """
 
     iterations_per_epoch: int = 250
     validation_iterations: int = 20
     batch_size: int = 2
     initial_learning_rate: float = 1e-2
+    continued_learning_rate: float = 5e-3
     seed: int = 0
     precision: Precision = "auto"
 
@@ -87,15 +91,20 @@ class StudentRecipe:
 
     Attributes:
         size: ``x1/2``, ``x1/4``, ...
-        epochs: epochs of ``iterations_per_epoch``.
+        epochs: epochs of ``iterations_per_epoch`` with each method.
+        warm_up_epochs: epochs of plain training before, shared by all methods: each of them goes on from the same
+            weights, so that the teacher, which costs most of a step, does not have to teach the first rough shapes.
         methods: ``plain`` (no teacher) and names of distillation methods.
     """
 
     size: str
     epochs: int
     methods: tuple[Method, ...]
+    warm_up_epochs: int = 0
 
     def __post_init__(self) -> None:
+        if self.warm_up_epochs < 0:
+            raise InvalidSettingsError(f"warm_up_epochs must not be negative, got {self.warm_up_epochs}")
         if alpha_of(self.size) == 1:
             raise InvalidSettingsError("x1 is the teacher; a student is smaller")
         if not self.methods or len(set(self.methods)) != len(self.methods) or "teacher" in self.methods:

@@ -55,6 +55,7 @@ class TrainingSettings:
         seed: seed of weights and augmentation.
         precision: ``auto`` takes bfloat16 where a short measurement shows that the machine gains from it.
         initial_checkpoint: checkpoint of the same network whose weights training starts from; None draws them.
+        initial_iterations: optimiser steps that those weights have seen already.
         distillation: the teacher, or None for plain training.
     """
 
@@ -66,6 +67,7 @@ class TrainingSettings:
     seed: int = 0
     precision: Precision = "auto"
     initial_checkpoint: str | None = None
+    initial_iterations: int = 0
     distillation: LogitDistillationSettings | None = None
 
     def __post_init__(self) -> None:
@@ -75,6 +77,11 @@ class TrainingSettings:
                 raise InvalidSettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not self.initial_learning_rate > 0:
             raise InvalidSettingsError(f"initial_learning_rate must be > 0, got {self.initial_learning_rate}")
+
+    @property
+    def iterations(self) -> int:
+        """Optimiser steps that the final weights have seen."""
+        return self.initial_iterations + self.epochs * self.iterations_per_epoch
 
     def to_plans(self) -> dict[str, Any]:
         """Return the settings as the JSON object that :meth:`from_plans` reads."""

@@ -16,8 +16,10 @@ from distillation.students import (
     TeacherSource,
     plans_for_student,
     plans_for_teacher,
+    plans_for_warm_up,
     student_folder,
     teacher_folder,
+    warm_up_folder,
 )
 from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
 from KDSegmentatorLib.packs.manifest import Manifest
@@ -86,9 +88,13 @@ class Stages:
         return self.teacher()
 
     def train_student(self, student: Student, device: str = "cpu") -> Path:
-        """Train one student and return its model folder."""
-        plans = plans_for_student(self.recipe, student, self.prepared().plans, self.teacher())
-        return self._train(plans, device)
+        """Train one student, with its warm-up if it has one, and return its model folder."""
+        plans = self.prepared().plans
+        warm_up = warm_up_folder(self.workspace, self.recipe, student.size, plans)
+        wanted = plans_for_student(self.recipe, student, plans, self.teacher(), warm_up)
+        if warm_up is not None:
+            self._train(plans_for_warm_up(self.recipe, student.size, plans), device)
+        return self._train(wanted, device)
 
     def teacher_pack(self, storage: Storage = "float16", exported: ExportReport | None = None) -> StudentPack:
         """Return the teacher's pack, exported if there is none or it is out of date."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from KDSegmentatorLib.packs.manifest import Method
 
 TEACHER_SIZE = "x1"
+WARM_UP = "warmup"
+
+_CONTINUED_SEED_OFFSET = 1000  # more than the epochs of any warm-up: every epoch has its own seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,23 @@ def plans_for_teacher(recipe: Recipe, plans: dict[str, Any]) -> dict[str, Any]:
     )
 
 
+def plans_for_warm_up(recipe: Recipe, size: str, plans: dict[str, Any]) -> dict[str, Any]:
+    """Return the plans of the plain training that all methods of a size go on from."""
+    return student_plans(
+        plans,
+        recipe.dataset.configuration,
+        alpha=alpha_of(size),
+        name=_plans_name(plans, size, WARM_UP),
+        settings=recipe.settings(recipe.student(size).warm_up_epochs),
+    )
+
+
 def plans_for_student(
-    recipe: Recipe, student: Student, plans: dict[str, Any], teacher: TeacherSource | None
+    recipe: Recipe,
+    student: Student,
+    plans: dict[str, Any],
+    teacher: TeacherSource | None,
+    warm_up: Path | None = None,
 ) -> dict[str, Any]:
     """Return the plans that a student is trained from.
 
@@ -89,11 +107,12 @@ def plans_for_student(
         student: size and method.
         plans: the teacher's plans.
         teacher: needed unless the method is ``plain``.
+        warm_up: model folder of the size's warm-up (:func:`warm_up_folder`); None if the recipe has none.
 
     Raises:
         TrainingError: the method needs a teacher and there is none.
     """
-    settings = recipe.settings(recipe.student(student.size).epochs)
+    settings = _continued(recipe.settings(recipe.student(student.size).epochs), recipe, student.size, warm_up)
     if student.method == "logit":
         if teacher is None or not teacher.path(recipe.dataset.fold).is_file():
             raise TrainingError(
@@ -119,6 +138,27 @@ def student_folder(workspace: Workspace, recipe: Recipe, student: Student, plans
     """Return where a student of a recipe is trained."""
     name = _plans_name(plans, student.size, student.method)
     return model_folder(workspace, recipe.dataset.name, student.method, name, recipe.dataset.configuration)
+
+
+def warm_up_folder(workspace: Workspace, recipe: Recipe, size: str, plans: dict[str, Any]) -> Path | None:
+    """Return where a size is warmed up; None if the recipe has no warm-up for it."""
+    if not recipe.student(size).warm_up_epochs:
+        return None
+    name = _plans_name(plans, size, WARM_UP)
+    return model_folder(workspace, recipe.dataset.name, "plain", name, recipe.dataset.configuration)
+
+
+def _continued(settings: TrainingSettings, recipe: Recipe, size: str, warm_up: Path | None) -> TrainingSettings:
+    """Return settings that go on from a warm-up's weights, with other random numbers than the warm-up's."""
+    if warm_up is None:
+        return settings
+    return replace(
+        settings,
+        initial_learning_rate=recipe.training.continued_learning_rate,
+        seed=settings.seed + _CONTINUED_SEED_OFFSET,
+        initial_checkpoint=str((warm_up / f"fold_{recipe.dataset.fold}" / "checkpoint_final.pth").resolve()),
+        initial_iterations=recipe.settings(recipe.student(size).warm_up_epochs).iterations,
+    )
 
 
 def _with_logit(settings: TrainingSettings, recipe: Recipe, teacher: TeacherSource) -> TrainingSettings:

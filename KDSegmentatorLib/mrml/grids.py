@@ -98,8 +98,8 @@ def voxels_of(node: vtkMRMLScalarVolumeNode) -> npt.NDArray[Any]:
     from vtk.util.numpy_support import vtk_to_numpy
 
     image = node.GetImageData()
-    shape = image.GetDimensions()[::-1]
-    return np.array(vtk_to_numpy(image.GetPointData().GetScalars())).reshape(shape)
+    i, j, k = image.GetDimensions()
+    return np.array(vtk_to_numpy(image.GetPointData().GetScalars())).reshape(k, j, i)
 
 
 def fill_image(image: vtkImageData, voxels: npt.NDArray[Any]) -> None:

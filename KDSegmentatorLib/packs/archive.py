@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 import stat
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -36,6 +37,7 @@ _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zipfile.LargeZipFile,
     zlib.error,
+    struct.error,
     EOFError,
     NotImplementedError,
     RuntimeError,

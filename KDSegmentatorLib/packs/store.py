@@ -17,9 +17,7 @@ the next change deletes. A pack that is in use while another version is installe
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -29,20 +27,24 @@ from pathlib import Path
 from KDSegmentatorLib.errors import KDSegmentatorError, PackError
 from KDSegmentatorLib.packs.archive import extract_archive
 from KDSegmentatorLib.packs.files import delete_tree, new_name, replace, sync_folder, sync_listing, write_error
+from KDSegmentatorLib.packs.installed import (
+    LIST_NAME,
+    VERSION_FOLDER_PATTERN,
+    Installed,
+    read_installed,
+    write_installed,
+)
 from KDSegmentatorLib.packs.locations import default_shipped_folder, default_user_folder
 from KDSegmentatorLib.packs.lock import locked
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
-from KDSegmentatorLib.packs.rules import ID_PATTERN, VERSION_PATTERN, version_key
+from KDSegmentatorLib.packs.rules import ID_PATTERN, version_key
 
 LOCK_SECONDS = 30.0
 """How long a change waits for another process's change."""
 
-_POINTER_NAME = "installed.json"
 _LOCK_NAME = ".lock"
 _STAGING_PREFIX = ".staging-"
-_VERSION_FOLDER_PATTERN = rf"{VERSION_PATTERN}-[0-9a-f]{{12}}"
-_MAXIMUM_POINTER_BYTES = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -55,14 +57,6 @@ class DamagedPack:
     folder: Path
     shipped: bool
     error: KDSegmentatorError
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pointer:
-    """Content of ``installed.json``: names of folders beside it."""
-
-    current: str
-    previous: str | None
 
 
 class PackStore:
@@ -112,9 +106,9 @@ class PackStore:
     def previous(self, pack_id: str) -> StudentPack | None:
         """Return the version that :meth:`roll_back` would bring back, or None if there is none that can be used."""
         with contextlib.suppress(KDSegmentatorError):
-            pointer = self._user_pointer(pack_id)
-            if pointer is not None and pointer.previous is not None:
-                return _open_named(self.user_folder / pack_id / pointer.previous, pack_id)
+            installed = self._installed(pack_id)
+            if installed is not None and installed.previous is not None:
+                return _open_named(self.user_folder / pack_id / installed.previous, pack_id)
         return None
 
     def install(self, path: Path | str) -> StudentPack:
@@ -151,7 +145,7 @@ class PackStore:
                 raise PackError(f"{pack_id} came with KDSegmentator and cannot be removed; only installed packs can be")
             raise PackError(f"there is no pack {pack_id!r} to remove; packs: {self._known()}")
         with self._changing():
-            (folder / _POINTER_NAME).unlink(missing_ok=True)  # from here on it is not installed any more
+            (folder / LIST_NAME).unlink(missing_ok=True)  # from here on it is not installed any more
             delete_tree(folder)
 
     def roll_back(self, pack_id: str) -> StudentPack:
@@ -164,15 +158,17 @@ class PackStore:
         if not _is_id(pack_id):
             raise PackError(f"there is no pack {pack_id!r}; packs: {self._known()}")
         with self._changing():
-            pointer = self._user_pointer(pack_id)
-            if pointer is None or pointer.previous is None:
+            installed = self._installed(pack_id)
+            if installed is None or installed.previous is None:
                 raise PackError(
                     f"there is no previous version of {pack_id!r} to go back to; install the version that you want, or "
                     "remove the installed one to return to one that came with KDSegmentator"
                 )
-            pack = _open_named(self.user_folder / pack_id / pointer.previous, pack_id)
+            pack = _open_named(self.user_folder / pack_id / installed.previous, pack_id)
             verify_pack(pack)
-            _write_pointer(self.user_folder / pack_id, _Pointer(current=pointer.previous, previous=pointer.current))
+            write_installed(
+                self.user_folder / pack_id, Installed(current=installed.previous, previous=installed.current)
+            )
             return pack
 
     def verify(self, pack_id: str) -> StudentPack:
@@ -204,12 +200,12 @@ class PackStore:
             if not _is_id(folder.name):
                 continue
             try:
-                pointer = self._user_pointer(folder.name)
+                installed = self._installed(folder.name)
             except PackError as error:
                 entries[folder.name] = DamagedPack(id=folder.name, folder=folder, shipped=False, error=error)
                 continue
-            if pointer is not None:
-                entries[folder.name] = _entry(folder.name, folder / pointer.current, shipped=False)
+            if installed is not None:
+                entries[folder.name] = _entry(folder.name, folder / installed.current, shipped=False)
         return [entries[key] for key in sorted(entries)]
 
     def _known(self) -> str:
@@ -221,31 +217,17 @@ class PackStore:
     def _is_installed(self, pack_id: str) -> bool:
         """Return whether the user's folder has the pack, intact or not, listed or copied by hand."""
         try:
-            return self._user_pointer(pack_id) is not None
+            return self._installed(pack_id) is not None
         except PackError:
             return True
 
-    def _user_pointer(self, pack_id: str) -> _Pointer | None:
+    def _installed(self, pack_id: str) -> Installed | None:
         """Return what is installed, None if nothing is.
 
         Raises:
-            PackError: ``installed.json`` cannot be read, or a pack was copied here by hand.
+            PackError: the list of versions cannot be read, or a pack was copied here by hand.
         """
-        if not _is_id(pack_id):
-            return None
-        folder = self.user_folder / pack_id
-        try:
-            with (folder / _POINTER_NAME).open("rb") as file:
-                content = file.read(_MAXIMUM_POINTER_BYTES)
-        except FileNotFoundError:
-            if (folder / MANIFEST_NAME).exists():
-                raise PackError(
-                    f"{folder} was copied here by hand; move it elsewhere and install it with 'kdseg packs install'"
-                ) from None
-            return None
-        except OSError as error:
-            raise PackError(f"{folder / _POINTER_NAME} cannot be read ({error.strerror}); check the disk") from error
-        return _parse_pointer(content, folder)
+        return read_installed(self.user_folder / pack_id) if _is_id(pack_id) else None
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[None]:
@@ -271,17 +253,17 @@ class PackStore:
 
     def _delete_unlisted(self, folder: Path) -> None:
         try:
-            pointer = self._user_pointer(folder.name)
+            installed = self._installed(folder.name)
         except PackError:
             return  # nobody knows what is current: keep everything
-        kept = {pointer.current, pointer.previous} if pointer else set()
+        kept = {installed.current, installed.previous} if installed else set()
         for entry in list(folder.iterdir()):
-            if re.fullmatch(_VERSION_FOLDER_PATTERN, entry.name) and entry.name not in kept:
+            if re.fullmatch(VERSION_FOLDER_PATTERN, entry.name) and entry.name not in kept:
                 delete_tree(entry)
-            elif entry.name.startswith(f".{_POINTER_NAME}-"):
+            elif entry.name.startswith(f".{LIST_NAME}-"):
                 with contextlib.suppress(OSError):
                     entry.unlink()
-        if pointer is None:
+        if installed is None:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
@@ -289,8 +271,8 @@ class PackStore:
         """Make a staged and verified pack the current one of its id."""
         manifest = pack.manifest
         folder = self.user_folder / manifest.id
-        pointer = self._replaceable_pointer(manifest.id)
-        current = None if pointer is None else _usable(folder / pointer.current, manifest.id)
+        installed = self._replaceable(manifest.id)
+        current = None if installed is None else _usable(folder / installed.current, manifest.id)
         if current is not None and current.manifest_sha256 == pack.manifest_sha256:
             return current
         self._report_older(pack, current)
@@ -299,20 +281,20 @@ class PackStore:
         replace(pack.folder, target)
         sync_listing(folder)
         # a damaged version is nothing to go back to: keep the one before it
-        previous = None if pointer is None else pointer.previous if current is None else pointer.current
-        _write_pointer(folder, _Pointer(current=target.name, previous=previous))
+        previous = None if installed is None else installed.previous if current is None else installed.current
+        write_installed(folder, Installed(current=target.name, previous=previous))
         return StudentPack(manifest=manifest, folder=target, manifest_sha256=pack.manifest_sha256)
 
-    def _replaceable_pointer(self, pack_id: str) -> _Pointer | None:
+    def _replaceable(self, pack_id: str) -> Installed | None:
         """Return what is installed; an unreadable ``installed.json`` counts as nothing, so that installing repairs it.
 
         Raises:
             PackError: a pack was copied here by hand; it is not ours to delete.
         """
         try:
-            return self._user_pointer(pack_id)
+            return self._installed(pack_id)
         except PackError:
-            if (self.user_folder / pack_id / _POINTER_NAME).exists():
+            if (self.user_folder / pack_id / LIST_NAME).exists():
                 return None
             raise
 
@@ -380,29 +362,3 @@ def _stage(path: Path, staging: Path) -> StudentPack:
     verify_pack(pack)
     sync_folder(staging)
     return pack
-
-
-def _write_pointer(folder: Path, pointer: _Pointer) -> None:
-    temporary = folder / new_name(f".{_POINTER_NAME}-")
-    with temporary.open("x", encoding="utf-8") as file:
-        json.dump({"current": pointer.current, "previous": pointer.previous}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    replace(temporary, folder / _POINTER_NAME)
-    sync_listing(folder)
-
-
-def _parse_pointer(content: bytes, folder: Path) -> _Pointer:
-    try:
-        document = json.loads(content)
-        current, previous = document["current"], document["previous"]
-        names = [name for name in (current, previous) if name is not None]
-        # only names of our own making: a changed file must not lead out of the store
-        if not names or current is None or any(re.fullmatch(_VERSION_FOLDER_PATTERN, name) is None for name in names):
-            raise ValueError("not a version's folder")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise PackError(
-            f"{folder / _POINTER_NAME} is damaged; install the pack {folder.name} again, or remove it with "
-            f"'kdseg packs remove {folder.name}'"
-        ) from None
-    return _Pointer(current=current, previous=previous)

@@ -41,7 +41,7 @@ class Score:
         case: name of the case.
         label: label value.
         dice: Dice coefficient; nan if the label is in neither segmentation.
-        seconds: wall time of the whole case.
+        seconds: wall time of the whole case, in milliseconds' precision.
     """
 
     model: str
@@ -106,7 +106,7 @@ def score_pack(
         reference = read_volume(case.label)
         if not reference.same_grid(result.volume):
             raise ExportError(f"the segmentation of {case.name} is not on the grid of {case.label}")
-        seconds = result.record.seconds["total"]
+        seconds = round(result.record.seconds["total"], 3)
         overlap = dice(reference.voxels, result.volume.voxels, values)
         scores += [
             Score(
@@ -166,7 +166,6 @@ def write_scores(path: Path, scores: Iterable[Score]) -> None:
     for score in scores:
         row = dataclasses.asdict(score)
         row["dice"] = "" if math.isnan(score.dice) else repr(score.dice)
-        row["seconds"] = f"{score.seconds:.3f}"
         writer.writerow(row.values())
     with atomic_output(path) as temporary:
         temporary.write_text(buffer.getvalue(), encoding="utf-8", newline="")

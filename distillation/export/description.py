@@ -94,7 +94,7 @@ def describe_provenance(model: ModelFolder, teacher: ModelFolder | None) -> Prov
         temperature=distillation.temperature if distillation else None,
         weight=distillation.weight if distillation else None,
         seed=settings.seed if settings else None,
-        iterations=settings.epochs * settings.iterations_per_epoch if settings else None,
+        iterations=settings.iterations if settings else None,
         created=datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
         versions={"kdsegmentator": __version__, **{package: metadata.version(package) for package in _PACKAGES}},
     )

@@ -174,7 +174,7 @@ def session_raw(tmp_path_factory):
 
 
 RECIPE = """
-dataset: {name: Dataset901_Spheres, title: Generated spheres, planner: ExperimentPlanner, configuration: 3d_fullres, fold: 0}
+dataset: {name: Dataset901_Spheres, title: Generated spheres, planner: ExperimentPlanner, fold: 0}
 training: {iterations_per_epoch: 3, validation_iterations: 1, batch_size: 2, seed: 7, precision: float32}
 teacher: {epochs: 2}
 methods: {logit: {temperature: 2.0, weight: 1.0}}

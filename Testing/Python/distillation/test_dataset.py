@@ -106,7 +106,7 @@ def test_label_on_another_grid(spheres):
 def test_unreadable_and_two_dimensional_images(spheres):
     path = spheres / "imagesTr" / "case_01_0000.nii.gz"
     path.write_bytes(b"no image")
-    with pytest.raises(TrainingError, match="case_01_0000.*not a readable image"):
+    with pytest.raises(TrainingError, match=r"case_01_0000.*not a readable image"):
         check_grids(read_dataset(spheres))
     SimpleITK.WriteImage(SimpleITK.Image(4, 4, SimpleITK.sitkUInt8), str(path))
     with pytest.raises(TrainingError, match="2 dimensions"):

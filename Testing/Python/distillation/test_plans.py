@@ -67,7 +67,7 @@ def test_circular_inheritance_and_unknown_configuration(plans):
     content["configurations"]["3d_fullres"]["inherits_from"] = "3d_fullres"
     with pytest.raises(TeacherError, match="inherits from itself"):
         resolve_configuration(content, "3d_fullres")
-    with pytest.raises(TeacherError, match="no configuration '2d'.*3d_fullres"):
+    with pytest.raises(TeacherError, match=r"no configuration '2d'.*3d_fullres"):
         resolve_configuration(content, "2d")
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from distillation.launch import Workspace
@@ -7,9 +9,11 @@ from distillation.students import (
     TeacherSource,
     plans_for_student,
     plans_for_teacher,
+    plans_for_warm_up,
     select_students,
     student_folder,
     teacher_folder,
+    warm_up_folder,
 )
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 
@@ -25,7 +29,7 @@ def source(tmp_path):
 def test_selection(recipe):
     assert select_students(recipe) == (Student(size="x1/2", method="plain"), Student(size="x1/2", method="logit"))
     assert select_students(recipe, "x1/2", "logit") == (Student(size="x1/2", method="logit"),)
-    with pytest.raises(InvalidSettingsError, match="x1/4.*x1/2 plain, x1/2 logit"):
+    with pytest.raises(InvalidSettingsError, match=r"x1/4.*x1/2 plain, x1/2 logit"):
         select_students(recipe, "x1/4")
 
 
@@ -64,3 +68,31 @@ def test_distillation_needs_a_trained_teacher(recipe, plans, tmp_path):
     for missing in (None, TeacherSource(folder=tmp_path / "nothing")):
         with pytest.raises(TrainingError, match="train-teacher"):
             plans_for_student(recipe, student, plans(), missing)
+
+
+def with_warm_up(recipe):
+    return replace(recipe, students=(replace(recipe.students[0], warm_up_epochs=5),))
+
+
+def test_methods_go_on_from_the_same_warm_up(recipe, plans, source, tmp_path):
+    recipe = with_warm_up(recipe)
+    warm_up = warm_up_folder(Workspace.below(tmp_path), recipe, "x1/2", plans())
+    assert warm_up.name == "KDSegPlainTrainer__nnUNetPlans_x1_2_warmup__3d_fullres"
+    first = TrainingSettings.from_plans(plans_for_warm_up(recipe, "x1/2", plans()))
+    assert (first.epochs, first.initial_checkpoint, first.distillation) == (5, None, None)
+    plain, logit = (
+        TrainingSettings.from_plans(
+            plans_for_student(recipe, Student(size="x1/2", method=method), plans(), source, warm_up)
+        )
+        for method in ("plain", "logit")
+    )
+    assert replace(logit, distillation=None) == plain
+    assert plain.initial_checkpoint == str(warm_up / "fold_0" / "checkpoint_final.pth")
+    assert plain.initial_learning_rate == recipe.training.continued_learning_rate
+    assert plain.iterations == first.iterations + plain.epochs * plain.iterations_per_epoch == (5 + 2) * 3
+    # no epoch draws the random numbers of another one
+    assert not {first.seed + epoch for epoch in range(7)} & {plain.seed + epoch for epoch in range(7)}
+
+
+def test_without_warm_up_there_is_no_folder(recipe, plans, tmp_path):
+    assert warm_up_folder(Workspace.below(tmp_path), recipe, "x1/2", plans()) is None

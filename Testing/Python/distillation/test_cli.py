@@ -1,0 +1,54 @@
+import pytest
+
+pytest.importorskip("yaml", reason="install the extra 'distill'")
+
+from distillation.cli import main  # noqa: E402
+
+
+@pytest.mark.parametrize("stage", ["prepare", "train-teacher", "distil", "evaluate", "export"])
+def test_every_stage_has_help(stage, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([stage, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--workspace" in text
+    assert "hippocampus" in text
+
+
+def failure(capsys, *arguments):
+    assert main([str(argument) for argument in arguments]) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("kdseg-distill: error: ")
+    assert text.count("\n") == 1
+    return text
+
+
+def test_errors_are_one_line(capsys, tmp_path, recipe_text, spheres):
+    pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
+    assert "no recipe 'nothing'" in failure(capsys, "prepare", "nothing", "--workspace", tmp_path)
+    path = tmp_path / "spheres.yaml"
+    path.write_text(recipe_text.replace("fold: 0", "fodl: 0"))
+    assert "'fodl'" in failure(capsys, "prepare", path, "--workspace", tmp_path)
+    path.write_text(recipe_text)
+    common = [path, "--workspace", tmp_path / "work"]
+    assert "--raw" in failure(capsys, "prepare", *common)
+    raw = ["--raw", spheres.parent]
+    assert "prepare' first" in failure(capsys, "train-teacher", *common, *raw)
+    assert "not the teacher's folder" in failure(capsys, "distil", *common, *raw, "--teacher", tmp_path)
+    assert "x1/8" in failure(capsys, "distil", *common, *raw, "--student", "x1/8")
+    (spheres / "labelsTr" / "case_00.nii.gz").unlink()
+    assert "case_00" in failure(capsys, "prepare", *common, *raw)
+
+
+def test_augmentation_stays_in_the_process_on_small_machines(monkeypatch):
+    import os
+
+    from distillation.cli import _set_workers
+
+    monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    _set_workers()
+    assert os.environ["nnUNet_n_proc_DA"] == "0"
+    monkeypatch.setenv("nnUNet_n_proc_DA", "3")
+    _set_workers()
+    assert os.environ["nnUNet_n_proc_DA"] == "3"

@@ -1,0 +1,255 @@
+"""Real trainings, tiny: preparation, plain and distilled runs, a kill in the middle, and the command line over it all."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="install the extra 'distill'")
+pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
+
+from distillation.cli import main  # noqa: E402
+from distillation.launch import Workspace, train  # noqa: E402
+from distillation.plans import read_plans, student_plans  # noqa: E402
+from distillation.prepare import prepare  # noqa: E402
+from distillation.recipe import DatasetRecipe  # noqa: E402
+from distillation.settings import LogitDistillationSettings, TrainingSettings  # noqa: E402
+from distillation.teacher import load_model_folder  # noqa: E402
+from KDSegmentatorLib.errors import TeacherError, TrainingError  # noqa: E402
+from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
+
+pytestmark = pytest.mark.training
+
+REPOSITORY = Path(__file__).parents[3]
+DATASET = "Dataset901_Spheres"
+WEIGHTS = "network_weights"
+
+
+@pytest.fixture(scope="module")
+def workspace(session_raw, tmp_path_factory):
+    """A workspace whose dataset is prepared by stock nnU-Net."""
+    space = Workspace.below(tmp_path_factory.mktemp("work"), session_raw)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distillation.prepare._processes", lambda: 1)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        prepare(space, spheres_recipe())
+    return space
+
+
+def spheres_recipe():
+    return DatasetRecipe(name=DATASET, title="Generated spheres")
+
+
+def settings(**changes):
+    values = {"epochs": 3, "iterations_per_epoch": 2, "validation_iterations": 1, "seed": 3, "precision": "float32"}
+    return TrainingSettings(**{**values, **changes})
+
+
+def small_plans(workspace, name, alpha=0.25, **changes):
+    stock = read_plans(workspace.preprocessed / DATASET / "nnUNetPlans.json")
+    return student_plans(stock, "3d_fullres", alpha=alpha, name=name, settings=settings(**changes))
+
+
+def command(workspace, plans):
+    """A process of its own that trains, with the augmentation inside it, so that a resumed run sees the same batches."""
+    script = (
+        "import json, sys, torch; from pathlib import Path; from distillation.launch import Workspace, train\n"
+        "torch.set_num_threads(1)\n"
+        "raw, preprocessed, results, dataset, plans = sys.argv[1:]\n"
+        "space = Workspace(raw=Path(raw), preprocessed=Path(preprocessed), results=Path(results))\n"
+        "train(space, dataset=dataset, plans=json.loads(plans), configuration='3d_fullres', fold=0)\n"
+    )
+    folders = [str(workspace.raw), str(workspace.preprocessed), str(workspace.results)]
+    return [sys.executable, "-c", script, *folders, DATASET, json.dumps(plans)]
+
+
+ENVIRONMENT = {**os.environ, "nnUNet_n_proc_DA": "0", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+def run(workspace, plans):
+    subprocess.run(command(workspace, plans), check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+
+
+def folder_of(workspace, trainer, plans):
+    return workspace.results / DATASET / f"{trainer}__{plans['plans_name']}__3d_fullres"
+
+
+@pytest.fixture(scope="module")
+def teacher(workspace):
+    """A plainly trained folder."""
+    plans = small_plans(workspace, "nnUNetPlans_x1_plain", alpha=0.5, epochs=1)
+    run(workspace, plans)
+    return folder_of(workspace, "KDSegPlainTrainer", plans)
+
+
+def distilling(workspace, teacher, name, **changes):
+    distillation = LogitDistillationSettings(teacher_folder=str(teacher), teacher_fold=0)
+    return small_plans(workspace, name, distillation=distillation, **changes)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(workspace, teacher):
+    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit")
+    run(workspace, plans)
+    return folder_of(workspace, "KDSegLogitTrainer", plans)
+
+
+def checkpoint(folder, name="checkpoint_final.pth"):
+    return torch.load(folder / "fold_0" / name, weights_only=False)
+
+
+def test_preparation_is_complete_and_not_repeated(workspace, monkeypatch):
+    import distillation.prepare as module
+
+    def forbidden(*_, **__):
+        raise AssertionError("prepared again")
+
+    monkeypatch.setattr(module, "_fingerprint_and_plan", forbidden)
+    prepared = prepare(workspace, spheres_recipe())
+    assert len(prepared.held_out_cases(0)) == 2
+    assert prepared.plans["plans_name"] == "nnUNetPlans"
+    assert (workspace.preprocessed / DATASET / "dataset_fingerprint.json").is_file()
+
+
+def test_plain_training_writes_a_stock_checkpoint(workspace, teacher):
+    content = checkpoint(teacher)
+    assert content["trainer_name"] == "nnUNetTrainer"
+    assert content["current_epoch"] == 1
+    assert not list(teacher.rglob("*.partial"))
+    model = load_model_folder(teacher, 0)  # also: nothing in it but plain weights
+    assert model.mirroring_axes == (0, 1, 2)
+
+
+def test_finished_training_is_not_repeated_and_not_confused(workspace, teacher):
+    before = (teacher / "fold_0" / "checkpoint_final.pth").stat().st_mtime_ns
+    plans = small_plans(workspace, "nnUNetPlans_x1_plain", alpha=0.5, epochs=1)
+    options = {"dataset": DATASET, "configuration": "3d_fullres", "fold": 0}
+    assert train(workspace, plans=plans, **options) == teacher
+    assert (teacher / "fold_0" / "checkpoint_final.pth").stat().st_mtime_ns == before
+    longer = small_plans(workspace, "nnUNetPlans_x1_plain", alpha=0.5, epochs=2)
+    with pytest.raises(TrainingError, match="other settings"):
+        train(workspace, plans=longer, **options)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(workspace, teacher, uninterrupted):
+    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit_killed")
+    folder = folder_of(workspace, "KDSegLogitTrainer", plans)
+    latest = folder / "fold_0" / "checkpoint_latest.pth"
+    process = subprocess.Popen(command(workspace, plans), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 240
+        while not latest.is_file():
+            assert process.poll() is None, "the run ended before it was killed"
+            assert time.monotonic() < deadline, "no checkpoint was written"
+            time.sleep(0.02)
+        time.sleep(0.2)  # into the next epoch
+    finally:
+        process.kill()
+        process.wait()
+    assert not (folder / "fold_0" / "checkpoint_final.pth").is_file(), "the kill came too late to test anything"
+    run(workspace, plans)
+    expected, found = checkpoint(uninterrupted), checkpoint(folder)
+    assert found["current_epoch"] == expected["current_epoch"] == 3
+    assert expected[WEIGHTS].keys() == found[WEIGHTS].keys()
+    for name, value in expected[WEIGHTS].items():
+        torch.testing.assert_close(found[WEIGHTS][name], value, rtol=0, atol=0, msg=name)
+
+
+def test_a_started_run_is_not_continued_with_other_settings(workspace, teacher):
+    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit_changed")
+    folder = folder_of(workspace, "KDSegLogitTrainer", plans)
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "fold_0" / "checkpoint_latest.pth").touch()
+    path = workspace.preprocessed / DATASET / "nnUNetPlans_x1_2_logit_changed.json"
+    path.write_text(json.dumps({**plans, "plans_name": "other"}))
+    with pytest.raises(TrainingError, match="started with other settings"):
+        train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
+    shutil.rmtree(folder)
+
+
+def test_distillation_changes_the_student_and_leaves_the_teacher_out(workspace, teacher, uninterrupted):
+    plain = small_plans(workspace, "nnUNetPlans_x1_2_plain")
+    run(workspace, plain)
+    without, with_teacher = checkpoint(folder_of(workspace, "KDSegPlainTrainer", plain)), checkpoint(uninterrupted)
+    assert without[WEIGHTS].keys() == with_teacher[WEIGHTS].keys()  # nothing of the teacher in it
+    assert with_teacher["trainer_name"] == "nnUNetTrainer"
+    differences = [not torch.equal(without[WEIGHTS][name], value) for name, value in with_teacher[WEIGHTS].items()]
+    assert any(differences)
+
+
+def test_the_student_loads_in_stock_nnunet(workspace, uninterrupted):
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(uninterrupted), (0,), "checkpoint_final.pth")
+    predictor.network.load_state_dict(predictor.list_of_parameters[0])
+    model = load_model_folder(uninterrupted, 0)
+    patch = model.configuration["patch_size"]
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 1, *patch)).astype(np.float32))
+    with torch.inference_mode():
+        torch.testing.assert_close(predictor.network.eval()(image), model.network(image))
+
+
+def test_a_teacher_of_another_fold_is_refused(workspace, teacher):
+    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit_fold")
+    with pytest.raises(TeacherError, match="same fold"):
+        train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=1)
+
+
+def test_a_teacher_with_other_labels_is_refused(workspace, teacher, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(teacher, other)
+    content = json.loads((other / "dataset.json").read_text())
+    content["labels"] = {"background": 0, "Back": 1, "Front": 2}
+    (other / "dataset.json").write_text(json.dumps(content))
+    plans = distilling(workspace, other, "nnUNetPlans_x1_2_logit_labels")
+    with pytest.raises(TeacherError, match="labels"):
+        train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
+
+
+def test_a_dataset_that_is_not_prepared(workspace, tmp_path):
+    space = Workspace.below(tmp_path)
+    with pytest.raises(TrainingError, match="kdseg-distill prepare"):
+        train(space, dataset=DATASET, plans=small_plans(workspace, "n"), configuration="3d_fullres", fold=0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(workspace, monkeypatch):
+    from distillation.trainers import KDSegPlainTrainer
+
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setattr(KDSegPlainTrainer, "training_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    plans = small_plans(workspace, "nnUNetPlans_nan")
+    # nnU-Net imports our trainers under another module's name, but the class is the same
+    with pytest.raises(TrainingError, match="loss became nan"):
+        train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
+
+
+def test_the_command_from_distilling_to_packs(workspace, teacher, recipe_text, tmp_path, capsys, monkeypatch):
+    recipe = tmp_path / "spheres.yaml"
+    recipe.write_text(recipe_text.replace("epochs: 2, methods: [plain, logit]", "epochs: 1, methods: [logit]"))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    work = tmp_path / "work"
+    shutil.copytree(workspace.preprocessed, work / "preprocessed")
+    common = [str(recipe), "--workspace", str(work), "--raw", str(workspace.raw), "--teacher", str(teacher)]
+    assert main(["prepare", *common]) == 0  # complete already
+    assert main(["evaluate", *common]) == 2
+    assert "not trained yet" in capsys.readouterr().err
+    assert main(["distil", *common]) == 0
+    assert main(["distil", *common]) == 0  # skipped
+    assert main(["evaluate", *common, "--threads", "1"]) == 0
+    assert "x1/2 logit: 2/2 cases" in capsys.readouterr().out
+    assert main(["export", *common, "--output", str(tmp_path / "shipped")]) == 0
+    packs = [open_pack(folder) for folder in sorted((tmp_path / "shipped").iterdir())]
+    assert [pack.manifest.id for pack in packs] == ["spheres-x1", "spheres-x1_2"]
+    for pack in packs:
+        verify_pack(pack)
+        assert pack.manifest.evaluation.cases == 2
+    student = packs[1].manifest.provenance
+    assert (student.method, student.iterations, student.seed) == ("logit", 3, 7)
+    assert student.teacher_sha256 == packs[0].manifest.provenance.checkpoint_sha256
