@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.plans import read_plans
-from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.settings import TrainingSettings
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.packs.manifest import Method
 
@@ -119,7 +119,8 @@ def model_folder(workspace: Workspace, dataset: str, method: Method, plans_name:
 def _check_finished(folder: Path, plans: dict[str, Any]) -> None:
     """Check that a finished run is the one that was asked for."""
     found = read_plans(folder / "plans.json")
-    if any(found.get(key) != plans[key] for key in (PLANS_KEY, "configurations")):
+    same_settings = TrainingSettings.from_plans(found) == TrainingSettings.from_plans(plans)
+    if not same_settings or found["configurations"] != plans["configurations"]:
         raise TrainingError(
             f"{folder} was trained with other settings than the recipe's; remove or rename it to train again, or put "
             "the recipe back"

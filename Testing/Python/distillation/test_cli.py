@@ -1,8 +1,10 @@
+import os
+
 import pytest
 
 pytest.importorskip("yaml", reason="install the extra 'distill'")
 
-from distillation.cli import main  # noqa: E402
+from distillation.cli import _set_workers, main
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train-teacher", "distil", "evaluate", "export"])
@@ -41,14 +43,11 @@ def test_errors_are_one_line(capsys, tmp_path, recipe_text, spheres):
 
 
 def test_augmentation_stays_in_the_process_on_small_machines(monkeypatch):
-    import os
-
-    from distillation.cli import _set_workers
-
-    monkeypatch.delenv("nnUNet_n_proc_DA", raising=False)
+    variable = "nnUNet_n_proc_DA"
+    monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     _set_workers()
-    assert os.environ["nnUNet_n_proc_DA"] == "0"
-    monkeypatch.setenv("nnUNet_n_proc_DA", "3")
+    assert os.environ[variable] == "0"
+    monkeypatch.setenv(variable, "3")  # the user's own choice stays
     _set_workers()
-    assert os.environ["nnUNet_n_proc_DA"] == "3"
+    assert os.environ[variable] == "3"

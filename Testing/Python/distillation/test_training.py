@@ -1,4 +1,4 @@
-"""Real trainings, tiny: preparation, plain and distilled runs, a kill in the middle, and the command line over it all."""
+"""Real trainings, tiny: preparation, plain and distilled runs, a kill in the middle, and the command over it all."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def small_plans(workspace, name, alpha=0.25, **changes):
 
 
 def command(workspace, plans):
-    """A process of its own that trains, with the augmentation inside it, so that a resumed run sees the same batches."""
+    """A process of its own that trains, so that it can be killed."""
     script = (
         "import json, sys, torch; from pathlib import Path; from distillation.launch import Workspace, train\n"
         "torch.set_num_threads(1)\n"
@@ -69,11 +69,20 @@ def command(workspace, plans):
     return [sys.executable, "-c", script, *folders, DATASET, json.dumps(plans)]
 
 
-ENVIRONMENT = {**os.environ, "nnUNet_n_proc_DA": "0", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+def environment():
+    return {**os.environ, "nnUNet_n_proc_DA": "0", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def augmentation_in_this_process():
+    """Worker processes would seed themselves; without them a resumed run sees the same batches."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_n_proc_DA", "0")
+        yield
 
 
 def run(workspace, plans):
-    subprocess.run(command(workspace, plans), check=True, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
 
 
 def folder_of(workspace, trainer, plans):
@@ -141,7 +150,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(workspace, teacher, uninterrup
     plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit_killed")
     folder = folder_of(workspace, "KDSegLogitTrainer", plans)
     latest = folder / "fold_0" / "checkpoint_latest.pth"
-    process = subprocess.Popen(command(workspace, plans), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command(workspace, plans), env=environment(), stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 240
         while not latest.is_file():
@@ -222,7 +231,6 @@ def test_a_dataset_that_is_not_prepared(workspace, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(workspace, monkeypatch):
     from distillation.trainers import KDSegPlainTrainer
 
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setattr(KDSegPlainTrainer, "training_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
     plans = small_plans(workspace, "nnUNetPlans_nan")
     # nnU-Net imports our trainers under another module's name, but the class is the same
@@ -230,10 +238,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(workspace, monkeypatch):
         train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
 
 
-def test_the_command_from_distilling_to_packs(workspace, teacher, recipe_text, tmp_path, capsys, monkeypatch):
+def test_the_command_from_distilling_to_packs(workspace, teacher, recipe_text, tmp_path, capsys):
     recipe = tmp_path / "spheres.yaml"
     recipe.write_text(recipe_text.replace("epochs: 2, methods: [plain, logit]", "epochs: 1, methods: [logit]"))
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     work = tmp_path / "work"
     shutil.copytree(workspace.preprocessed, work / "preprocessed")
     common = [str(recipe), "--workspace", str(work), "--raw", str(workspace.raw), "--teacher", str(teacher)]
