@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,6 +13,7 @@ from distillation.plans import check_architecture, read_plans, resolve_configura
 from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError, TrainingError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from distillation.launch import Workspace
@@ -170,7 +172,8 @@ def _fingerprint_and_plan(
     number = _dataset_number(raw)
     try:
         api.extract_fingerprint_dataset(number, num_processes=_processes(), check_dataset_integrity=True, clean=False)
-        _, name = api.plan_experiment_dataset(number, _planner_class(recipe.planner))
+        with _at_least_one_worker():
+            _, name = api.plan_experiment_dataset(number, _planner_class(recipe.planner))
     except KDSegmentatorError:
         raise
     except Exception as error:  # whatever the data led nnU-Net to
@@ -183,6 +186,23 @@ def _fingerprint_and_plan(
         known = ", ".join(sorted(plans["configurations"]))
         raise InvalidSettingsError(f"nnU-Net planned no {recipe.configuration} for {recipe.name}, only: {known}")
     return plans
+
+
+@contextmanager
+def _at_least_one_worker() -> Iterator[None]:
+    """Keep nnU-Net's planner from failing where augmentation runs without worker processes.
+
+    It takes their number as its number of threads, which may not be 0.
+    """
+    variable = "nnUNet_n_proc_DA"
+    before = os.environ.get(variable)
+    if before == "0":
+        os.environ[variable] = "1"
+    try:
+        yield
+    finally:
+        if before is not None:
+            os.environ[variable] = before
 
 
 def _preprocess(raw: RawDataset, plans: dict[str, Any], configuration: str) -> None:

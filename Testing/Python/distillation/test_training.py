@@ -14,6 +14,10 @@ import pytest
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (  # noqa: E402
+    DatasetFingerprintExtractor,
+)
+
 from distillation.cli import main  # noqa: E402
 from distillation.launch import Workspace, train  # noqa: E402
 from distillation.plans import read_plans, student_plans  # noqa: E402
@@ -31,12 +35,23 @@ DATASET = "Dataset901_Spheres"
 WEIGHTS = "network_weights"
 
 
+def with_fewer_samples(original):
+    """Stock nnU-Net draws a hundred million intensities, however small the dataset is."""
+
+    def init(self, *arguments, **options):
+        original(self, *arguments, **options)
+        self.num_foreground_voxels_for_intensitystats = 10_000
+
+    return init
+
+
 @pytest.fixture(scope="module")
 def workspace(session_raw, tmp_path_factory):
     """A workspace whose dataset is prepared by stock nnU-Net."""
     space = Workspace.below(tmp_path_factory.mktemp("work"), session_raw)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("distillation.prepare._processes", lambda: 1)
+        patch.setattr(DatasetFingerprintExtractor, "__init__", with_fewer_samples(DatasetFingerprintExtractor.__init__))
         patch.setenv("OMP_NUM_THREADS", "1")
         prepare(space, spheres_recipe())
     return space
