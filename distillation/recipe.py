@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -205,7 +205,10 @@ def read_recipe(name_or_path: str) -> Recipe:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InvalidSettingsError(f"the recipe {path} cannot be read: {error}") from error
-    return read_dataclass(Recipe, content, path.name)
+    recipe = read_dataclass(Recipe, content, path.name)
+    if recipe.teacher.folder is None:
+        return recipe
+    return replace(recipe, teacher=replace(recipe.teacher, folder=str(path.parent / recipe.teacher.folder)))
 
 
 def shipped_recipes() -> list[str]:

@@ -162,7 +162,7 @@ class Stages:
                 f"{size} {method} is not trained yet ({checkpoint} is missing); run 'kdseg-distill train-teacher' or "
                 "'kdseg-distill distil' first"
             )
-        into = self.folder / "packs" / method
+        into = self.folder / ("packs" if storage == "float16" else f"packs-{storage}") / method
         present = _open_if_there(into / pack_id(self.recipe.pack.task, size))
         if present is not None and self._up_to_date(present.manifest, checkpoint):
             return present

@@ -55,7 +55,7 @@ def blended_windows(
         EngineError: the engine failed or gave another shape, or numbers that are not finite.
     """
     pads = padding(image.shape, patch_size)
-    padded = np.pad(image, pads)
+    padded = np.pad(image, pads) if any(low + high for low, high in pads) else image
     channels = features if early_head is None else len(early_head.bias)
     weights = gaussian_weights(patch_size)
     blended = np.zeros((channels, *padded.shape), dtype=np.float32)
@@ -73,7 +73,9 @@ def blended_windows(
         output *= weights
         blended[:, z, y, x] += output
         total_weight[z, y, x] += weights
-    blended /= total_weight
+    for plane in range(len(total_weight)):
+        steps.check()
+        blended[:, plane] /= total_weight[plane]
     z, y, x = (slice(low, low + length) for (low, _), length in zip(pads, image.shape, strict=True))
     return blended[:, z, y, x]
 

@@ -74,16 +74,17 @@ def segment(
     wanted = select_labels(manifest, labels)
     if mirroring and not manifest.windows.mirroring_axes:
         raise InvalidSettingsError(f"{manifest.id} was trained without mirroring; run it without --mirroring")
+    head = pack.head()
+
+    steps = Steps("preprocess", 4, progress, cancel)
     check_finite(volume)
     if check_modality:
         check_intensities(volume, manifest.modality)
-    head = pack.head()
-
-    steps = Steps("preprocess", 1, progress, cancel)
-    oriented = volume.reoriented(manifest.preprocessing.axis_codes)
-    grid = NetworkGrid(oriented, manifest)
+    steps.advance()
+    grid = NetworkGrid(volume.reoriented(manifest.preprocessing.axis_codes), manifest)
+    steps.advance()
     image = normalize(grid.cropped, manifest.preprocessing.normalization)
-    steps.check()
+    steps.advance()
     image = resample_image(
         image,
         grid.network_shape,

@@ -22,17 +22,22 @@ _REMEDY = "If it is right, allow it with --any-intensities (check_modality=False
 
 
 def check_finite(volume: Volume) -> None:
-    """Check that every voxel can be computed with.
+    """Check that every voxel can be computed with in float32.
 
     Raises:
-        UnsuitableVolumeError: a voxel is NaN or infinite, or all voxels are equal.
+        UnsuitableVolumeError: the voxels are not real numbers, one is NaN, infinite or beyond float32, or all are
+            equal.
     """
     voxels = volume.voxels
-    if not np.issubdtype(voxels.dtype, np.integer) and not np.isfinite(voxels).all():
-        count = int(np.count_nonzero(~np.isfinite(voxels)))
-        raise UnsuitableVolumeError(
-            f"{count:,} voxels are NaN or infinite; replace them (for example by 0, outside the body) first"
-        )
+    if voxels.dtype.kind not in "biuf":
+        raise UnsuitableVolumeError(f"voxels of type {voxels.dtype} are no intensities; give real numbers")
+    if voxels.dtype.kind == "f":
+        usable = np.abs(voxels) <= np.finfo(np.float32).max  # False for NaN as well
+        if not usable.all():
+            raise UnsuitableVolumeError(
+                f"{int(np.count_nonzero(~usable)):,} voxels are NaN, infinite or too large for float32; replace them "
+                "(for example by 0, outside the body) first"
+            )
     if voxels.min() == voxels.max():
         raise UnsuitableVolumeError(f"every voxel has the same value ({voxels.flat[0]}); the volume shows nothing")
 

@@ -22,6 +22,7 @@ ANISOTROPY_THRESHOLD = 3.0
 """Ratio of the largest to the smallest spacing above which the low-resolution axis is resampled apart."""
 
 _BLOCK_ELEMENTS = 1 << 22
+_MAXIMUM_TAPS = 2
 
 Operator = npt.NDArray[np.float64]
 """(length out, length in): one axis resampled is ``operator @ values``."""
@@ -133,17 +134,45 @@ def apply_operator(
     # blocks along an axis that is not resampled keep the float64 copies small
     along = 1 if axis == 0 else 0
     rows = max(1, _BLOCK_ELEMENTS * shape[along] // max(values.size, result.size))
+    taps = _taps(operator)
     for start in range(0, shape[along], rows):
         check()
         block = (slice(None),) * along + (slice(start, start + rows),)
         part = values[block].astype(np.float64)
-        if axis == 2:
+        if taps is not None:
+            result[block] = _gather(part, taps, axis)
+        elif axis == 2:
             result[block] = part @ operator.T
         elif axis == 1:
             result[block] = operator @ part
         else:
             result[block] = np.tensordot(operator, part, axes=1)
     return result
+
+
+def _taps(operator: Operator) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]] | None:
+    """Return the samples and weights (length out, taps) of every row if there are few, as up to order 1; else None.
+
+    Splines of a higher order are filtered first, which spreads every sample over the whole axis.
+    """
+    count = int(np.count_nonzero(operator, axis=1).max())
+    if count > _MAXIMUM_TAPS:
+        return None
+    samples = np.argsort(operator == 0, axis=1, kind="stable")[:, :count]
+    return samples, np.take_along_axis(operator, samples, axis=1)
+
+
+def _gather(
+    part: npt.NDArray[np.float64], taps: tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]], axis: int
+) -> npt.NDArray[np.float64]:
+    """Return the weighted sum of a few samples along an axis of (z, y, x)."""
+    samples, weights = taps
+    along = [1, 1, 1]
+    along[axis] = -1
+    total = part.take(samples[:, 0], axis=axis) * weights[:, 0].reshape(along)
+    for tap in range(1, samples.shape[1]):
+        total += part.take(samples[:, tap], axis=axis) * weights[:, tap].reshape(along)
+    return total
 
 
 def _anisotropic(spacing: Sequence[float]) -> bool:

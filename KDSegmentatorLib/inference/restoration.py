@@ -43,7 +43,7 @@ def label_map(
     labels = np.empty(shape, dtype=np.uint16)
     channels = len(blended) if late_head is None else max(len(blended), len(late_head.bias))
     for rows in slabs(shape, channels):
-        slab = _resampled_slab(blended, rows, operators)
+        slab = _resampled_slab(blended, rows, operators, steps)
         if late_head is not None:
             slab = head_logits(late_head, slab)
         labels[rows] = slab.argmax(axis=0)
@@ -55,6 +55,7 @@ def _resampled_slab(
     blended: npt.NDArray[np.float32],
     rows: slice,
     operators: tuple[Operator | None, Operator | None, Operator | None],
+    steps: Steps,
 ) -> npt.NDArray[np.float32]:
     """Return (channels, rows, y, x) of the resampled array."""
     along_z, along_y, along_x = operators
@@ -66,10 +67,10 @@ def _resampled_slab(
             operator = along_z[rows]
             needed = np.flatnonzero(operator.any(axis=0))
             columns = slice(int(needed[0]), int(needed[-1]) + 1)
-            part = apply_operator(channel[columns], np.ascontiguousarray(operator[:, columns]), 0)
+            part = apply_operator(channel[columns], np.ascontiguousarray(operator[:, columns]), 0, steps.check)
         if along_y is not None:
-            part = apply_operator(part, along_y, 1)
+            part = apply_operator(part, along_y, 1, steps.check)
         if along_x is not None:
-            part = apply_operator(part, along_x, 2)
+            part = apply_operator(part, along_x, 2, steps.check)
         parts.append(part)
     return np.stack(parts)

@@ -19,7 +19,7 @@ def test_the_hippocampus_recipe():
     recipe = read_recipe("hippocampus")
     assert recipe.dataset.name == "Dataset004_Hippocampus"
     lengths = {student.size: (student.warm_up_epochs, student.epochs) for student in recipe.students}
-    assert lengths == {"x1/2": (8, 4), "x1/4": (20, 10)}
+    assert lengths == {"x1/2": (8, 7), "x1/4": (20, 10)}
     assert all(student.methods == ("plain", "logit") for student in recipe.students)
     assert (recipe.methods.logit.temperature, recipe.methods.logit.weight) == (2.0, 1.0)
     settings = recipe.settings(20)
@@ -86,3 +86,11 @@ def test_sizes():
     for wrong in ("", "x2", "x1/1", "x1/0", "x1/04", "1/2", "x1/2 "):
         with pytest.raises(InvalidSettingsError, match="x1/2"):
             alpha_of(wrong)
+
+
+def test_a_teachers_folder_is_relative_to_the_recipe(tmp_path, recipe_text):
+    path = changed(tmp_path, recipe_text, "teacher: {epochs: 2}", "teacher: {epochs: 2, folder: models/T}")
+    assert read_recipe(path).teacher.folder == str(tmp_path / "models" / "T")
+    absolute = (tmp_path / "T").as_posix()
+    path = changed(tmp_path, recipe_text, "teacher: {epochs: 2}", f"teacher: {{epochs: 2, folder: {absolute!r}}}")
+    assert read_recipe(path).teacher.folder == str(tmp_path / "T")

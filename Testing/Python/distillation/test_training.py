@@ -17,6 +17,7 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (  # noqa: E402
     DatasetFingerprintExtractor,
 )
+from nnunetv2.training.logging.nnunet_logger import LocalLogger  # noqa: E402
 
 from distillation.cli import main  # noqa: E402
 from distillation.launch import Workspace, train  # noqa: E402
@@ -75,6 +76,8 @@ def command(workspace, plans):
     """A process of its own that trains, so that it can be killed."""
     script = (
         "import json, sys, torch; from pathlib import Path; from distillation.launch import Workspace, train\n"
+        "from nnunetv2.training.logging.nnunet_logger import LocalLogger\n"
+        "LocalLogger.plot_progress_png = lambda *_: None\n"
         "torch.set_num_threads(1)\n"
         "raw, preprocessed, results, dataset, plans = sys.argv[1:]\n"
         "space = Workspace(raw=Path(raw), preprocessed=Path(preprocessed), results=Path(results))\n"
@@ -89,10 +92,11 @@ def environment():
 
 
 @pytest.fixture(autouse=True, scope="module")
-def augmentation_in_this_process():
+def everything_in_this_process():
     """Worker processes would seed themselves; without them a resumed run sees the same batches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_n_proc_DA", "0")
+        patch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)  # most of the time of a run this short
         yield
 
 

@@ -43,7 +43,9 @@ CASES = [
     GeneratedModel("separate z along the last axis", (32, 28, 8), (1, 1.1, 6), (1, 1, 5), (16, 16, 8)),
     GeneratedModel("two low-resolution axes: plain 3-D", (30, 12, 12), (0.7, 2.8, 2.8), (1, 2, 2), (16, 8, 8)),
     GeneratedModel("cropping", (30, 30, 30), (1, 1, 1), (1, 1, 1), (16, 16, 16), border=6),
-    GeneratedModel("mask normalisation", (28, 26, 30), (1, 1, 1), (1.2, 1.2, 1.2), (16, 16, 16), use_mask=True, border=5),
+    GeneratedModel(
+        "mask normalisation", (28, 26, 30), (1, 1, 1), (1.2, 1.2, 1.2), (16, 16, 16), use_mask=True, border=5
+    ),
     GeneratedModel("CT normalisation", (28, 26, 30), (2, 1.5, 1.5), (2, 2, 2), (8, 16, 16), scheme="CTNormalization"),
     GeneratedModel("transpose", (20, 32, 26), (1, 1.4, 0.8), (1.2, 1, 0.9), (16, 16, 16), transpose_forward=(2, 0, 1)),
     GeneratedModel(

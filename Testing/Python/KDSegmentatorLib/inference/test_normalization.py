@@ -55,5 +55,14 @@ def test_box_equals_nnunet(seed: int) -> None:
     assert [(part.start, part.stop) for part in nonzero_box(image)] == [tuple(limits) for limits in box]
 
 
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("density", [0.3, 0.6, 0.9, 1.0, 0.0])
+def test_filled_mask_equals_scipy(seed: int, density: float) -> None:
+    from scipy.ndimage import binary_fill_holes
+
+    image = np.random.default_rng(seed).random((9, 11, 10)) < density
+    np.testing.assert_array_equal(filled_nonzero_mask(image), binary_fill_holes(image))
+
+
 def test_box_of_nothing_is_everything() -> None:
     assert nonzero_box(np.zeros((2, 3, 4))) == (slice(0, 2), slice(0, 3), slice(0, 4))

@@ -7,7 +7,6 @@ stock predictor only voxels may differ that float16 cannot tell apart.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from KDSegmentatorLib.packs.manifest import Normalization, Preprocessing, Resamp
 from KDSegmentatorLib.packs.pack import StudentPack
 
 FLOAT16_TIES = 0.01
-"""Largest share of voxels that float16 sums may turn over in noise that a network with random weights makes of noise."""
+"""Largest share of voxels that float16 sums may turn over; random weights put boundaries nearly everywhere."""
 
 
 def pack_of(model: GeneratedModel, folder: Path) -> StudentPack:

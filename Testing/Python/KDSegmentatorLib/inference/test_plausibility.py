@@ -19,11 +19,17 @@ def volume(voxels: np.ndarray[Any, Any]) -> Volume:
     return Volume(voxels, (1.0, 1.0, 1.0))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
 def test_values_that_are_not_finite(bad: float) -> None:
     voxels = MR.copy()
     voxels[3, 4, 5] = bad
-    with pytest.raises(UnsuitableVolumeError, match="1 voxels are NaN or infinite"):
+    with pytest.raises(UnsuitableVolumeError, match="1 voxels are NaN, infinite or too large"):
+        check_finite(volume(voxels))
+
+
+@pytest.mark.parametrize("voxels", [MR.astype(complex), MR.astype(object)])
+def test_voxels_that_are_no_intensities(voxels: np.ndarray[Any, Any]) -> None:
+    with pytest.raises(UnsuitableVolumeError, match="real numbers"):
         check_finite(volume(voxels))
 
 
