@@ -174,7 +174,7 @@ def summary(sides: Sequence[Side], folder: Path) -> str:
         lines.append(f"{side.name:<6} {side.volume_ml:.2f} ml ({parts}), {seconds(side):.2f} s")
     lines += [
         "       For comparison: 3.32 ml right and 3.21 ml left, traced by hand in 40 adults in stereotaxic space",
-        "       (Pruessner et al., Cerebral Cortex 2000); published means run from 1.7 to 5.7 ml, by protocol.",
+        "       (Pruessner et al., Cerebral Cortex 2000); other protocols draw the borders elsewhere.",
         "",
     ]
     for side in sides:

@@ -32,7 +32,12 @@ def main() -> None:
     parser.add_argument("dataset", type=Path, help="dataset in nnU-Net raw layout")
     parser.add_argument("--cases", type=int, default=10, help="evenly spread over the sorted cases")
     parser.add_argument("--checkpoint", default="checkpoint_final.pth")
+    parser.add_argument(
+        "--float32-sums", action="store_true", help="let the predictor add up in float32, which stock nnU-Net does not"
+    )
     arguments = parser.parse_args()
+    if arguments.float32_sums:
+        torch.half = torch.float32  # the type of the predictor's sums; nothing else uses it there
 
     import sys
 

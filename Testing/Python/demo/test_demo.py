@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from KDSegmentatorLib import Segmenter, read_volume
+from KDSegmentatorLib import PackStore, Segmenter, read_volume
 
 pytest.importorskip("nilearn", reason="the demo's T1 template comes with nilearn: pip install 'kdsegmentator[demo]'")
 
@@ -41,7 +41,14 @@ def template(demo):
     return demo.load_template()
 
 
-@pytest.fixture(scope="module", params=["x1", "x1/2", "x1/4"])
+SHIPPED = [pack.manifest.size for pack in PackStore(user_folder=ROOT / "nothing").packs()]
+
+
+def test_the_demos_size_is_shipped():
+    assert "x1/4" in SHIPPED
+
+
+@pytest.fixture(scope="module", params=SHIPPED)
 def sides(request, demo, template, only_shipped_packs):
     return demo.segment_sides(template, Segmenter("hippocampus", request.param))
 
