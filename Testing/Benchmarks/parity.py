@@ -12,6 +12,7 @@ import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -36,8 +37,6 @@ def main() -> None:
         "--float32-sums", action="store_true", help="let the predictor add up in float32, which stock nnU-Net does not"
     )
     arguments = parser.parse_args()
-    if arguments.float32_sums:
-        torch.half = torch.float32  # the type of the predictor's sums; nothing else uses it there
 
     import sys
 
@@ -75,7 +74,9 @@ def main() -> None:
             volume = read_volume(case.image)
             ours = segment(volume, pack, engine, check_modality=False).volume.voxels
             properties = {"spacing": list(volume.spacing[::-1])}
-            reference = predictor.predict_single_npy_array(volume.voxels[None].astype(np.float32), properties)
+            # torch.half is the type of the predictor's sums, and nothing else uses it while it predicts
+            with mock.patch.object(torch, "half", torch.float32 if arguments.float32_sums else torch.half):
+                reference = predictor.predict_single_npy_array(volume.voxels[None].astype(np.float32), properties)
             here = int(((ours > 0) | (reference > 0)).sum())
             differing = int((ours != reference).sum())
             foreground += here
