@@ -15,6 +15,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self._requested = False
+        self._finishing = False
 
     def requested(self) -> bool:
         """Return whether Ctrl-C was pressed."""
@@ -29,8 +30,19 @@ class Interrupt:
         if self._requested:
             raise CancelledError("cancelled; nothing was written")
 
+    def finish(self) -> None:
+        """Stop if Ctrl-C was pressed; from now on it is ignored, for a last step that is short and must be whole.
+
+        Raises:
+            CancelledError: it was.
+        """
+        self._finishing = True  # first, so that no Ctrl-C falls between the two
+        self.check()
+
     def receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
         """Note the first Ctrl-C; a second one breaks off at once."""
+        if self._finishing:
+            return
         if self._requested:
             raise KeyboardInterrupt
         self._requested = True

@@ -116,6 +116,9 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--statistics", type=Path, metavar="FILE.csv", help="write volume and intensity of each label")
     parser.add_argument("--overlay", type=Path, metavar="FILE.png", help="write a picture of the labels on the scan")
     parser.add_argument(
+        "--record", type=Path, metavar="FILE.json", help="write pack, engine, times and labels, to repeat the run"
+    )
+    parser.add_argument(
         "--mirroring", action="store_true", help="average over mirrored windows: a little better, up to 8 times slower"
     )
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs the network (default: auto)")

@@ -5,37 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from KDSegmentatorLib.advisor.advice import advise
-from KDSegmentatorLib.advisor.hardware import detect_hardware
 from KDSegmentatorLib.advisor.peak_memory import peak_memory
+from KDSegmentatorLib.advisor.selection import Choice
 from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import IMAGE_UNITS, LabelStatistics, label_statistics, write_statistics
 from KDSegmentatorLib.cli.interrupt import Interrupt, listening
 from KDSegmentatorLib.cli.outputs import PlannedOutput, Writer, check_outputs, write_together
 from KDSegmentatorLib.cli.progress import ProgressLine
+from KDSegmentatorLib.cli.record import write_record
 from KDSegmentatorLib.cli.table import table
-from KDSegmentatorLib.engines.selection import create_engine
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io.images import SUFFIXES, read_volume, write_volume
-from KDSegmentatorLib.packs.catalogue import Family, families, find
 from KDSegmentatorLib.packs.pack import StudentPack
-from KDSegmentatorLib.packs.rules import pack_id
-from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorLib.segmenter import Segmenter
 
-AUTOMATIC = "auto"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """The pack to run, and why if the user left that open."""
-
-    pack: StudentPack
-    reason: str | None = None
+_FORMULA_STARTS = ("=", "+", "-", "@")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -50,18 +38,20 @@ def run(arguments: argparse.Namespace) -> None:
     outputs = _planned_outputs(arguments)
     check_outputs(outputs, arguments.input)
     with listening() as interrupt:
-        wanted = _wanted(arguments.pack, arguments.size)
+        segmenter = Segmenter(arguments.pack, arguments.size, engine=arguments.engine, threads=arguments.threads)
+        for damaged in segmenter.damaged:
+            print(f"kdseg: {damaged.id} is left out: {damaged.error}", file=sys.stderr)
+        interrupt.check()
         volume = read_volume(arguments.input)
         interrupt.check()
-        choice = _choose(wanted, volume, arguments.mirroring)
-        result = _segment(volume, choice.pack, arguments, interrupt)
+        choice = segmenter.choose(volume, mirroring=arguments.mirroring)
+        result = _segment(segmenter, volume, choice, arguments, interrupt)
         statistics = label_statistics(result.volume, result.labels, volume)
-        interrupt.check()
-        writers = _writers(result, statistics, volume, choice.pack)
-        write_together([(output.path, writers[output.option]) for output in outputs])
-    if not arguments.quiet:
-        print(summary(result, statistics, choice))
-        print(f"Wrote {', '.join(str(output.path) for output in outputs)}")
+        writers = _writers(result, statistics, volume, choice.pack, arguments.input.name)
+        write_together([(output.path, writers[output.option]) for output in outputs], interrupt)
+        if not arguments.quiet:
+            print(summary(result, statistics, choice))
+            print(f"Wrote {', '.join(str(output.path) for output in outputs)}")
 
 
 def summary(result: Segmentation, statistics: Sequence[LabelStatistics], choice: Choice) -> str:
@@ -91,45 +81,22 @@ def _planned_outputs(arguments: argparse.Namespace) -> list[PlannedOutput]:
         planned.append(PlannedOutput(option="--statistics", path=arguments.statistics, suffixes=(".csv",)))
     if arguments.overlay is not None:
         planned.append(PlannedOutput(option="--overlay", path=arguments.overlay, suffixes=(".png",)))
+    if arguments.record is not None:
+        planned.append(PlannedOutput(option="--record", path=arguments.record, suffixes=(".json",)))
     return planned
 
 
-def _wanted(task: str, size: str) -> Family | StudentPack:
-    """Return the task's packs, or the one of the wanted size.
-
-    Raises:
-        PackError: there is none, or it is damaged.
-        ManifestError: its manifest is not valid.
-    """
-    store = PackStore()
-    family = next((family for family in families(store.packs()) if family.task == task), None)
-    if size == AUTOMATIC and family is not None:
-        return family
-    for damaged in store.damaged():
-        of_task = damaged.id.rpartition("-")[0] == task
-        if damaged.id == pack_id(task, size) or (size == AUTOMATIC and of_task):
-            raise damaged.error
-    return find(store.packs(), task, size)
-
-
-def _choose(wanted: Family | StudentPack, volume: Volume, mirroring: bool) -> Choice:
-    if isinstance(wanted, StudentPack):
-        return Choice(pack=wanted)
-    advice = advise(wanted, volume, detect_hardware(), mirroring=mirroring)
-    return Choice(pack=advice.pack, reason=advice.reason)
-
-
-def _segment(volume: Volume, pack: StudentPack, arguments: argparse.Namespace, interrupt: Interrupt) -> Segmentation:
+def _segment(
+    segmenter: Segmenter, volume: Volume, choice: Choice, arguments: argparse.Namespace, interrupt: Interrupt
+) -> Segmentation:
     labels = None
     if arguments.labels is not None:
         labels = [int(name) if name.isascii() and name.isdigit() else name for name in arguments.labels]
-    engine = create_engine(pack.body(), name=arguments.engine, threads=arguments.threads)
     progress = None if arguments.quiet else ProgressLine(sys.stderr)
     try:
-        return segment(
+        return segmenter(
             volume,
-            pack,
-            engine,
+            choice=choice,
             labels=labels,
             mirroring=arguments.mirroring,
             check_modality=not arguments.any_intensities,
@@ -142,7 +109,7 @@ def _segment(volume: Volume, pack: StudentPack, arguments: argparse.Namespace, i
 
 
 def _writers(
-    result: Segmentation, statistics: Sequence[LabelStatistics], volume: Volume, pack: StudentPack
+    result: Segmentation, statistics: Sequence[LabelStatistics], volume: Volume, pack: StudentPack, input_name: str
 ) -> dict[str, Writer]:
     """Return what writes each output, by the option that asks for it."""
     manifest = pack.manifest
@@ -153,9 +120,17 @@ def _writers(
         write_volume(result.volume, path)
 
     def write_table(path: Path) -> None:
-        write_statistics(statistics, path, intensity_unit=unit)
+        write_statistics([_without_formula(row) for row in statistics], path, intensity_unit=unit)
 
     def write_picture(path: Path) -> None:
         write_overlay(volume, result.volume, result.labels, path, title=title, modality=manifest.modality)
 
-    return {"OUTPUT": write_labels, "--statistics": write_table, "--overlay": write_picture}
+    def write_run(path: Path) -> None:
+        write_record(result, input_name, path)
+
+    return {"OUTPUT": write_labels, "--statistics": write_table, "--overlay": write_picture, "--record": write_run}
+
+
+def _without_formula(row: LabelStatistics) -> LabelStatistics:
+    """Return a row whose name a spreadsheet shows and does not compute, for packs may come from anywhere."""
+    return replace(row, name=f"'{row.name}") if row.name.startswith(_FORMULA_STARTS) else row

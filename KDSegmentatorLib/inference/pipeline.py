@@ -56,7 +56,9 @@ def segment(
             work for a little more accuracy.
         check_modality: refuse volumes that look like label maps or another modality.
         progress: called at every step.
-        cancel: asked at every step, and by the engine while it computes; the work stops within a second.
+        cancel: asked at every step, and several times a second while the engine computes. The work stops within a
+            second unless a single operation takes longer (one convolution of a very large window, one pass over a
+            very large volume).
 
     Returns:
         Labels on exactly the input's grid.

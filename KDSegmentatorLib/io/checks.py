@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from KDSegmentatorLib.errors import ImageReadError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
+
+CHUNK_BYTES = 1 << 20
+
+_TAIL_BYTES = 1 << 20
+"""What may follow the voxels, as padding does; a few bytes of a compressed file can stand for terabytes."""
 
 
 def check_three_axes(shape: tuple[int, ...]) -> None:
@@ -43,3 +50,46 @@ def check_finite(values: npt.NDArray[Any], size: tuple[int, ...], start: int = 0
         f"voxels are NaN or infinite, the first at (i, j, k) = {index}; replace them, for example by 0, if they lie "
         "outside the patient, otherwise make the image again"
     )
+
+
+def voxel_chunks(stream: BinaryIO, expected: int) -> Iterator[bytes]:
+    """Read on to the end of a file, where gzip checks its sum, a chunk at a time.
+
+    Args:
+        stream: at the first voxel.
+        expected: bytes of all voxels.
+
+    Raises:
+        ImageReadError: the file holds less, or far more.
+    """
+    present = 0
+    while chunk := stream.read(CHUNK_BYTES):
+        present += len(chunk)
+        check_not_too_long(present, expected)
+        yield chunk
+    check_not_too_short(present, expected)
+
+
+def check_not_too_short(present: int, expected: int) -> None:
+    """Check the number of bytes at the end of a file.
+
+    Raises:
+        ImageReadError: there are less than expected.
+    """
+    if present < expected:
+        raise ImageReadError(
+            f"the file is truncated: it holds {present:,} of {expected:,} bytes of voxels; copy or export it again"
+        )
+
+
+def check_not_too_long(present: int, expected: int) -> None:
+    """Check the number of bytes read so far, so that reading a file takes no longer than its image needs.
+
+    Raises:
+        ImageReadError: there are far more than expected.
+    """
+    if present > expected + _TAIL_BYTES:
+        raise ImageReadError(
+            f"the file is damaged: much more follows the {expected:,} bytes of voxels that its header promises; copy "
+            "or export it again"
+        )

@@ -51,8 +51,8 @@ def read_volume(path: Path | str, *, allow_constant: bool = False) -> Volume:
     Raises:
         GeometryError: the spacing is not positive, the direction not orthonormal, or there are too many voxels.
         ImageReadError: the file is missing, not readable, damaged or truncated, of another format, not 3-D, has
-            several components, an sform and a qform that disagree, no orientation, NaN or infinite voxels, or one
-            value only.
+            several components, not in mm, an sform and a qform that disagree, no orientation, NaN or infinite
+            voxels, or one value only.
     """
     path = Path(path)
     try:
@@ -121,9 +121,12 @@ def _read(path: Path) -> Volume:
 
         try:
             reader, grid = _open(name, suffix)
-            return grid.with_voxels(SimpleITK.GetArrayFromImage(reader.Execute()))
+            volume = grid.with_voxels(SimpleITK.GetArrayFromImage(reader.Execute()))
         except RuntimeError as error:
             raise ImageReadError(f"ITK cannot read it ({_itk_text(error)}); export it again") from error
+    if volume.voxels.dtype.name not in _TYPES:
+        raise ImageReadError(f"the voxels are {volume.voxels.dtype.name}; give an image with one real number a voxel")
+    return volume
 
 
 def _check_file(path: Path) -> str:

@@ -21,14 +21,15 @@ import numpy.typing as npt
 from KDSegmentatorLib.errors import GeometryError, ImageReadError
 from KDSegmentatorLib.geometry import check_placement, check_size, matrix, vector
 from KDSegmentatorLib.io.atomic import atomic_output
-from KDSegmentatorLib.io.checks import check_finite, check_three_axes
+from KDSegmentatorLib.io.checks import CHUNK_BYTES, check_finite, check_three_axes, voxel_chunks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _HEADER_BYTES = 348
 _FIRST_VOXEL = 352
-_CHUNK = 1 << 20
+_OFFSET_LIMIT = 1 << 31
+_LENGTH_UNITS = {1: "metres", 3: "micrometres"}
 _BYTES_PER_VOXEL = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}
 _FLOATS = {16: "f4", 64: "f8"}
 _OTHER_TYPES = {1: "1-bit", 32: "complex", 128: "RGB", 1536: "128-bit", 1792: "complex", 2048: "complex", 2304: "RGBA"}
@@ -51,6 +52,7 @@ class NiftiHeader:
         shape: voxels along i, j, k and further axes.
         data_type: NIfTI's number of the voxel type.
         data_offset: bytes before the first voxel.
+        length_unit: NIfTI's number of the unit of lengths; 0 is unknown, 2 mm.
         spacing: (i, j, k), in the file's unit.
         qform: 4 x 4 matrix from (i, j, k, 1) to (R, A, S, 1), valid if ``qform_code`` > 0.
         sform: likewise.
@@ -60,6 +62,7 @@ class NiftiHeader:
     shape: tuple[int, ...]
     data_type: int
     data_offset: int
+    length_unit: int
     spacing: tuple[float, float, float]
     qform_code: int
     sform_code: int
@@ -72,8 +75,8 @@ def check_nifti(path: Path) -> None:
 
     Raises:
         GeometryError: the spacing is not positive, the axes are sheared, or the file has too many voxels.
-        ImageReadError: not NIfTI-1, not 3-D, not one number a voxel, truncated, NaN, sform and qform disagree, or
-            neither is given.
+        ImageReadError: not NIfTI-1, not 3-D, not one number a voxel, not mm, truncated, much longer than its image,
+            NaN, sform and qform disagree, or neither is given.
     """
     try:
         with path.open("rb") as file:
@@ -124,6 +127,7 @@ def parse_header(data: bytes) -> NiftiHeader:
         shape=tuple(shape),
         data_type=struct.unpack_from(f"{order}h", data, 70)[0],
         data_offset=max(int(offset), _FIRST_VOXEL) if math.isfinite(offset) else _FIRST_VOXEL,
+        length_unit=data[123] & 7,
         spacing=vector(pixdim),
         qform_code=qform_code,
         sform_code=sform_code,
@@ -137,13 +141,20 @@ def check_header(header: NiftiHeader) -> None:
 
     Raises:
         GeometryError: the spacing is not positive, the axes are sheared, or there are too many voxels.
-        ImageReadError: not 3-D, not one number a voxel, sform and qform disagree, or neither is given.
+        ImageReadError: not 3-D, not one number a voxel, the voxels start too late, not mm, sform and qform disagree, or
+            neither is given.
     """
     check_three_axes(header.shape)
     check_size(header.shape)
     if header.data_type not in _BYTES_PER_VOXEL:
         name = _OTHER_TYPES.get(header.data_type, f"of unknown type {header.data_type}")
         raise ImageReadError(f"the voxels are {name}; give an image with one number a voxel")
+    if header.data_offset > _OFFSET_LIMIT:
+        raise _late_voxels(header.data_offset)
+    if header.length_unit in _LENGTH_UNITS:
+        raise ImageReadError(
+            f"lengths are in {_LENGTH_UNITS[header.length_unit]} (xyzt_units), not mm; export the image again in mm"
+        )
     if not all(math.isfinite(value) and value > 0 for value in header.spacing):
         raise GeometryError(f"the spacing (pixdim) {header.spacing} mm is not positive; repair the image's header")
     if header.qform_code <= 0 and header.sform_code <= 0:
@@ -184,7 +195,7 @@ def drop_qform(path: Path, sform: npt.NDArray[np.float64]) -> None:
         struct.pack_into("=h", header, 252, 0)
         struct.pack_into("=12f", header, 280, *sform[:3].ravel().tolist())
         writer.write(bytes(header))
-        shutil.copyfileobj(reader, writer, _CHUNK)
+        shutil.copyfileobj(reader, writer, CHUNK_BYTES)
         if compressed:
             writer.close()
 
@@ -257,20 +268,28 @@ def _quaternion_matrix(
 
 def _check_voxels(stream: BinaryIO, header: NiftiHeader) -> None:
     """Read on from the header to the end, where gzip checks its sum; every voxel must be there and be a number."""
-    stream.read(header.data_offset - _HEADER_BYTES)
+    left = header.data_offset - _HEADER_BYTES
+    while left > 0:
+        skipped = len(stream.read(min(left, CHUNK_BYTES)))
+        if skipped == 0:
+            raise _late_voxels(header.data_offset)
+        left -= skipped
     width = _BYTES_PER_VOXEL[header.data_type]
     expected = math.prod(header.shape) * width
     present = 0
-    while chunk := stream.read(_CHUNK):
+    for chunk in voxel_chunks(stream, expected):
         if header.data_type in _FLOATS:
             count = max(0, min(len(chunk), expected - present)) // width
             values = np.frombuffer(chunk, f"{header.byte_order}{_FLOATS[header.data_type]}", count)
             check_finite(values, header.shape, present // width)
         present += len(chunk)
-    if present < expected:
-        raise ImageReadError(
-            f"the file is truncated: it holds {present:,} of {expected:,} bytes of voxels; copy or export it again"
-        )
+
+
+def _late_voxels(offset: int) -> ImageReadError:
+    return ImageReadError(
+        f"the header puts the first voxel at byte {offset:.4g} (vox_offset), beyond the end of the file: it is "
+        "truncated or its header damaged; copy or export it again"
+    )
 
 
 def _code(code: int) -> str:

@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 
 from KDSegmentatorLib.errors import GeometryError, ImageReadError
 from KDSegmentatorLib.geometry import check_size
-from KDSegmentatorLib.io.checks import check_three_axes
+from KDSegmentatorLib.io.checks import (
+    CHUNK_BYTES,
+    check_not_too_long,
+    check_not_too_short,
+    check_three_axes,
+    voxel_chunks,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_CHUNK = 1 << 20
 _HEADER_LIMIT = 1 << 20
 _NOT_FINITE = re.compile("nan|inf", re.IGNORECASE)
 _NRRD_SPACES = {
@@ -100,6 +105,8 @@ def _nrrd_fields(file: BinaryIO) -> dict[str, str]:
         # `name:=value` is free text, not a field.
         if separator and not text.startswith("#") and not value.startswith("="):
             fields[name.strip().lower()] = value.strip()
+        if file.tell() > _HEADER_LIMIT:
+            break
     raise ImageReadError("the file is truncated: its header does not end; copy or export it again")
 
 
@@ -135,12 +142,15 @@ def _check_nrrd_place(fields: dict[str, str]) -> None:
 
 def _check_nrrd_length(file: BinaryIO, fields: dict[str, str]) -> None:
     encoding = fields.get("encoding", "").lower()
+    for name in ("line skip", "lineskip", "byte skip", "byteskip"):
+        if encoding != "raw" and fields.get(name, "0") != "0":  # ITK would read on for as long as the file lasts
+            raise ImageReadError(f"the header has a {name} of {fields[name]}; save the image again without one")
     width = _NRRD_BYTES.get(fields.get("type", "").lower())
     if width is None or encoding not in ("raw", "gzip", "gz") or {"byte skip", "byteskip"} & fields.keys():
         return  # ITK's reader checks the rest itself
     expected = width * math.prod(_whole_number(text) for text in fields.get("sizes", "").split())
     stream = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if encoding != "raw" else file
-    _check_count(_count(stream), expected)
+    _check_length(stream, expected)
 
 
 def _meta_fields(file: BinaryIO) -> dict[str, str]:
@@ -167,32 +177,24 @@ def _check_meta_length(file: BinaryIO, fields: dict[str, str]) -> None:
     channels = _whole_number(fields.get("ElementNumberOfChannels", "1"))
     expected = width * channels * math.prod(_whole_number(text) for text in fields.get("DimSize", "").split())
     if fields.get("CompressedData", "False").lower() != "true":
-        _check_count(_count(file), expected)
+        _check_length(file, expected)
         return
     inflater = zlib.decompressobj()
     present = 0
     try:
-        while not inflater.eof and (chunk := inflater.unconsumed_tail or file.read(_CHUNK)):
-            present += len(inflater.decompress(chunk, _CHUNK))
+        while not inflater.eof and (chunk := inflater.unconsumed_tail or file.read(CHUNK_BYTES)):
+            present += len(inflater.decompress(chunk, CHUNK_BYTES))
+            check_not_too_long(present, expected)
     except zlib.error as error:
         raise ImageReadError(f"the file is damaged ({error}); copy or export it again") from error
     if not inflater.eof:
         raise ImageReadError("the file is truncated: its compressed voxels do not end; copy or export it again")
-    _check_count(present, expected)
+    check_not_too_short(present, expected)
 
 
-def _check_count(present: int, expected: int) -> None:
-    if present < expected:
-        raise ImageReadError(
-            f"the file is truncated: it holds {present:,} of {expected:,} bytes of voxels; copy or export it again"
-        )
-
-
-def _count(stream: BinaryIO) -> int:
-    present = 0
-    while chunk := stream.read(_CHUNK):
-        present += len(chunk)
-    return present
+def _check_length(stream: BinaryIO, expected: int) -> None:
+    for _ in voxel_chunks(stream, expected):
+        pass
 
 
 def _check_positive(texts: list[str], name: str) -> None:

@@ -20,6 +20,21 @@ def test_the_first_is_a_request_and_the_second_breaks_off() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_the_last_step_is_not_broken_off() -> None:
+    with listening() as interrupt:
+        interrupt.finish()
+        for _ in range(3):
+            signal.raise_signal(signal.SIGINT)
+        interrupt.check()
+
+
+def test_a_request_just_before_the_last_step_stops() -> None:
+    with listening() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(CancelledError):
+            interrupt.finish()
+
+
 def test_a_process_that_ignores_it_goes_on() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import errno
+import os
+import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from KDSegmentatorLib.cli import outputs
+from KDSegmentatorLib.cli.interrupt import Interrupt, listening
 from KDSegmentatorLib.cli.outputs import PlannedOutput, check_outputs, write_together
-from KDSegmentatorLib.errors import EngineError, ImageWriteError, InvalidSettingsError
+from KDSegmentatorLib.errors import CancelledError, EngineError, ImageWriteError, InvalidSettingsError
 
 
 def text(content: str) -> Callable[[Path], None]:
@@ -65,6 +71,160 @@ def test_one_that_cannot_be_moved_into_place_brings_the_others_back(tmp_path: Pa
             write_together([(tmp_path / f"{name}.txt", text(name)) for name in ("one", "two", "three")])
     assert names(tmp_path) == ["one.txt"]
     assert (tmp_path / "one.txt").read_text(encoding="utf-8") == "old"
+
+
+def no_links(source: object, target: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.fixture(params=[True, False], ids=["links", "copies"])
+def old(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return two files that were there before, on a file system with or without hard links."""
+    if not request.param:
+        monkeypatch.setattr(os, "link", no_links)
+    paths = [tmp_path / "one.txt", tmp_path / "two.txt"]
+    for path in paths:
+        path.write_text(f"old {path.name}", encoding="utf-8")
+    return paths
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()}
+
+
+OLD = {"one.txt": "old one.txt", "two.txt": "old two.txt"}
+
+
+def test_old_files_are_replaced(tmp_path: Path, old: list[Path]) -> None:
+    write_together([(path, text("new")) for path in old])
+    assert contents(tmp_path) == {"one.txt": "new", "two.txt": "new"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), PermissionError(13, "in use")])
+@pytest.mark.parametrize("after", [False, True], ids=["before the move", "after the move"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_old_files_survive_whatever_comes_in_between(
+    tmp_path: Path, old: list[Path], monkeypatch: pytest.MonkeyPatch, at: int, after: bool, error: BaseException
+) -> None:
+    moves = 0
+    original = outputs.replace
+
+    def replace(source: Path, target: Path) -> None:
+        nonlocal moves
+        moves += 1
+        assert target.exists()  # an old file never leaves its place
+        if moves != at + 1:
+            original(source, target)
+            return
+        if after:
+            original(source, target)
+        raise error
+
+    monkeypatch.setattr(outputs, "replace", replace)
+    with pytest.raises(ImageWriteError if isinstance(error, OSError) else type(error)):
+        write_together([(path, text("new")) for path in old])
+    assert contents(tmp_path) == OLD
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), PermissionError(13, "in use")])
+def test_an_old_file_that_cannot_be_put_back_is_kept_and_named(
+    tmp_path: Path, old: list[Path], monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    original = outputs.replace
+    moves = 0
+
+    def replace(source: Path, target: Path) -> None:
+        nonlocal moves
+        moves += 1
+        if moves == 1:
+            original(source, target)
+            return
+        raise error if moves == 2 else PermissionError(13, "in use")
+
+    monkeypatch.setattr(outputs, "replace", replace)
+    with pytest.raises(ImageWriteError) as caught:
+        write_together([(path, text("new")) for path in old])
+    message = str(caught.value)
+    assert "nothing was written" not in message
+    assert f"{old[0]} could not be put back" in message
+    kept = re.search(r"its old content is in (.*), move it back", message)
+    assert kept is not None
+    assert Path(kept[1]).read_text(encoding="utf-8") == "old one.txt"
+    assert old[1].read_text(encoding="utf-8") == "old two.txt"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_new_file_that_cannot_be_removed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = outputs.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if target.name == "two.txt":
+            raise PermissionError(13, "in use")
+        original(source, target)
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "in use")
+
+    monkeypatch.setattr(outputs, "replace", replace)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    with pytest.raises(ImageWriteError, match=r"one\.txt could not be removed"):
+        write_together([(tmp_path / name, text("new")) for name in ("one.txt", "two.txt")])
+
+
+def test_a_copy_of_an_old_file_that_fails_stops_before_anything_is_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "one.txt").write_text("old", encoding="utf-8")
+
+    def full(source: Path, target: Path) -> None:
+        target.write_text("o", encoding="utf-8")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(outputs.shutil, "copyfile", full)
+    with pytest.raises(ImageWriteError, match="No space left"):
+        write_together([(tmp_path / "one.txt", text("1"))])
+    assert contents(tmp_path) == {"one.txt": "old"}
+
+
+@pytest.mark.parametrize("pressed_at", [0, 1])
+def test_ctrl_c_while_a_file_is_written_leaves_all_as_it_was(tmp_path: Path, old: list[Path], pressed_at: int) -> None:
+    written = []
+
+    def writer(path: Path) -> None:
+        if len(written) == pressed_at:
+            signal.raise_signal(signal.SIGINT)
+        path.write_text("new", encoding="utf-8")
+        written.append(path)
+
+    with listening() as interrupt, pytest.raises(CancelledError):
+        write_together([(path, writer) for path in old], interrupt)
+    assert len(written) == pressed_at + 1
+    assert contents(tmp_path) == OLD
+
+
+def test_ctrl_c_while_files_are_moved_is_too_late(
+    tmp_path: Path, old: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = outputs.replace
+
+    def replace(source: Path, target: Path) -> None:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGINT)
+        original(source, target)
+
+    monkeypatch.setattr(outputs, "replace", replace)
+    with listening() as interrupt:
+        write_together([(path, text("new")) for path in old], interrupt)
+    assert contents(tmp_path) == {"one.txt": "new", "two.txt": "new"}
+
+
+def test_nothing_is_written_after_a_request_to_stop(tmp_path: Path) -> None:
+    interrupt = Interrupt()
+    interrupt.receive(signal.SIGINT, None)
+    with pytest.raises(CancelledError):
+        write_together([(tmp_path / "one.txt", text("1"))], interrupt)
+    assert contents(tmp_path) == {}
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:

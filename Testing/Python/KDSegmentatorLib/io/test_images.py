@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -300,6 +301,32 @@ def test_other_kinds_of_nifti_are_named(tmp_path: Path, fields: list[Any], messa
         read_volume(nifti(tmp_path / "a.nii", *fields))
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("offset", [1e30, 3e38, 2.0**31 + 1024, 1e12, 1e6, 5000])
+def test_voxels_that_start_beyond_the_end_are_named(tmp_path: Path, suffix: str, offset: float) -> None:
+    with pytest.raises(ImageReadError, match=r"first voxel at byte .* beyond the end of the file"):
+        read_volume(nifti(tmp_path / f"a{suffix}", (108, "f", offset)))
+
+
+def test_an_extension_before_the_voxels_is_skipped(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii", (108, "f", 352 + 3_000_000))
+    data = path.read_bytes()
+    extension = struct.pack("<4B2i", 1, 0, 0, 0, 3_000_000, 6) + bytes(3_000_000 - 8)
+    path.write_bytes(data[:348] + extension + data[352:])
+    np.testing.assert_array_equal(read_volume(path).voxels, scan().voxels)
+
+
+@pytest.mark.parametrize("unit", [1, 3])
+def test_lengths_that_are_not_in_mm_are_named(tmp_path: Path, unit: int) -> None:
+    with pytest.raises(ImageReadError, match=r"lengths are in (micro)?metres .* not mm"):
+        read_volume(nifti(tmp_path / "a.nii", (123, "B", unit | 8)))
+
+
+@pytest.mark.parametrize("unit", [0, 2])
+def test_mm_and_no_unit_are_read(tmp_path: Path, unit: int) -> None:
+    assert read_volume(nifti(tmp_path / "a.nii", (123, "B", unit | 8))).same_grid(scan())
+
+
 @pytest.mark.parametrize("length", [0, -3])
 def test_an_axis_without_voxels_is_named(tmp_path: Path, length: int) -> None:
     with pytest.raises(GeometryError, match="empty"):
@@ -485,6 +512,71 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, kept: float) -> 
     (tmp_path / f"b{suffix}").write_bytes(data[: int(len(data) * kept)])
     with pytest.raises(ImageReadError, match=r"b\.n.*(truncated|damaged)|b\.mha.*truncated"):
         read_volume(tmp_path / f"b{suffix}")
+
+
+class Endless:
+    """A compressed stream that would go on for ever, and counts what is taken from it."""
+
+    def __init__(self, start: bytes) -> None:
+        self.start, self.taken = start, 0
+
+    def read(self, size: int) -> bytes:
+        data, self.start = self.start[:size], self.start[size:]
+        data += bytes(size - len(data))
+        self.taken += size
+        return data
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_an_endless_file_is_not_read_to_its_end(tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = nifti(tmp_path / "plain.nii").read_bytes() if suffix == ".nii.gz" else PIXELS
+    endless = Endless(start)
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".nii.gz":
+        path.write_bytes(gzip.compress(start))
+    else:
+        nrrd(path, encoding="gzip")
+    monkeypatch.setattr(gzip, "GzipFile", lambda fileobj: endless)
+    with pytest.raises(ImageReadError, match="damaged: much more follows"):
+        read_volume(path)
+    assert endless.taken < 4_000_000
+
+
+def test_a_compressed_metaimage_that_goes_on_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = metaimage(tmp_path / "a.mha", CompressedData="True")
+    header = path.read_bytes().partition(b"LOCAL\n")
+    path.write_bytes(header[0] + header[1] + zlib.compress(PIXELS + bytes(50_000_000)))
+    with pytest.raises(ImageReadError, match="damaged: much more follows"):
+        read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_little_padding_at_the_end_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".nrrd":
+        path = nrrd(path)
+    elif suffix == ".mha":
+        path = metaimage(path)
+    else:
+        path = nifti(path)
+    data = path.read_bytes()
+    path.write_bytes(gzip.compress(gzip.decompress(data) + bytes(512)) if path.suffix == ".gz" else data + bytes(512))
+    assert read_volume(path).voxels.any()
+
+
+@pytest.mark.parametrize("skip", ["-1", "1000000000000"])
+@pytest.mark.parametrize("name", ["byte skip", "line skip"])
+def test_a_compressed_nrrd_that_skips_is_refused(tmp_path: Path, name: str, skip: str) -> None:
+    with pytest.raises(ImageReadError, match=f"{name} of {skip}"):
+        read_volume(nrrd(tmp_path / "a.nrrd", **{"encoding": "gzip", name: skip}))
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "float16", "object"])
+def test_only_real_numbers_come_out(tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_volume(scan(), tmp_path / "a.nrrd")
+    monkeypatch.setattr(SimpleITK, "GetArrayFromImage", lambda image: scan().voxels.astype(dtype))
+    with pytest.raises(ImageReadError, match=f"the voxels are {dtype}"):
+        read_volume(tmp_path / "a.nrrd")
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])

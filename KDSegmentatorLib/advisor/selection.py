@@ -1,0 +1,79 @@
+"""From a task and a size, which may be left open, to the pack that segments a volume."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from KDSegmentatorLib.advisor.advice import advise
+from KDSegmentatorLib.advisor.hardware import detect_hardware
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.packs.catalogue import Family, families, find
+from KDSegmentatorLib.packs.pack import StudentPack
+from KDSegmentatorLib.packs.rules import pack_id
+from KDSegmentatorLib.packs.store import DamagedPack, PackStore
+
+AUTOMATIC = "auto"
+"""The size that is chosen for each volume."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The pack to run, and why if the size was left open."""
+
+    pack: StudentPack
+    reason: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """What a task and a size leave to choose from.
+
+    Attributes:
+        packs: the pack of a fixed size, or all usable ones of the task, with :data:`AUTOMATIC`.
+        damaged: packs of the task that cannot be chosen, with :data:`AUTOMATIC`.
+    """
+
+    packs: Family
+    automatic: bool
+    damaged: tuple[DamagedPack, ...] = ()
+
+    def choose(self, volume: Volume, *, mirroring: bool = False) -> Choice:
+        """Return the pack for a volume.
+
+        Args:
+            volume: the scan.
+            mirroring: whether every window will be run mirrored as well.
+
+        Raises:
+            GeometryError: the volume would be empty or too large at the packs' spacing.
+        """
+        if not self.automatic:
+            return Choice(pack=self.packs.packs[0])
+        advice = advise(self.packs, volume, detect_hardware(), mirroring=mirroring)
+        reason = advice.reason
+        if self.damaged:
+            reason += f"; left out as damaged: {', '.join(pack.id for pack in self.damaged)}"
+        return Choice(pack=advice.pack, reason=reason)
+
+
+def select(store: PackStore, task: str, size: str = AUTOMATIC) -> Selection:
+    """Return what a task and a size leave to choose from.
+
+    Args:
+        store: where packs are looked up.
+        task: for example ``hippocampus``.
+        size: for example ``x1/4``, or :data:`AUTOMATIC`.
+
+    Raises:
+        PackError: there is no such pack, or it is damaged; with :data:`AUTOMATIC`, all of the task are.
+        ManifestError: its manifest is not valid.
+    """
+    packs, damaged = store.packs(), store.damaged()
+    of_task = tuple(pack for pack in damaged if pack.id.rpartition("-")[0] == task)
+    family = next((family for family in families(packs) if family.task == task), None)
+    if size == AUTOMATIC and family is not None:
+        return Selection(packs=family, automatic=True, damaged=of_task)
+    for pack in of_task:
+        if size == AUTOMATIC or pack.id == pack_id(task, size):
+            raise pack.error
+    return Selection(packs=Family(task=task, packs=(find(packs, task, size),)), automatic=False)

@@ -1,0 +1,30 @@
+"""The record of a run as a file: what an auditor needs to repeat it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from KDSegmentatorLib.inference.segmentation import Segmentation
+from KDSegmentatorLib.io.atomic import atomic_output
+
+
+def write_record(result: Segmentation, input_name: str, path: Path) -> None:
+    """Write a run's record as JSON (UTF-8): the fields of ``RunRecord``, the input and the labels.
+
+    Args:
+        result: of the run.
+        input_name: of the scan's file, without its folder.
+        path: the file.
+
+    Raises:
+        ImageWriteError: the file could not be written; nothing was left behind.
+    """
+    content = {
+        "input": input_name,
+        "labels": [{"value": label.value, "name": label.name} for label in result.labels],
+        **dataclasses.asdict(result.record),
+    }
+    with atomic_output(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+from support.generated_family import ALPHAS, build_size
+
+from KDSegmentatorLib import segmenter as module
+from KDSegmentatorLib.advisor import selection
+from KDSegmentatorLib.advisor.advice import Hardware
+from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.errors import InvalidSettingsError, ManifestError, PackError
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorLib.segmenter import Segmenter
+
+SMALL = Volume(np.random.default_rng(0).gamma(2, 100, size=(20, 24, 18)).astype(np.float32), (1.0, 1.0, 1.0))
+LARGE = Volume(np.random.default_rng(1).gamma(2, 100, size=(40, 48, 36)).astype(np.float32), (1.0, 1.0, 1.0))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> PackStore:
+    store = PackStore(tmp_path / "user", tmp_path / "shipped")
+    for size in ALPHAS:
+        store.install(build_size(tmp_path / size.replace("/", "_"), size).folder)
+    return store
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return the bodies that engines are made of, as they are made."""
+    bodies: list[bytes] = []
+
+    def spy(body: bytes, **options: object) -> object:
+        bodies.append(body)
+        return create_engine(body)
+
+    monkeypatch.setattr(module, "create_engine", spy)
+    return bodies
+
+
+def test_a_fixed_size_is_loaded_at_once(store: PackStore, made: list[bytes]) -> None:
+    segmenter = Segmenter("generated", "x1/2", store=store)
+    assert segmenter.pack.manifest.id == "generated-x1_2"
+    assert len(made) == 1
+    result = segmenter(SMALL)
+    expected = segment(SMALL, segmenter.pack, segmenter.engine)
+    np.testing.assert_array_equal(result.volume.voxels, expected.volume.voxels)
+    assert segmenter.choose(SMALL).reason is None
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("sizes", [(), ("auto",)])
+def test_auto_takes_a_pack_for_each_volume_and_keeps_its_engine(
+    store: PackStore, made: list[bytes], monkeypatch: pytest.MonkeyPatch, sizes: tuple[str, ...]
+) -> None:
+    segmenter = Segmenter("generated", *sizes, store=store)
+    assert made == []
+    with pytest.raises(InvalidSettingsError, match=r"choose\(volume\)"):
+        _ = segmenter.pack
+    with pytest.raises(InvalidSettingsError, match="name a size"):
+        _ = segmenter.engine
+    assert segmenter(SMALL).record.size == "x1"
+    assert segmenter(SMALL).record.size == "x1"
+    assert len(made) == 1
+    monkeypatch.setattr(selection, "detect_hardware", lambda: Hardware(logical_cores=1, available_memory=1))
+    assert segmenter(LARGE).record.size == "x1/4"
+    assert "smallest size" in str(segmenter.choose(LARGE).reason)
+    assert len(made) == 2
+
+
+def test_a_choice_is_not_made_twice(store: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter = Segmenter("generated", store=store)
+    choice = segmenter.choose(SMALL)
+    monkeypatch.setattr(selection, "detect_hardware", lambda: pytest.fail("chosen again"))
+    assert segmenter(SMALL, choice=replace(choice, reason=None)).record.pack_id == choice.pack.manifest.id
+
+
+def test_auto_leaves_damaged_packs_out_and_says_so(store: PackStore, caplog: pytest.LogCaptureFixture) -> None:
+    (store.get("generated-x1").folder / "manifest.json").write_text("{}", encoding="utf-8")
+    segmenter = Segmenter("generated", store=store)
+    assert [pack.id for pack in segmenter.damaged] == ["generated-x1"]
+    assert segmenter(SMALL).record.size == "x1/2"
+    assert "generated-x1 is left out" in caplog.text
+    assert str(segmenter.choose(SMALL).reason).endswith("; left out as damaged: generated-x1")
+    with pytest.raises(ManifestError):
+        Segmenter("generated", "x1", store=store)
+    assert Segmenter("generated", "x1/2", store=store).damaged == ()
+
+
+@pytest.mark.parametrize(("task", "size"), [("spleen", "auto"), ("spleen", "x1"), ("generated", "x1/8")])
+def test_no_such_pack(store: PackStore, task: str, size: str) -> None:
+    with pytest.raises(PackError, match="there is no"):
+        Segmenter(task, size, store=store)
+
+
+def test_all_packs_of_a_task_damaged(store: PackStore) -> None:
+    for pack in store.packs():
+        (pack.folder / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(ManifestError):
+        Segmenter("generated", store=store)
