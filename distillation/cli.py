@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--threads", type=int, help="CPU threads (default: one a physical core)")
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
     export.add_argument("--output", type=Path, required=True, help="folder for the packs, one folder each")
+    export.add_argument(
+        "--archive", action="store_true", help="write each pack also as one file, ID.kdpack, for 'kdseg packs install'"
+    )
     return parser
 
 
@@ -152,6 +155,7 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
 
 def _export(stages: Stages, options: argparse.Namespace) -> None:
     from distillation.export.folder import copy_pack
+    from KDSegmentatorLib.packs.archive import SUFFIX, write_archive
 
     method = options.method or stages.recipe.pack.method
     packs = []
@@ -166,6 +170,10 @@ def _export(stages: Stages, options: argparse.Namespace) -> None:
         score = copied.manifest.evaluation
         dice = "not evaluated" if score is None else f"mean Dice {score.mean_dice.mean:.4f} on {score.cases} cases"
         print(f"{copied.folder}: {size / 1e6:.1f} MB, {dice}")
+        if options.archive:
+            archive = copied.folder.with_name(f"{copied.manifest.id}{SUFFIX}")
+            write_archive(copied.folder, archive)
+            print(f"{archive}: for 'kdseg packs install'")
 
 
 def _students(stages: Stages, options: argparse.Namespace) -> tuple[Student, ...]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import SimpleITK
-
-from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError, TrainingError
-from KDSegmentatorLib.geometry import Volume, matrix, vector
+from KDSegmentatorLib.errors import GeometryError, ImageReadError, InvalidSettingsError, TrainingError
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.io.images import read_grid
 
 _MESSAGES_SHOWN = 3
 
@@ -80,27 +79,16 @@ def read_dataset(folder: Path) -> RawDataset:
 def read_header(path: Path) -> Volume:
     """Return an image's grid without its voxels (they are all zero and take no memory).
 
+    The header passes the same checks as that of an image to be segmented, so that an image whose sform and qform
+    disagree does not teach a wrong axis order.
+
     Raises:
         TrainingError: the file is not readable, not 3-D, or its geometry is not usable.
     """
-    import numpy as np
-
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
     try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise TrainingError(f"{path} is not a readable image; replace the file ({_last_line(error)})") from error
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
-        raise TrainingError(
-            f"{path} has {reader.GetDimension()} dimensions and {reader.GetNumberOfComponents()} components; "
-            "3-D images with one component are supported"
-        )
-    voxels = np.broadcast_to(np.zeros((), dtype=np.uint8), reader.GetSize()[::-1])
-    try:
-        return Volume(voxels, vector(reader.GetSpacing()), vector(reader.GetOrigin()), matrix(reader.GetDirection()))
-    except GeometryError as error:
-        raise TrainingError(f"{path}: {error}") from error
+        return read_grid(path)
+    except (GeometryError, ImageReadError) as error:
+        raise TrainingError(str(error)) from error
 
 
 def check_grids(dataset: RawDataset) -> str:
@@ -188,10 +176,6 @@ def _match(folder: Path, images: dict[str, Path], labels: dict[str, Path]) -> tu
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:_MESSAGES_SHOWN])
     return shown if len(names) <= _MESSAGES_SHOWN else f"{shown} and {len(names) - _MESSAGES_SHOWN} more"
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
 
 
 def find_dataset(raw: Path, name: str) -> RawDataset:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillation.files import write_json
 from distillation.plans import read_plans
-from distillation.settings import TrainingSettings
+from distillation.settings import PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.packs.manifest import Method
 
@@ -118,23 +118,28 @@ def model_folder(workspace: Workspace, dataset: str, method: Method, plans_name:
 
 def _check_finished(folder: Path, plans: dict[str, Any]) -> None:
     """Check that a finished run is the one that was asked for."""
-    found = read_plans(folder / "plans.json")
-    same_settings = TrainingSettings.from_plans(found) == TrainingSettings.from_plans(plans)
-    if not same_settings or found["configurations"] != plans["configurations"]:
+    if not _same_run(read_plans(folder / "plans.json"), plans):
         raise TrainingError(
             f"{folder} was trained with other settings than the recipe's; remove or rename it to train again, or put "
             "the recipe back"
         )
 
 
+def _same_run(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Return whether two plans give the same run; paths may differ, so that a workspace can be moved."""
+    same_settings = TrainingSettings.from_plans(found).same_but_for_place(TrainingSettings.from_plans(wanted))
+    return same_settings and all(
+        found.get(key) == wanted.get(key) for key in found.keys() | wanted.keys() if key != PLANS_KEY
+    )
+
+
 def _write_plans(folder: Path, plans: dict[str, Any], *, started: bool) -> None:
     if not (folder / "dataset.json").is_file():
         raise TrainingError(f"{folder} holds no preprocessed dataset; run 'kdseg-distill prepare' first")
     path = folder / f"{plans['plans_name']}.json"
-    text = json.dumps(plans, indent=2)
-    if started and path.is_file() and path.read_text(encoding="utf-8") != text:
+    if started and path.is_file() and not _same_run(read_plans(path), plans):
         raise TrainingError(
             f"a run with the plans {path} was started with other settings. Finish it with the settings that it was "
             "started with, or remove its results folder"
         )
-    path.write_text(text, encoding="utf-8")
+    write_json(path, plans)

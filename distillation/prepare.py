@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from distillation.dataset import RawDataset, check_grids, find_dataset
+from distillation.files import write_json
 from distillation.plans import check_architecture, read_plans, resolve_configuration
 from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError, TrainingError
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from distillation.recipe import DatasetRecipe
 
 FOLDS = 5
+SPLITS_NAME = "splits_final.json"
 SPLIT_SEED = 12345
 """nnU-Net's own."""
 
@@ -41,8 +43,17 @@ class PreparedDataset:
     plans: dict[str, Any]
 
     def held_out_cases(self, fold: int) -> tuple[str, ...]:
-        """Return the names of the validation cases of a fold."""
-        splits = json.loads((self.folder / "splits_final.json").read_text(encoding="utf-8"))
+        """Return the names of the validation cases of a fold.
+
+        Raises:
+            TrainingError: the split's file is damaged or has no such fold.
+        """
+        path = self.folder / SPLITS_NAME
+        splits = read_splits(path)
+        if not fold < len(splits):
+            raise TrainingError(
+                f"{path} has {len(splits)} folds, so that there is no fold {fold}; correct or remove it"
+            )
         return tuple(sorted(splits[fold]["val"]))
 
 
@@ -97,7 +108,7 @@ def find_prepared(
     path = folder / f"{name}.json"
     if teacher_plans is not None and not path.is_file():
         path = folder / f"{plans_name(recipe.planner)}.json"
-    if not path.is_file() or not (folder / "splits_final.json").is_file():
+    if not path.is_file() or not (folder / SPLITS_NAME).is_file():
         return None
     plans = read_plans(path)
     configuration = resolve_configuration(plans, recipe.configuration)
@@ -120,10 +131,9 @@ def write_splits(raw: RawDataset, folder: Path) -> None:
     from nnunetv2.utilities.crossval_split import generate_crossval_split
 
     names = sorted(case.name for case in raw.cases)
-    path = folder / "splits_final.json"
+    path = folder / SPLITS_NAME
     if path.is_file():
-        splits = json.loads(path.read_text(encoding="utf-8"))
-        for split in splits:
+        for split in read_splits(path):
             if not set(split["train"]).isdisjoint(split["val"]) or not {*split["train"], *split["val"]} <= set(names):
                 raise TrainingError(
                     f"{path} does not fit the dataset: a case is in both halves, or missing in {raw.folder}; "
@@ -135,7 +145,22 @@ def write_splits(raw: RawDataset, folder: Path) -> None:
     splits = generate_crossval_split(names, seed=SPLIT_SEED, n_splits=FOLDS)
     plain = [{half: [str(name) for name in split[half]] for half in ("train", "val")} for split in splits]
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(plain, indent=2), encoding="utf-8")
+    write_json(path, plain)
+
+
+def read_splits(path: Path) -> list[dict[str, list[str]]]:
+    """Read nnU-Net's split: for each fold the case names of ``train`` and ``val``.
+
+    Raises:
+        TrainingError: the file is missing or damaged.
+    """
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+        return [{half: [str(name) for name in split[half]] for half in ("train", "val")} for split in splits]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TrainingError(
+            f"{path} cannot be read as nnU-Net's split ({error}); remove it and run 'kdseg-distill prepare' again"
+        ) from error
 
 
 def plans_name(planner: str) -> str:
@@ -181,7 +206,7 @@ def _fingerprint_and_plan(
     plans = read_plans(folder / f"{name}.json")
     if teacher_plans is not None:
         plans = teacher_plans
-        (folder / f"{plans['plans_name']}.json").write_text(json.dumps(plans, indent=2), encoding="utf-8")
+        write_json(folder / f"{plans['plans_name']}.json", plans)
     if recipe.configuration not in plans["configurations"]:
         known = ", ".join(sorted(plans["configurations"]))
         raise InvalidSettingsError(f"nnU-Net planned no {recipe.configuration} for {recipe.name}, only: {known}")

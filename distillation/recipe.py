@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Hashable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from distillation.settings import Precision, TrainingSettings
 from distillation.sizes import alpha_of
-from distillation.strict import read_dataclass
 from KDSegmentatorLib.errors import InvalidSettingsError
-from KDSegmentatorLib.packs.manifest import Credit, Label, Method, Modality
+from KDSegmentatorLib.packs.manifest import Credit, Label, Manifest, Method, Modality
+from KDSegmentatorLib.packs.rules import RULES, TEXT
+from KDSegmentatorLib.packs.strict_json import FieldError, Rules, build
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
@@ -202,10 +206,13 @@ def read_recipe(name_or_path: str) -> Recipe:
                 f"there is no recipe {name_or_path!r}; give one of {', '.join(shipped_recipes())} or a .yaml file"
             )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidSettingsError(f"the recipe {path} cannot be read: {error}") from error
-    recipe = read_dataclass(Recipe, content, path.name)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
+    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise InvalidSettingsError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+    try:
+        recipe = build(Recipe, content, _RULES, TEXT)
+    except FieldError as error:
+        raise InvalidSettingsError(f"{path.name}: {error}") from error
     if recipe.teacher.folder is None:
         return recipe
     return replace(recipe, teacher=replace(recipe.teacher, folder=str(path.parent / recipe.teacher.folder)))
@@ -214,3 +221,36 @@ def read_recipe(name_or_path: str) -> Recipe:
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes that come with the package."""
     return sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml"))
+
+
+# A pack's own rules, so that they are not broken after days of training only.
+_RULES: Rules = {
+    **RULES,
+    **{
+        (PackRecipe, field.name): RULES[Manifest, field.name]
+        for field in fields(PackRecipe)
+        if (Manifest, field.name) in RULES
+    },
+}
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML with text as keys, each of them once, and 1e-2 for a number, as in YAML 1.2 (1.1 takes it for text)."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key_node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} occurs twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)

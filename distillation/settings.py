@@ -6,7 +6,8 @@ come from its plans. The settings live under one top-level key that stock nnU-Ne
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import PurePath
 from typing import Any, Literal
 
 from KDSegmentatorLib.errors import InvalidSettingsError
@@ -25,6 +26,7 @@ class LogitDistillationSettings:
         teacher_folder: nnU-Net model folder of the teacher (holds ``plans.json``, ``dataset.json``, ``fold_X``).
         teacher_fold: fold of the teacher; it has to be the student's own fold, or the held-out cases leak.
         teacher_checkpoint: file name inside the teacher's fold folder.
+        teacher_sha256: hash of that checkpoint; None in runs of earlier versions.
         temperature: softmax temperature tau of the distillation loss, dimensionless, > 0.
         weight: lambda, the factor of the distillation loss, >= 0.
     """
@@ -32,6 +34,7 @@ class LogitDistillationSettings:
     teacher_folder: str
     teacher_fold: int
     teacher_checkpoint: str = "checkpoint_final.pth"
+    teacher_sha256: str | None = None
     temperature: float = 2.0
     weight: float = 0.5
 
@@ -40,6 +43,24 @@ class LogitDistillationSettings:
             raise InvalidSettingsError(f"temperature must be > 0, got {self.temperature}")
         if not self.weight >= 0:
             raise InvalidSettingsError(f"weight (lambda) must be >= 0, got {self.weight}")
+
+    def same_but_for_place(self, other: LogitDistillationSettings) -> bool:
+        """Return whether these settings use the same teacher in the same way, wherever its folder lies now.
+
+        Where one of the two does not know the teacher's hash, the name of its folder decides.
+        """
+        if self.teacher_sha256 is None or other.teacher_sha256 is None:
+            known = PurePath(self.teacher_folder).name == PurePath(other.teacher_folder).name
+            known = known and self.teacher_checkpoint == other.teacher_checkpoint
+        else:
+            known = self.teacher_sha256 == other.teacher_sha256
+        here = replace(
+            self,
+            teacher_folder=other.teacher_folder,
+            teacher_checkpoint=other.teacher_checkpoint,
+            teacher_sha256=other.teacher_sha256,
+        )
+        return known and here == other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +104,14 @@ class TrainingSettings:
         """Optimiser steps that the final weights have seen."""
         return self.initial_iterations + self.epochs * self.iterations_per_epoch
 
+    def same_but_for_place(self, other: TrainingSettings) -> bool:
+        """Return whether a run with these settings is one with the other settings, in a workspace that was moved."""
+        mine, others = self.distillation, other.distillation
+        same_teacher = mine is others if mine is None or others is None else mine.same_but_for_place(others)
+        same_start = _inside_results(self.initial_checkpoint) == _inside_results(other.initial_checkpoint)
+        here = replace(self, initial_checkpoint=other.initial_checkpoint, distillation=others)
+        return same_teacher and same_start and here == other
+
     def to_plans(self) -> dict[str, Any]:
         """Return the settings as the JSON object that :meth:`from_plans` reads."""
         return asdict(self)
@@ -109,3 +138,8 @@ class TrainingSettings:
             )
         except TypeError as error:
             raise InvalidSettingsError(f"the '{PLANS_KEY}' section of the plans is not valid: {error}") from error
+
+
+def _inside_results(checkpoint: str | None) -> tuple[str, ...] | None:
+    """Return model folder, fold folder and file name of a checkpoint, which do not change when a workspace moves."""
+    return None if checkpoint is None else PurePath(checkpoint).parts[-3:]

@@ -1,24 +1,17 @@
-"""Names of a family's sizes: ``x1`` is the teacher, ``x1/4`` a student of a quarter of its width."""
+"""Widths of a family's sizes: ``x1`` is the teacher, ``x1/4`` a student of a quarter of its width."""
 
 from __future__ import annotations
 
-import re
-
 from KDSegmentatorLib.errors import InvalidSettingsError
+from KDSegmentatorLib.packs.rules import divisor, is_size
 
 
 def alpha_of(size: str) -> float:
     """Return the width factor of a size name, for example 0.25 for ``x1/4``.
 
     Raises:
-        InvalidSettingsError: the name is not ``x1`` or ``x1/2``, ``x1/4``, ...
+        InvalidSettingsError: the name is not ``x1`` or ``x1/2``, ``x1/4``, ... up to ``x1/999``.
     """
-    match = re.fullmatch(r"x1(?:/([2-9]|[1-9][0-9]+))?", size)
-    if match is None:
+    if not is_size(size):
         raise InvalidSettingsError(f"a size is called x1, x1/2, x1/4, ..., got {size!r}")
-    return 1.0 / int(match[1] or 1)
-
-
-def name_part(size: str) -> str:
-    """Return the size as part of file and pack names: ``x1_4`` for ``x1/4``."""
-    return size.replace("/", "_")
+    return 1.0 / divisor(size)

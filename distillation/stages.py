@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from distillation.dataset import Case, find_dataset
+from distillation.files import file_sha256
 from distillation.launch import train
 from distillation.plans import read_plans
 from distillation.prepare import PreparedDataset, find_prepared, prepare
@@ -47,7 +47,8 @@ class Stages:
     Attributes:
         recipe: what to do.
         workspace: nnU-Net's folders.
-        folder: where packs (``packs/<method>/<id>``) and tables (``evaluation``) go.
+        folder: where packs (``packs/<method>/<id>``, or ``packs-float32/...`` for that storage) and tables
+            (``evaluation``) go.
         given_teacher: an existing teacher; None takes the one that :meth:`train_teacher` trains.
     """
 
@@ -183,12 +184,16 @@ class Stages:
         return result.pack
 
     def _up_to_date(self, manifest: Manifest, checkpoint: Path) -> bool:
-        """Return whether a pack was made from this checkpoint and says what the recipe says."""
+        """Return whether a pack was made from this checkpoint and teacher, and says what the recipe says."""
         recipe = self.recipe.pack
         said = [field.name for field in fields(recipe) if field.name != "method"]
         same = all(getattr(manifest, name) == getattr(recipe, name) for name in said)
-        digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-        return same and manifest.provenance.checkpoint_sha256 == digest
+        provenance = manifest.provenance
+        return (
+            same
+            and provenance.checkpoint_sha256 == file_sha256(checkpoint)
+            and provenance.teacher_sha256 in (None, self.teacher().sha256(self.recipe.dataset.fold))
+        )
 
 
 def _open_if_there(folder: Path) -> StudentPack | None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillation.files import file_sha256
 from distillation.launch import model_folder
 from distillation.plans import student_plans
 from distillation.settings import LogitDistillationSettings, TrainingSettings
-from distillation.sizes import alpha_of, name_part
+from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
+from KDSegmentatorLib.packs.rules import name_part
 
 if TYPE_CHECKING:
     from distillation.launch import Workspace
@@ -33,6 +35,10 @@ class TeacherSource:
     def path(self, fold: int) -> Path:
         """Return the checkpoint of a fold."""
         return self.folder / f"fold_{fold}" / self.checkpoint
+
+    def sha256(self, fold: int) -> str:
+        """Return the hash of a fold's checkpoint."""
+        return file_sha256(self.path(fold))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +175,7 @@ def _with_logit(settings: TrainingSettings, recipe: Recipe, teacher: TeacherSour
         teacher_folder=str(teacher.folder.resolve()),
         teacher_fold=recipe.dataset.fold,
         teacher_checkpoint=teacher.checkpoint,
+        teacher_sha256=teacher.sha256(recipe.dataset.fold),
         temperature=logit.temperature,
         weight=logit.weight,
     )

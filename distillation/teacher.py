@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from distillation.files import file_sha256
 from distillation.plans import check_architecture, read_plans, resolve_configuration
 from KDSegmentatorLib.errors import TeacherError
 
@@ -82,7 +82,7 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
         configuration=configuration,
         network=network.eval().requires_grad_(False),
         mirroring_axes=mirroring_axes,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=file_sha256(path),
     )
 
 

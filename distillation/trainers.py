@@ -138,6 +138,11 @@ class KDSegLogitTrainer(KDSegPlainTrainer):
         teacher = load_model_folder(
             Path(distillation.teacher_folder), distillation.teacher_fold, distillation.teacher_checkpoint
         )
+        if distillation.teacher_sha256 not in (None, teacher.sha256):
+            raise TeacherError(
+                f"the teacher in {distillation.teacher_folder} changed since these plans were written; "
+                "run 'kdseg-distill distil' again"
+            )
         if teacher.dataset["labels"] != self.dataset_json["labels"]:
             raise TeacherError(
                 f"the teacher's labels {teacher.dataset['labels']} are not the student's {self.dataset_json['labels']}"

@@ -71,6 +71,22 @@ def read_volume(path: Path | str, *, allow_constant: bool = False) -> Volume:
     return volume
 
 
+def read_grid(path: Path | str) -> Volume:
+    """Return an image's grid without reading its voxels: they are all zero and take no memory.
+
+    The header passes the same checks as in :func:`read_volume`, and raises the same errors.
+    """
+    path = Path(path)
+    try:
+        return _written_grid(path, _check_file(path))
+    except (GeometryError, ImageReadError) as error:
+        raise type(error)(f"cannot read {path}: {error}") from error
+    except RuntimeError as error:
+        raise ImageReadError(f"cannot read {path}: ITK cannot read it ({_itk_text(error)}); export it again") from error
+    except OSError as error:
+        raise ImageReadError(f"cannot read {path}: {error.strerror or error}; check the disk or the network") from error
+
+
 def write_volume(volume: Volume, path: Path | str) -> None:
     """Write a volume so that it appears whole or not at all; a file of that name is replaced.
 

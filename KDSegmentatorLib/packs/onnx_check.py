@@ -1,8 +1,9 @@
-"""A look into an ONNX file without the onnx package: no data outside the file, no operators from elsewhere.
+"""A look into an ONNX file without the onnx package: no data outside the file, only the operators of a U-Net.
 
 onnxruntime follows a tensor's ``external_data`` to any path on the disk, so a pack's network must not have any. ONNX is
 protobuf; this walks the wire format with a list of pending messages (no recursion) along the fields that can hold
-tensors, and refuses what it does not understand.
+tensors, and refuses what it does not understand and what no U-Net needs: loops and branches (graphs inside of nodes),
+functions, random numbers, operators whose output can be of any size.
 """
 
 from __future__ import annotations
@@ -15,27 +16,38 @@ from KDSegmentatorLib.errors import PackError
 MAXIMUM_FIELDS = 1_000_000
 """Most protobuf fields that are looked at; a 3-D U-Net has some thousands."""
 
-MAXIMUM_DEPTH = 64
-"""Deepest nesting of messages; a plain network has five levels."""
-
 DEFAULT_DOMAINS = ("", "ai.onnx")
+
+OPERATORS = frozenset(
+    {
+        "Add", "AveragePool", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "Identity",
+        "InstanceNormalization", "LeakyRelu", "Relu",
+    }
+)  # fmt: skip
+"""What an exported PlainConvUNet or ResidualEncoderUNet consists of; nothing else is run."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _VARINT_BITS = 64
 
 # Field numbers of onnx.proto: message -> field -> message.
 _CHILDREN: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 8: "opset", 20: "training", 25: "function"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse tensor"},
+    "model": {7: "graph", 8: "opset"},
+    "graph": {1: "node", 5: "tensor"},
     "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse tensor", 23: "sparse tensor"},
-    "function": {7: "node", 9: "opset", 11: "attribute"},
-    "training": {1: "graph", 2: "graph"},
-    "sparse tensor": {1: "tensor", 2: "tensor"},
+    "attribute": {5: "tensor", 10: "tensor"},
     "tensor": {},
     "opset": {},
 }
-_DOMAIN_FIELD = {"node": 7, "function": 10, "opset": 1}
+# The other fields that can hold tensors or nodes.
+_REFUSED: dict[str, dict[int, str]] = {
+    "model": {20: "training information", 25: "a function"},
+    "graph": {15: "a sparse tensor"},
+    "attribute": {
+        6: "a graph inside of a node", 11: "a graph inside of a node", 22: "a sparse tensor", 23: "a sparse tensor",
+    },
+}  # fmt: skip
+_DOMAIN_FIELD = {"node": 7, "opset": 1}
+_NODE_OPERATOR = 4
 _MODEL_IR_VERSION, _MODEL_GRAPH, _OPSET_VERSION = 1, 7, 2
 _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
 
@@ -49,15 +61,15 @@ class OnnxSummary:
 
 
 def check_onnx(data: bytes, where: str) -> OnnxSummary:
-    """Check that a network is complete in itself and uses standard operators only.
+    """Check that a network is complete in itself and consists of the operators of a U-Net only.
 
     Args:
         data: the ONNX file.
         where: its name, for error messages.
 
     Raises:
-        PackError: not a readable ONNX model, a tensor lies outside the file, or an operator domain other than ONNX's
-            own is used.
+        PackError: not a readable ONNX model, a tensor lies outside the file, an operator is not one of
+            ``OPERATORS`` or of another domain than ONNX's own, or there are nested graphs, functions or sparse tensors.
     """
     try:
         return _walk(data)
@@ -65,8 +77,8 @@ def check_onnx(data: bytes, where: str) -> OnnxSummary:
         raise PackError(f"{where} is not a usable ONNX model: {error}; export or download the pack again") from None
     except _UnsafeError as error:
         raise PackError(
-            f"{where} is refused: {error}; export the network with plain ONNX operators and all of its "
-            "weights inside the file"
+            f"{where} is refused: {error}; export the network with 'kdseg-distill export', as plain ONNX operators "
+            "with all weights inside the file"
         ) from None
 
 
@@ -80,16 +92,14 @@ class _UnsafeError(Exception):
 
 def _walk(data: bytes) -> OnnxSummary:
     view = memoryview(data)
-    pending: list[tuple[str, int, int, int]] = [("model", 0, len(view), 0)]
+    pending: list[tuple[str, int, int]] = [("model", 0, len(view))]
     budget = MAXIMUM_FIELDS
     ir_versions: list[int] = []
     opsets: list[int] = []
     graphs = 0
     while pending:
-        kind, start, end, depth = pending.pop()
-        if depth > MAXIMUM_DEPTH:
-            raise _MalformedError("it is nested too deeply")
-        children = _CHILDREN[kind]
+        kind, start, end = pending.pop()
+        children, refused = _CHILDREN[kind], _REFUSED.get(kind, {})
         opset_version = 0
         for number, wire, value, stop in _fields(view, start, end):
             budget -= 1
@@ -97,11 +107,16 @@ def _walk(data: bytes) -> OnnxSummary:
                 raise _MalformedError(f"it has more than {MAXIMUM_FIELDS:,} fields")
             if number in children:
                 _expect(wire, _BYTES, kind, number)
-                pending.append((children[number], value, stop, depth + 1))
+                pending.append((children[number], value, stop))
                 graphs += kind == "model" and number == _MODEL_GRAPH
+            elif number in refused:
+                raise _UnsafeError(f"it has {refused[number]}")
             elif number == _DOMAIN_FIELD.get(kind):
                 _expect(wire, _BYTES, kind, number)
                 _check_domain(bytes(view[value:stop]))
+            elif kind == "node" and number == _NODE_OPERATOR:
+                _expect(wire, _BYTES, kind, number)
+                _check_operator(bytes(view[value:stop]))
             elif kind == "tensor":
                 _check_tensor_field(number, wire, value)
             elif kind == "model" and number == _MODEL_IR_VERSION:
@@ -130,6 +145,12 @@ def _check_tensor_field(number: int, wire: int, value: int) -> None:
         _expect(wire, _VARINT, "tensor", number)
         if value != 0:
             raise _UnsafeError("a tensor's data lies outside the file (data_location)")
+
+
+def _check_operator(raw: bytes) -> None:
+    operator = raw[:100].decode("utf-8", errors="replace")
+    if operator not in OPERATORS:
+        raise _UnsafeError(f"it uses the operator {operator!a}, which no exported network needs")
 
 
 def _check_domain(raw: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections.abc import Iterable
 
 from KDSegmentatorLib.errors import GeometryError
@@ -38,6 +39,9 @@ MAXIMUM_MANIFEST_BYTES = 1 << 20
 
 MAXIMUM_FILES = 32
 """Most files in a pack, the manifest not counted."""
+
+MAXIMUM_WINDOW_BYTES = 4 << 30
+"""Largest output of the body for one window, float32: 4 GiB."""
 
 MAXIMUM_LABELS = 65535
 """Label maps are stored in 16 bits."""
@@ -151,7 +155,17 @@ def _check_identity(manifest: Manifest) -> None:
 
 def pack_id(task: str, size: str) -> str:
     """Return the id of a task's pack of that size: ``hippocampus`` and ``x1/4`` give ``hippocampus-x1_4``."""
-    return f"{task}-{size.replace('/', '_')}"
+    return f"{task}-{name_part(size)}"
+
+
+def name_part(size: str) -> str:
+    """Return the size as part of file and pack names: ``x1_4`` for ``x1/4``."""
+    return size.replace("/", "_")
+
+
+def is_size(size: str) -> bool:
+    """Return whether this is the name of a size: ``x1``, ``x1/2``, ..., ``x1/999``."""
+    return re.fullmatch(SIZE_PATTERN, size) is not None
 
 
 def divisor(size: str) -> int:
@@ -207,6 +221,12 @@ def _check_network(manifest: Manifest) -> None:
             raise FieldError(f"network.{name}", f"{file!r} is not listed in files")
         if not file.endswith(suffix):
             raise FieldError(f"network.{name}", f"must end in {suffix}, got {file!r}")
+    window = 4 * network.features * math.prod(manifest.windows.patch_size)
+    if window > MAXIMUM_WINDOW_BYTES:
+        raise FieldError(
+            "windows.patch_size",
+            f"with {network.features} features one window needs {window:,} bytes, more than {MAXIMUM_WINDOW_BYTES:,}",
+        )
 
 
 def _check_files(manifest: Manifest) -> None:

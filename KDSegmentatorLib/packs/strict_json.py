@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, TypeVar, Union
 
+from KDSegmentatorLib.errors import KDSegmentatorError
+
 T = TypeVar("T")
 
 _SHOWN_CHARACTERS = 60
@@ -90,12 +92,12 @@ def build(cls: type[T], value: Any, rules: Rules, default: Rule) -> T:
 
     Args:
         cls: the dataclass.
-        value: what :func:`parse` returned.
+        value: what :func:`parse` returned; from another parser, keys have to be text.
         rules: by (dataclass, field name).
         default: rule of the fields that have none.
 
     Raises:
-        FieldError: a field is unknown, missing, of the wrong type, or breaks its rule.
+        FieldError: a field is unknown, missing, of the wrong type, breaks its rule, or a check of the class itself.
     """
     return typing.cast("T", _Builder(rules, default).dataclass(cls, value, ""))
 
@@ -148,20 +150,21 @@ class _Builder:
         prefix = f"{path}." if path else ""
         for key in value:
             if key not in fields:
-                raise FieldError(
-                    prefix + (key if key.isidentifier() and len(key) < 40 else shown(key)), "unknown field"
-                )
+                name = key if key.isidentifier() and len(key) < 40 else shown(key)
+                raise FieldError(prefix + name, f"unknown field; known are: {', '.join(sorted(fields))}")
         for name, field in fields.items():
             if name not in value and required(field):
                 raise FieldError(prefix + name, "missing")
         hints = field_hints(cls)
-        return cls(
-            **{
-                name: self.value(hints[name], value[name], prefix + name, self._rules.get((cls, name), self._default))
-                for name in fields
-                if name in value
-            }
-        )
+        values = {
+            name: self.value(hints[name], value[name], prefix + name, self._rules.get((cls, name), self._default))
+            for name in fields
+            if name in value
+        }
+        try:
+            return cls(**values)
+        except KDSegmentatorError as error:  # of the class's own checks
+            raise FieldError(path, str(error)) from error
 
     def value(self, hint: Any, value: Any, path: str, rule: Rule) -> Any:
         inner = optional_inner(hint)

@@ -13,6 +13,7 @@ from torch import nn
 from distillation.export.body import SplitNetwork
 from KDSegmentatorLib.engines.selection import create_engine
 from KDSegmentatorLib.errors import ExportError
+from KDSegmentatorLib.inference.head import head_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,6 +84,5 @@ def check_agreement(
 
 
 def apply_head(features: Array, split: SplitNetwork) -> Array:
-    """Return logits (n, K, z, y, x) for features (n, C, z, y, x)."""
-    logits = np.einsum("kc,nczyx->nkzyx", split.head_weight, features, optimize=True)
-    return np.asarray(logits + split.head_bias[:, None, None, None], dtype=np.float32)
+    """Return logits (n, K, z, y, x) for features (n, C, z, y, x), computed as the library computes them."""
+    return np.stack([head_logits(split.head, window) for window in features])

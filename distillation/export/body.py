@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from KDSegmentatorLib.errors import ExportError
+from KDSegmentatorLib.packs.pack import Head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +49,11 @@ class SplitNetwork:
     body: nn.Module
     head_weight: npt.NDArray[np.float32]
     head_bias: npt.NDArray[np.float32]
+
+    @property
+    def head(self) -> Head:
+        """The head as the library applies it."""
+        return Head(self.head_weight, self.head_bias)
 
 
 def split_network(network: nn.Module) -> SplitNetwork:
@@ -132,12 +138,15 @@ def to_onnx(body: nn.Module, *, channels: int, patch_size: Sequence[int], storag
     if storage == "float16":
         _store_kernels_in_half(model)
     model.producer_name = "kdseg-distill"
-    check_onnx(model)
+    check_model(model)
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def check_onnx(model: onnx.ModelProto) -> None:
-    """Check that a model is valid, self-contained and readable by the oldest supported onnxruntime.
+def check_model(model: onnx.ModelProto) -> None:
+    """Check that a model is valid and of a file format that the oldest supported onnxruntime reads.
+
+    What the library asks of a pack's network besides is checked by
+    :func:`KDSegmentatorLib.packs.pack.verify_pack`, which every export ends with.
 
     Raises:
         ExportError: it is not.
@@ -148,12 +157,6 @@ def check_onnx(model: onnx.ModelProto) -> None:
         raise ExportError(f"the exported network is not valid ONNX: {error}") from error
     if model.ir_version > MAXIMUM_IR_VERSION:
         raise ExportError(f"ONNX IR version {model.ir_version} is newer than {MAXIMUM_IR_VERSION}")
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
-    if opsets != {"": OPSET}:
-        raise ExportError(f"the exported network uses the operator sets {opsets}, not only ONNX {OPSET}")
-    external = [tensor.name for tensor in model.graph.initializer if tensor.data_location != onnx.TensorProto.DEFAULT]
-    if external:
-        raise ExportError(f"the weights {', '.join(external)} are stored outside of the ONNX file")
 
 
 def _store_kernels_in_half(model: onnx.ModelProto) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from distillation.files import file_sha256
 from distillation.plans import scale_features
 from distillation.settings import PLANS_KEY, LogitDistillationSettings, TrainingSettings
 from distillation.sizes import alpha_of
@@ -129,7 +129,9 @@ def check_labels(labels: tuple[Label, ...], model: ModelFolder) -> None:
 
 
 def _check_teacher(model: ModelFolder, teacher: ModelFolder, distillation: LogitDistillationSettings) -> None:
-    """Check, as far as the student's own teacher is still there, that it is the family's teacher.
+    """Check that the student's own teacher is the family's teacher.
+
+    A student of an earlier version does not know its teacher's hash: it is checked if that teacher is still there.
 
     Raises:
         ExportError: it is another one.
@@ -137,10 +139,8 @@ def _check_teacher(model: ModelFolder, teacher: ModelFolder, distillation: Logit
     checkpoint = (
         Path(distillation.teacher_folder) / f"fold_{distillation.teacher_fold}" / distillation.teacher_checkpoint
     )
-    moved = not checkpoint.is_file()
-    if distillation.teacher_fold != teacher.fold or not (
-        moved or hashlib.sha256(checkpoint.read_bytes()).hexdigest() == teacher.sha256
-    ):
+    known = distillation.teacher_sha256 or (file_sha256(checkpoint) if checkpoint.is_file() else None)
+    if distillation.teacher_fold != teacher.fold or known not in (None, teacher.sha256):
         raise ExportError(f"{model.folder} was distilled from another teacher ({checkpoint}) than {teacher.folder}")
 
 

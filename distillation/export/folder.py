@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def new_pack_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder to write a pack into; at the end it is verified and takes the place of ``folder``.
 
-    If the block or the verification raises, ``folder`` stays as it was.
+    Whatever interrupts this, Ctrl-C included: ``folder`` holds the earlier pack or the new one, whole.
 
     Raises:
         PackError: the pack does not pass :func:`KDSegmentatorLib.packs.pack.verify_pack`.
@@ -42,12 +42,12 @@ def new_pack_folder(folder: Path) -> Iterator[Path]:
             replace(folder, previous)
         replace(temporary, folder)
     except OSError as error:
-        if previous.exists() and not folder.exists():
-            replace(previous, folder)
         raise ExportError(f"cannot write the pack {folder}: {error}; free some space or export elsewhere") from error
     finally:
-        delete_tree(temporary)
+        if previous.exists() and not folder.exists():
+            replace(previous, folder)
         delete_tree(previous)
+        delete_tree(temporary)
 
 
 def copy_pack(pack: StudentPack, into: Path) -> StudentPack:

@@ -30,7 +30,7 @@ def test_errors_are_one_line(capsys, tmp_path, recipe_text, spheres):
     assert "no recipe 'nothing'" in failure(capsys, "prepare", "nothing", "--workspace", tmp_path)
     path = tmp_path / "spheres.yaml"
     path.write_text(recipe_text.replace("fold: 0", "fodl: 0"))
-    assert "'fodl'" in failure(capsys, "prepare", path, "--workspace", tmp_path)
+    assert "dataset.fodl: unknown field" in failure(capsys, "prepare", path, "--workspace", tmp_path)
     path.write_text(recipe_text)
     common = [path, "--workspace", tmp_path / "work"]
     assert "--raw" in failure(capsys, "prepare", *common)

@@ -106,8 +106,20 @@ def test_label_on_another_grid(spheres):
 def test_unreadable_and_two_dimensional_images(spheres):
     path = spheres / "imagesTr" / "case_01_0000.nii.gz"
     path.write_bytes(b"no image")
-    with pytest.raises(TrainingError, match=r"case_01_0000.*not a readable image"):
+    with pytest.raises(TrainingError, match=r"case_01_0000.*truncated"):
         check_grids(read_dataset(spheres))
     SimpleITK.WriteImage(SimpleITK.Image(4, 4, SimpleITK.sitkUInt8), str(path))
-    with pytest.raises(TrainingError, match="2 dimensions"):
+    with pytest.raises(TrainingError, match="2-D"):
+        check_grids(read_dataset(spheres))
+
+
+def test_sform_and_qform_that_disagree(spheres):
+    nibabel = pytest.importorskip("nibabel", reason="install the extra 'distill'")
+    path = spheres / "imagesTr" / "case_01_0000.nii.gz"
+    image = nibabel.load(path)
+    turned = image.affine.copy()
+    turned[:3, 0] *= -1
+    image.set_sform(turned, code=1)
+    nibabel.save(image, path)
+    with pytest.raises(TrainingError, match=r"case_01_0000.*sform"):
         check_grids(read_dataset(spheres))

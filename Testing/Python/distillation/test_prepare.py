@@ -7,7 +7,7 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 from distillation.dataset import read_dataset
 from distillation.launch import Workspace
-from distillation.prepare import find_prepared, plans_name, write_splits
+from distillation.prepare import PreparedDataset, find_prepared, plans_name, write_splits
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 
 
@@ -93,3 +93,21 @@ def test_a_teacher_with_other_preprocessing_is_refused(spheres, recipe, plans, t
     teacher["configurations"]["3d_fullres"]["spacing"] = [2.0, 1.0, 1.0]
     with pytest.raises(TrainingError, match="preprocessed differently"):
         find_prepared(workspace, recipe.dataset, raw, teacher)
+
+
+@pytest.mark.parametrize("content", ["", "[{", "{}x", '[{"train": []}]', "[1]", "3"])
+def test_a_damaged_split_is_named(spheres, tmp_path, content):
+    raw = read_dataset(spheres)
+    (tmp_path / "splits_final.json").write_text(content)
+    prepared = PreparedDataset(raw=raw, folder=tmp_path, plans={})
+    for read in (lambda: prepared.held_out_cases(0), lambda: write_splits(raw, tmp_path)):
+        with pytest.raises(TrainingError, match=r"splits_final\.json.*kdseg-distill prepare"):
+            read()
+
+
+def test_a_split_without_the_fold(spheres, tmp_path):
+    (tmp_path / "splits_final.json").write_text('[{"train": ["case_00"], "val": ["case_01"]}]')
+    prepared = PreparedDataset(raw=read_dataset(spheres), folder=tmp_path, plans={})
+    assert prepared.held_out_cases(0) == ("case_01",)
+    with pytest.raises(TrainingError, match="no fold 1"):
+        prepared.held_out_cases(1)

@@ -3,7 +3,7 @@ import pytest
 pytest.importorskip("yaml", reason="install the extra 'distill'")
 
 from distillation.recipe import read_recipe, shipped_recipes
-from distillation.sizes import alpha_of, name_part
+from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError
 
 
@@ -51,17 +51,28 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("epochs: 2, methods", "epoch: 2, methods", r"students\[0\].* 'epoch'"),
-        ("fold: 0", "fold: 7", "fold must be 0 to 4"),
+        ("epochs: 2, methods", "epoch: 2, methods", r"students\[0\]\.epoch: unknown field; known are: epochs, methods"),
+        ("fold: 0", "fold: 7", "dataset: fold must be 0 to 4"),
         ("batch_size: 2", "batch_size: 0", "batch_size"),
-        ("temperature: 2.0", "temperature: warm", r"methods\.logit\.temperature"),
+        ("temperature: 2.0", "temperature: warm", r"methods\.logit\.temperature: must be a number"),
+        ("temperature: 2.0", "temperature: '1e-2'", r"methods\.logit\.temperature: must be a number, got '1e-2'"),
+        ("temperature: 2.0", "temperature: .nan", r"methods\.logit\.temperature: must be a finite number"),
+        ("temperature: 2.0", "temperature: -.inf", r"methods\.logit\.temperature: must be a finite number"),
+        ("temperature: 2.0, ", "", r"methods\.logit\.temperature: missing"),
+        ("temperature: 2.0", "temperature: 2.0, temperature: 3.0", "the key 'temperature' occurs twice.*line"),
+        ("temperature: 2.0", "1: 2.0", "the key '1' is not text.*line"),
+        ("seed: 7", "seed: true", r"training\.seed: must be a whole number"),
+        ("version: 0.1.0", "version: 0.1", r"pack\.version: must be text"),
+        ("version: 0.1.0", "version: 0.1.0b", r"pack\.version: must be major\.minor\.patch"),
+        ("task: spheres", "task: Spheres!", r"pack\.task: must be lower-case"),
+        ("color: [255, 0, 0]", "color: [256, 0, 0]", r"pack\.labels\[0\]\.color\[0\]: must be at most 255"),
         ("size: x1/2", "size: x1", "x1 is the teacher"),
         ("size: x1/2", "size: half", "x1/2"),
         ("[plain, logit]", "[plain, plain]", "at most once"),
         ("[plain, logit]", "[teacher]", "at most once"),
         ("methods: {logit: {temperature: 2.0, weight: 1.0}}", "methods: {}", "'methods' does not set"),
-        ("modality: MR", "modality: PET", "modality must be one of CT, MR"),
-        ("color: [255, 0, 0]", "color: [255, 0]", "color must have 3 entries"),
+        ("modality: MR", "modality: PET", "modality: must be 'CT' or 'MR'"),
+        ("color: [255, 0, 0]", "color: [255, 0]", "color: must have 3 values"),
     ],
 )
 def test_mistakes_are_named(tmp_path, recipe_text, old, new, message):
@@ -82,7 +93,6 @@ def test_unknown_student(recipe):
 
 def test_sizes():
     assert [alpha_of(size) for size in ("x1", "x1/2", "x1/4", "x1/16")] == [1, 0.5, 0.25, 0.0625]
-    assert name_part("x1/4") == "x1_4"
     for wrong in ("", "x2", "x1/1", "x1/0", "x1/04", "1/2", "x1/2 "):
         with pytest.raises(InvalidSettingsError, match="x1/2"):
             alpha_of(wrong)
@@ -94,3 +104,14 @@ def test_a_teachers_folder_is_relative_to_the_recipe(tmp_path, recipe_text):
     absolute = (tmp_path / "T").as_posix()
     path = changed(tmp_path, recipe_text, "teacher: {epochs: 2}", f"teacher: {{epochs: 2, folder: {absolute!r}}}")
     assert read_recipe(path).teacher.folder == str(tmp_path / "T")
+
+
+def test_numbers_with_an_exponent_need_no_point(tmp_path, recipe_text):
+    path = changed(tmp_path, recipe_text, "seed: 7", "seed: 7, initial_learning_rate: 1e-2")
+    assert read_recipe(path).training.initial_learning_rate == 0.01
+
+
+def test_an_empty_recipe(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    with pytest.raises(InvalidSettingsError, match=r"^empty\.yaml: must be an object"):
+        read_recipe(str(tmp_path / "empty.yaml"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from KDSegmentatorLib.packs.manifest import (
     SCHEMA_VERSION,
-    Code,
     Credit,
-    FileRecord,
-    Label,
     Manifest,
     Network,
     Normalization,
     Preprocessing,
     Provenance,
     Resampling,
-    Terminology,
     Windows,
 )
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
-from KDSegmentatorLib.packs.reader import write_manifest
+from support.labels import label
+from support.pack_files import write_pack_files
 
 BODY, HEAD = "body.onnx", "head.npz"
 FEATURES = 4
@@ -57,19 +53,6 @@ def convolution_body(features: int = FEATURES, seed: int = 0, repeats: int = 1) 
     return body
 
 
-def label(value: int, name: str | None = None) -> Label:
-    """Return a label with some coded meaning."""
-    return Label(
-        value=value,
-        name=name or f"structure {value}",
-        color=(40 * value % 256, 90 * value % 256, 200 - 20 * value % 200),
-        terminology=Terminology(
-            category=Code(scheme="SCT", value="123037004", meaning="Anatomical Structure"),
-            type=Code(scheme="SCT", value="10200004", meaning="Liver"),
-        ),
-    )
-
-
 def manifest(labels: int = 3, **changes: Any) -> Manifest:
     """Return a complete manifest for ``labels`` structures (background not counted); its files are not filled in."""
     base = Manifest(
@@ -81,7 +64,10 @@ def manifest(labels: int = 3, **changes: Any) -> Manifest:
         size="x1/4",
         modality="MR",
         body_part="head",
-        labels=tuple(label(value) for value in range(1, labels + 1)),
+        labels=tuple(
+            label(value, f"structure {value}", (40 * value % 256, 90 * value % 256, 200 - 20 * value % 200))
+            for value in range(1, labels + 1)
+        ),
         preprocessing=Preprocessing(
             axis_codes="RAS",
             transpose_forward=(0, 1, 2),
@@ -138,16 +124,11 @@ def write_pack(
     manifest = _MANIFEST if manifest is None else manifest
     random = np.random.default_rng(1)
     rows = len(manifest.labels) + 1
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / BODY).write_bytes(convolution_body(manifest.network.features) if body is None else body)
-    np.savez(
-        folder / HEAD,
+    write_pack_files(
+        folder,
+        manifest,
+        body=convolution_body(manifest.network.features) if body is None else body,
         weight=random.normal(size=(rows, manifest.network.features)).astype(np.float32) if weight is None else weight,
         bias=np.zeros(rows, np.float32) if bias is None else bias,
     )
-    files = {}
-    for name in (BODY, HEAD):
-        content = (folder / name).read_bytes()
-        files[name] = FileRecord(size=len(content), sha256=hashlib.sha256(content).hexdigest())
-    (folder / "manifest.json").write_text(write_manifest(replace(manifest, files=files)), encoding="utf-8")
     return open_pack(folder)

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-from support.generated_packs import manifest, write_pack
+from support.generated_packs import write_pack
 from support.mrml_scene import TILTED, MrmlScene, affine, placed, random_labels, tag
 
 from KDSegmentatorLib.engines.engine import Engine
@@ -128,7 +128,7 @@ class TestBadInput:
         self.check(mrml, mrml.volume_node(scan().with_voxels(voxels)), pack, engine, UnsuitableVolumeError, "1 voxels")
 
     def test_wrong_modality(self, mrml: MrmlScene, pack: StudentPack, engine: Engine) -> None:
-        ct = replace(pack, manifest=manifest(modality="CT"))
+        ct = replace(pack, manifest=replace(pack.manifest, modality="CT"))
         self.check(mrml, mrml.volume_node(scan()), ct, engine, UnsuitableVolumeError, "made for CT")
 
     def test_non_linear_transform(self, mrml: MrmlScene, pack: StudentPack, engine: Engine) -> None:

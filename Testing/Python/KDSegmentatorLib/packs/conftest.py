@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import sys
@@ -13,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.pack_files import write_pack_files
 
-from KDSegmentatorLib.packs.head_file import write_head
 from KDSegmentatorLib.packs.manifest import Manifest
-from KDSegmentatorLib.packs.pack import describe_file
-from KDSegmentatorLib.packs.reader import read_manifest, write_manifest
+from KDSegmentatorLib.packs.reader import read_manifest
 
 FEATURES = 4
 OPSET = 18
@@ -139,20 +137,18 @@ def onnx_model(graph: bytes = b"", *, opsets: bytes | None = None, weights: byte
 
 def write_pack(folder: Path, *, body: bytes | None = None, seed: int = 0, **changes: Any) -> Path:
     """Write a pack; the body's weights depend on the seed, top-level fields of the manifest can be replaced."""
-    folder.mkdir(parents=True)
     random = np.random.default_rng(seed)
-    (folder / "body.onnx").write_bytes(onnx_model(weights=random.bytes(2000)) if body is None else body)
-    rows = len(changes.get("labels", document()["labels"])) + 1
-    write_head(
-        folder / "head.npz",
-        random.normal(size=(rows, FEATURES)).astype(np.float32),
-        random.normal(size=rows).astype(np.float32),
+    extra = changes.pop("extra", None)
+    manifest = read_manifest(as_text(document(**changes)), "test")
+    rows = len(manifest.labels) + 1
+    write_pack_files(
+        folder,
+        manifest,
+        body=onnx_model(weights=random.bytes(2000)) if body is None else body,
+        weight=random.normal(size=(rows, FEATURES)).astype(np.float32),
+        bias=random.normal(size=rows).astype(np.float32),
+        extra=extra,
     )
-    for name, content in changes.pop("extra", {}).items():
-        (folder / name).write_bytes(content)
-    files = {path.name: dataclasses.asdict(describe_file(path)) for path in folder.iterdir()}
-    manifest = read_manifest(as_text(document(files=files, **changes)), "test")
-    (folder / "manifest.json").write_text(write_manifest(manifest), encoding="utf-8", newline="\n")
     return folder
 
 

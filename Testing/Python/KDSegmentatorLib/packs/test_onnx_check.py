@@ -194,7 +194,7 @@ def test_models_of_the_onnx_package() -> None:
     changed.graph.node.append(
         helper.make_node("If", ["c"], ["z"], then_branch=onnx.GraphProto(), else_branch=onnx.GraphProto())
     )
-    with pytest.raises(PackError, match="'If'|a graph inside of a node"):
+    with pytest.raises(PackError, match=r"'If'|a graph inside of a node"):
         check_onnx(changed.SerializeToString(), "m")
 
 

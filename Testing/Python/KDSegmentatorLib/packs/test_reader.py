@@ -231,3 +231,13 @@ def test_damaged_text_is_read_or_refused_with_a_manifest_error(kit: ModuleType, 
     except ManifestError:
         return
     assert read_manifest(write_manifest(manifest), "test") == manifest
+
+
+def test_windows_beyond_the_memory_of_a_computer_are_refused(kit: ModuleType) -> None:
+    windows = {"step_fraction": 0.5, "mirroring_axes": []}
+    largest = {**windows, "patch_size": [1024, 512, 512]}  # 4 features, 4 bytes each: 4 GiB
+    read_manifest(json.dumps(kit.document(windows=largest)), "test")
+    with pytest.raises(
+        ManifestError, match=r"windows\.patch_size: with 4 features one window needs 4,303,355,904 bytes"
+    ):
+        read_manifest(json.dumps(kit.document(windows={**windows, "patch_size": [1024, 513, 512]})), "test")

@@ -12,6 +12,9 @@ from distillation.dataset import read_dataset  # noqa: E402
 from distillation.efficiency import network_cost  # noqa: E402
 from distillation.export import export_pack  # noqa: E402
 from distillation.export.folder import copy_pack, with_evaluation  # noqa: E402
+from distillation.launch import Workspace  # noqa: E402
+from distillation.stages import Stages  # noqa: E402
+from distillation.students import TeacherSource  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import ExportError, PackError, TrainingError  # noqa: E402
 from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore  # noqa: E402
@@ -105,6 +108,42 @@ def test_a_full_disk_keeps_the_earlier_pack(exporting, monkeypatch):
     assert [path.name for path in exporting.into.iterdir()] == ["spheres-x1"]
 
 
+@pytest.mark.parametrize("calls", [1, 2])
+def test_ctrl_c_between_the_two_renames_loses_nothing(exporting, monkeypatch, calls):
+    import distillation.export.folder as module
+
+    before = exporting().pack
+    rename, done = module.replace, []
+
+    def interrupted(source, target):
+        rename(source, target)
+        done.append(target)
+        if len(done) == calls:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        exporting()
+    monkeypatch.undo()
+    verify_pack(open_pack(before.folder))
+    assert [path.name for path in exporting.into.iterdir()] == ["spheres-x1"]
+
+
+def test_a_pack_of_another_checkpoint_or_teacher_is_out_of_date(exporting, recipe, tmp_path):
+    manifest = exporting().pack.manifest
+    teacher = TeacherSource(folder=exporting.model.folder)
+    stages = Stages(recipe=recipe, workspace=Workspace.below(tmp_path), folder=tmp_path, given_teacher=teacher)
+    assert stages._up_to_date(manifest, teacher.path(0))
+
+    def of_teacher(sha256):
+        return dataclasses.replace(manifest, provenance=dataclasses.replace(manifest.provenance, teacher_sha256=sha256))
+
+    assert stages._up_to_date(of_teacher(teacher.sha256(0)), teacher.path(0))
+    assert not stages._up_to_date(of_teacher("0" * 64), teacher.path(0))
+    (tmp_path / "other.pth").write_bytes(b"other")
+    assert not stages._up_to_date(manifest, tmp_path / "other.pth")
+
+
 EVALUATION = Evaluation(
     dataset="Spheres",
     split="all",
@@ -141,3 +180,21 @@ def test_a_damaged_pack_is_not_copied(exporting, tmp_path):
     with pytest.raises(PackError, match=r"body\.onnx"):
         copy_pack(pack, tmp_path / "shipped")
     assert not list((tmp_path / "shipped").iterdir())
+
+
+def test_the_command_writes_archives_that_install(exporting, recipe_text, monkeypatch, tmp_path, capsys):
+    from distillation.cli import main
+    from KDSegmentatorLib.packs.store import PackStore
+
+    pack = exporting().pack
+    monkeypatch.setattr(Stages, "teacher_pack", lambda *_: pack)
+    recipe = tmp_path / "spheres.yaml"
+    recipe.write_text(recipe_text)
+    options = [str(recipe), "--workspace", str(tmp_path), "--student", "x1", "--output", str(tmp_path / "shipped")]
+    assert main(["export", *options]) == 0
+    assert [path.name for path in (tmp_path / "shipped").iterdir()] == ["spheres-x1"]
+    assert main(["export", *options, "--archive"]) == 0
+    archive = tmp_path / "shipped" / "spheres-x1.kdpack"
+    assert str(archive) in capsys.readouterr().out
+    installed = PackStore(tmp_path / "user", tmp_path / "none").install(archive)
+    assert installed.manifest == pack.manifest
