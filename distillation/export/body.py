@@ -18,6 +18,7 @@ import onnx
 import torch
 from torch import nn
 
+from distillation.export.normalization import with_exact_normalization
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.packs.pack import Head
 
@@ -137,6 +138,7 @@ def to_onnx(body: nn.Module, *, channels: int, patch_size: Sequence[int], storag
     model = onnx.load_from_string(buffer.getvalue())
     if storage == "float16":
         _store_kernels_in_half(model)
+    with_exact_normalization(model)
     model.producer_name = "kdseg-distill"
     check_model(model)
     return bytes(model.SerializeToString(deterministic=True))

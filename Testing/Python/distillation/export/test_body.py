@@ -72,8 +72,11 @@ def test_file_is_self_contained_and_old_enough(network):
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
     assert [each.name for each in model.graph.input] == ["input"]
     assert [each.name for each in model.graph.output] == ["features"]
-    kinds = {len(tensor.dims) > 1: tensor.data_type for tensor in model.graph.initializer}
-    assert kinds == {True: onnx.TensorProto.FLOAT16, False: onnx.TensorProto.FLOAT}
+    halved = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT16}
+    cast = {node.input[0] for node in model.graph.node if node.op_type == "Cast"}
+    kernels = {cast.output[0]: cast.input[0] for cast in model.graph.node if cast.op_type == "Cast"}
+    used = {kernels[node.input[1]] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")}
+    assert halved == cast == used
 
 
 def test_half_precision_halves_the_file(network):
