@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 
 import hypothesis
 import pytest
+
+# A shell starts background jobs with SIGINT ignored, which children inherit: tests of Ctrl-C need the usual handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # no example is slow in itself, but a busy machine makes any of them slow
 hypothesis.settings.register_profile("kdsegmentator", deadline=None)
