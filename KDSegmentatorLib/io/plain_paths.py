@@ -1,7 +1,15 @@
-"""File names that ITK can open on Windows.
+"""File names by which ITK opens the file that is meant.
 
-ITK opens files with C's narrow-character functions. On Windows these know the characters of the system's code page
-only, so that an umlaut or a Chinese name makes a file unreadable (SimpleITK's FAQ, "special character in the
+ITK's NIfTI code, asked for ``scan.nii.gz``, takes the voxels from ``scan.nii`` if that lies beside it: the header of
+one scan with the voxels of another, without a word. So such a file is read under another name, and not written at all.
+
+ITK opens the file that is meant.
+
+ITK's NIfTI code, asked for ``scan.nii.gz``, takes the voxels from ``scan.nii`` if that lies beside it: the header of one
+scan with the voxels of another, without a word. So such a file is read under another name, and not written at all.
+
+ITK also opens files with C's narrow-character functions. On Windows these know the characters of the system's code
+page only, so that an umlaut or a Chinese name makes a file unreadable (SimpleITK's FAQ, "special character in the
 filename"). Such files pass through a temporary folder with a plain name.
 """
 
@@ -27,7 +35,7 @@ def readable_by_itk(path: Path, suffix: str) -> Iterator[str]:
     Raises:
         OSError: a copy is needed and cannot be made, or the folder for temporary files has no plain name either.
     """
-    if not _needs_plain_name(path):
+    if not _needs_plain_name(path) and shadowing_file(path) is None:
         yield str(path)
         return
     with _plain_folder() as folder:
@@ -50,6 +58,15 @@ def writable_by_itk(path: Path, suffix: str) -> Iterator[str]:
         copy = folder / f"image{suffix}"
         yield str(copy)
         shutil.copyfile(copy, path)
+
+
+def shadowing_file(path: Path) -> Path | None:
+    """Return the file beside ``path`` whose voxels ITK would read in its place, or None."""
+    if not path.name.lower().endswith(".nii.gz"):
+        return None
+    stem = path.name[: -len(".nii.gz")]
+    beside = (path.with_name(stem + suffix) for suffix in (".nii", ".NII"))
+    return next((other for other in beside if other.exists()), None)
 
 
 def _needs_plain_name(path: Path) -> bool:

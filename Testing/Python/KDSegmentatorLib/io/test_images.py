@@ -140,6 +140,24 @@ def test_names_that_itk_cannot_open_on_windows_go_through_a_plain_one(
     assert not any(Path(name).exists() for name in seen)
 
 
+@pytest.mark.parametrize("neighbour", ["scan.nii", "scan.NII"])
+def test_voxels_are_never_those_of_the_uncompressed_file_beside(tmp_path: Path, neighbour: str) -> None:
+    """ITK takes the voxels of ``scan.nii`` when it is asked for ``scan.nii.gz`` and both are there."""
+    right, wrong = scan(), scan().with_voxels(scan().voxels[:, :, ::-1].copy())
+    write_volume(right, tmp_path / "scan.nii.gz")
+    write_volume(wrong, tmp_path / "other.nii")
+    (tmp_path / "other.nii").rename(tmp_path / neighbour)
+    np.testing.assert_array_equal(read_volume(tmp_path / "scan.nii.gz").voxels, right.voxels)
+    np.testing.assert_array_equal(read_volume(tmp_path / neighbour).voxels, wrong.voxels)
+
+
+def test_nothing_is_written_where_itk_would_show_another_file(tmp_path: Path) -> None:
+    write_volume(scan(), tmp_path / "scan.nii")
+    with pytest.raises(ImageWriteError, match=r"scan\.nii lies beside"):
+        write_volume(scan(), tmp_path / "scan.nii.gz")
+    assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
+
+
 def test_a_temporary_folder_without_a_plain_name_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_volume(scan(), tmp_path / "ö.nii")
     monkeypatch.setattr(plain_paths, "_needs_plain_name", lambda path: True)
