@@ -54,7 +54,7 @@ def listing(known: Sequence[Family]) -> str:
     """Return a table of the packs, by task and from the largest size down."""
     if not known:
         return "No pack is installed. Install one with 'kdseg packs install PATH'."
-    rows = [("Task", "Size", "Version", "Dice", "n", "Parameters", "Weights' licence", "Title")]
+    rows = [("Task", "Size", "ID", "Version", "Dice", "n", "Parameters", "Weights' licence", "Title")]
     for family in known:
         for pack in family.packs:
             manifest = pack.manifest
@@ -63,6 +63,7 @@ def listing(known: Sequence[Family]) -> str:
                 (
                     family.task,
                     manifest.size,
+                    manifest.id,
                     manifest.version,
                     dice,
                     cases,
@@ -71,7 +72,7 @@ def listing(known: Sequence[Family]) -> str:
                     manifest.title,
                 )
             )
-    return table(rows, numbers=[3, 4, 5])
+    return table(rows, numbers=[4, 5, 6])
 
 
 def card(pack: StudentPack) -> str:

@@ -3,11 +3,6 @@
 ITK's NIfTI code, asked for ``scan.nii.gz``, takes the voxels from ``scan.nii`` if that lies beside it: the header of
 one scan with the voxels of another, without a word. So such a file is read under another name, and not written at all.
 
-ITK opens the file that is meant.
-
-ITK's NIfTI code, asked for ``scan.nii.gz``, takes the voxels from ``scan.nii`` if that lies beside it: the header of one
-scan with the voxels of another, without a word. So such a file is read under another name, and not written at all.
-
 ITK also opens files with C's narrow-character functions. On Windows these know the characters of the system's code
 page only, so that an umlaut or a Chinese name makes a file unreadable (SimpleITK's FAQ, "special character in the
 filename"). Such files pass through a temporary folder with a plain name.

@@ -20,11 +20,11 @@ def test_list(kdseg: Any) -> None:
     code, out, err = kdseg("packs", "list")
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert lines[0].split()[:6] == ["Task", "Size", "Version", "Dice", "n", "Parameters"]
-    assert [line.split()[:5] for line in lines[1:]] == [
-        ["generated", "x1", "1.0.0", "0.9000", "12"],
-        ["generated", "x1/2", "1.0.0", "0.8500", "12"],
-        ["generated", "x1/4", "1.0.0", "0.8250", "12"],
+    assert lines[0].split()[:7] == ["Task", "Size", "ID", "Version", "Dice", "n", "Parameters"]
+    assert [line.split()[:6] for line in lines[1:]] == [
+        ["generated", "x1", "generated-x1", "1.0.0", "0.9000", "12"],
+        ["generated", "x1/2", "generated-x1_2", "1.0.0", "0.8500", "12"],
+        ["generated", "x1/4", "generated-x1_4", "1.0.0", "0.8250", "12"],
     ]
     assert "CC0-1.0" in lines[1]
 
