@@ -211,6 +211,8 @@ def select_labels(manifest: Manifest, wanted: Sequence[str | int] | None) -> tup
     """
     if wanted is None:
         return manifest.labels
+    if isinstance(wanted, str):
+        wanted = [wanted]  # or its letters would be taken for names
     by_key: dict[str | int, Label] = {}
     for label in manifest.labels:
         by_key[label.value] = label

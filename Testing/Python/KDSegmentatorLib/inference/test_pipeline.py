@@ -107,6 +107,11 @@ def test_only_wanted_labels_are_kept(pack: StudentPack) -> None:
     )
 
 
+def test_one_label_by_its_name(pack: StudentPack) -> None:
+    chosen = segment(scan(), pack, create_engine(pack.body()), labels="structure 2").labels
+    assert [label.value for label in chosen] == [2]
+
+
 @pytest.mark.parametrize("wanted", [["spleen"], [9], []])
 def test_unknown_label(pack: StudentPack, wanted: list[Any]) -> None:
     with pytest.raises(InvalidSettingsError, match="label"):
