@@ -12,7 +12,7 @@ from pathlib import Path
 
 from KDSegmentatorLib.cli.interrupt import Interrupt
 from KDSegmentatorLib.errors import ImageWriteError, InvalidSettingsError
-from KDSegmentatorLib.io.plain_paths import shadowing_file
+from KDSegmentatorLib.io.plain_paths import shadowing_reason
 from KDSegmentatorLib.packs.files import replace
 
 Writer = Callable[[Path], None]
@@ -66,11 +66,8 @@ def _check_path(output: PlannedOutput) -> str:
         raise InvalidSettingsError(f"{option} {path} is a folder; give the name of a file in it")
     if not path.parent.is_dir():
         raise InvalidSettingsError(f"{option} {path}: there is no folder {path.parent}; create it first")
-    if (other := shadowing_file(path)) is not None:
-        raise InvalidSettingsError(
-            f"{option} {path}: {other.name} lies beside it, and programs built on ITK (3D Slicer, ITK-SNAP) would show "
-            "its voxels under this name; give another name, or move that file"
-        )
+    if (reason := shadowing_reason(path)) is not None:
+        raise InvalidSettingsError(f"{option} {path}: {reason}")
     with tempfile.TemporaryFile(dir=path.resolve().parent):  # only trying tells: os.access is wrong on Windows
         pass
     return _identity(path)

@@ -34,7 +34,7 @@ def filled_nonzero_mask(image: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     """Return the non-zero mask of an image (z, y, x) with its holes filled.
 
     A hole is a region of zeros that does not reach the border through face neighbours. Labelling the zeros gives what
-    ``scipy.ndimage.binary_fill_holes`` gives, which nnU-Net calls, in a tenth of the time.
+    ``scipy.ndimage.binary_fill_holes`` gives, which nnU-Net calls; it took half the time on 160 x 160 x 160 voxels.
     """
     from scipy.ndimage import label
 

@@ -19,7 +19,7 @@ from KDSegmentatorLib.geometry import Volume, check_size, matrix, vector
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.io.checks import check_finite, check_three_axes
 from KDSegmentatorLib.io.nifti_header import check_nifti, drop_qform
-from KDSegmentatorLib.io.plain_paths import readable_by_itk, shadowing_file, writable_by_itk
+from KDSegmentatorLib.io.plain_paths import readable_by_itk, shadowing_reason, writable_by_itk
 from KDSegmentatorLib.io.text_headers import check_metaimage, check_nrrd
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".mha")
@@ -106,11 +106,8 @@ def write_volume(volume: Volume, path: Path | str) -> None:
     suffix = image_suffix(path)
     if suffix is None:
         raise ImageWriteError(f"cannot write {path}: the name must end in one of {', '.join(SUFFIXES)}")
-    if (other := shadowing_file(path)) is not None:
-        raise ImageWriteError(
-            f"cannot write {path}: {other.name} lies beside it, and programs built on ITK (3D Slicer, ITK-SNAP) would "
-            "show its voxels under this name; give another name, or move that file"
-        )
+    if (reason := shadowing_reason(path)) is not None:
+        raise ImageWriteError(f"cannot write {path}: {reason}")
     if volume.voxels.dtype.name not in _TYPES:
         raise ImageWriteError(
             f"cannot write {path}: voxels of type {volume.voxels.dtype.name} cannot be stored; convert them, for "

@@ -64,6 +64,17 @@ def shadowing_file(path: Path) -> Path | None:
     return next((other for other in beside if other.exists()), None)
 
 
+def shadowing_reason(path: Path) -> str | None:
+    """Return why nothing should be written to ``path`` because of :func:`shadowing_file`, and what to do; or None."""
+    other = shadowing_file(path)
+    if other is None:
+        return None
+    return (
+        f"{other.name} lies beside it, and programs built on ITK (3D Slicer, ITK-SNAP) would show its voxels under "
+        "this name; give another name, or move that file"
+    )
+
+
 def _needs_plain_name(path: Path) -> bool:
     return sys.platform == "win32" and not str(path).isascii() and _code_page() != _UTF8_CODE_PAGE
 

@@ -239,3 +239,12 @@ def test_one_path_twice(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettingsError, match="same file as --a"):
         check_outputs([first, second], tmp_path / "input.nii")
     assert names(tmp_path) == ["x"]
+
+
+def test_a_name_under_which_itk_would_show_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "labels.nii").touch()
+    planned = PlannedOutput(option="OUTPUT", path=tmp_path / "labels.nii.gz", suffixes=(".nii.gz",))
+    with pytest.raises(InvalidSettingsError, match=r"OUTPUT .*labels\.nii lies beside it"):
+        check_outputs([planned], tmp_path / "scan.nii.gz")
+    (tmp_path / "labels.nii").unlink()
+    check_outputs([planned], tmp_path / "scan.nii.gz")
