@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -10,13 +11,14 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 import distillation.evaluation.scores as scores_module  # noqa: E402
 from distillation.dataset import read_dataset  # noqa: E402
 from distillation.evaluation.family import Member, evaluate_family  # noqa: E402
-from distillation.evaluation.scores import Score, pack_hash, read_scores, write_scores  # noqa: E402
+from distillation.evaluation.scores import Score, pack_hash, read_scores, score_pack, write_scores  # noqa: E402
 from distillation.export import export_pack  # noqa: E402
 from distillation.export.folder import with_evaluation  # noqa: E402
 from distillation.plans import student_plans  # noqa: E402
 from distillation.settings import LogitDistillationSettings, TrainingSettings  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import ExportError  # noqa: E402
+from KDSegmentatorLib.io.images import read_volume, write_volume  # noqa: E402
 from KDSegmentatorLib.packs.manifest import Evaluation, Interval  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack  # noqa: E402
 
@@ -136,3 +138,13 @@ def test_scores_survive_the_file(tmp_path):
     path.write_text("model,dice\nm,1\n")
     with pytest.raises(ExportError, match="not a table of scores"):
         read_scores(path)
+
+
+def test_a_case_without_any_label_is_scored(members, dataset, tmp_path):
+    case = dataset.cases[0]
+    reference = read_volume(case.label)
+    empty = tmp_path / "empty.nii.gz"
+    write_volume(reference.with_voxels(reference.voxels * 0), empty)
+    scores = score_pack(members[0].pack, "x1 teacher", [replace(case, label=empty)], [], threads=1)
+    assert len(scores) == 2
+    assert all(math.isnan(score.dice) or score.dice == 0 for score in scores)
