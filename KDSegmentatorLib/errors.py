@@ -39,6 +39,10 @@ class EngineUnavailableError(EngineError):
     """The engine that was asked for is not installed or does not run on this machine."""
 
 
+class InsufficientMemoryError(KDSegmentatorError):
+    """The machine does not have the memory that the work needs, whatever is made smaller."""
+
+
 class CancelledError(KDSegmentatorError):
     """The caller cancelled the work; nothing was written."""
 
@@ -49,6 +53,10 @@ class InvalidSettingsError(KDSegmentatorError):
 
 class SceneError(KDSegmentatorError):
     """A node is not in the 3D Slicer scene (any more), or Slicer did not take what was to be added to it."""
+
+
+class JobError(KDSegmentatorError):
+    """The separate process of a segmentation could not be started, or broke before its result was complete."""
 
 
 class TeacherError(KDSegmentatorError):

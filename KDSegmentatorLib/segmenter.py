@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.advisor.selection import AUTOMATIC, Choice, select
-from KDSegmentatorLib.engines.selection import AUTOMATIC as AUTOMATIC_ENGINE
-from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.engines.candidates import EngineRequest
+from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
@@ -17,7 +17,6 @@ from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.packs.store import DamagedPack, PackStore
 
 if TYPE_CHECKING:
-    from KDSegmentatorLib.engines.engine import Engine
     from KDSegmentatorLib.packs.pack import StudentPack
 
 _log = logging.getLogger(__name__)
@@ -30,14 +29,17 @@ class Segmenter:
         task: the family, for example ``hippocampus``.
         size: ``x1`` (the teacher), ``x1/2``, ``x1/4``, ...; ``auto`` takes, for every volume, the largest one that fits
             time and memory.
-        engine: name of the engine, or ``auto``.
-        threads: CPU threads; None leaves it to the engine.
+        engine: ``openvino``, ``onnxruntime``, or ``auto`` for the fastest that gives the right answer here.
+        precision: ``float32``, ``bfloat16``, ``int8`` or ``auto``; packs say which of them keep their accuracy.
+        device: ``cpu``, ``cuda``, ... or ``auto``.
+        threads: CPU threads; None takes what the machine allows.
         store: where packs are looked up; None for the user's and the shipped ones.
 
     Raises:
         PackError: no such pack, or a damaged one.
         ManifestError: its manifest is not valid.
-        EngineUnavailableError: the engine is not installed.
+        InvalidSettingsError: there is no such engine, precision or device.
+        EngineUnavailableError: what was asked for is not installed, or not possible with this pack.
         EngineError: the engine does not load the network.
 
     A pack's files are read and its engine is made here for a fixed size, at the first volume that needs them for
@@ -54,14 +56,15 @@ class Segmenter:
         task: str,
         size: str = AUTOMATIC,
         *,
-        engine: str = AUTOMATIC_ENGINE,
+        engine: str = AUTOMATIC,
+        precision: str = AUTOMATIC,
+        device: str = AUTOMATIC,
         threads: int | None = None,
         store: PackStore | None = None,
     ) -> None:
         self._selection = select(store or PackStore(), task, size)
-        self._engine_name = engine
-        self._threads = threads
-        self._engines: dict[str, Engine] = {}
+        self._request = EngineRequest(engine=engine, precision=precision, device=device, threads=threads)
+        self._engines: dict[str, ChosenEngine] = {}
         if not self._selection.automatic:
             self.engine_for(self.pack)
 
@@ -79,8 +82,8 @@ class Segmenter:
         return self._selection.packs.packs[0]
 
     @property
-    def engine(self) -> Engine:
-        """The engine of a fixed size.
+    def engine(self) -> ChosenEngine:
+        """The engine of a fixed size, and why it was taken.
 
         Raises:
             InvalidSettingsError: the size is ``auto``; see :meth:`choose` and :meth:`engine_for`.
@@ -92,27 +95,38 @@ class Segmenter:
         """Packs of the task that ``auto`` leaves out because they cannot be used."""
         return self._selection.damaged
 
-    def choose(self, volume: Volume, *, mirroring: bool = False) -> Choice:
-        """Return the pack for a volume and, if the size is ``auto``, why.
+    def choose(
+        self, volume: Volume, *, mirroring: bool = False, entropy: bool = False, probabilities: int = 0
+    ) -> Choice:
+        """Return the pack for a volume and, if the size is ``auto`` or memory will not do, why.
+
+        Args:
+            volume: the scan.
+            mirroring: whether every window will be run mirrored as well.
+            entropy: whether the entropy is wanted.
+            probabilities: number of structures whose probability is wanted.
 
         Raises:
             GeometryError: the volume would be empty or too large at the packs' spacing.
+            EngineUnavailableError: no size can be run with the engine, precision or device that was asked for.
         """
-        return self._selection.choose(volume, mirroring=mirroring)
+        return self._selection.choose(
+            volume, request=self._request, mirroring=mirroring, entropy=entropy, probabilities=probabilities
+        )
 
-    def engine_for(self, pack: StudentPack) -> Engine:
-        """Return the engine of a pack, made when it is first asked for.
+    def engine_for(self, pack: StudentPack) -> ChosenEngine:
+        """Return the engine of a pack, made when it is first asked for, and why it was taken.
 
         Raises:
             PackError: the pack's body is damaged.
-            EngineUnavailableError: the engine is not installed.
+            EngineUnavailableError: what was asked for is not installed, or not possible with this pack.
             EngineError: the engine does not load the network.
         """
-        engine = self._engines.get(pack.manifest_sha256)
-        if engine is None:
-            engine = create_engine(pack.body(), name=self._engine_name, threads=self._threads)
-            self._engines[pack.manifest_sha256] = engine
-        return engine
+        chosen = self._engines.get(pack.manifest_sha256)
+        if chosen is None:
+            chosen = choose_engine(pack, self._request)
+            self._engines[pack.manifest_sha256] = chosen
+        return chosen
 
     def __call__(
         self,
@@ -120,6 +134,8 @@ class Segmenter:
         *,
         choice: Choice | None = None,
         labels: Sequence[str | int] | None = None,
+        entropy: bool = False,
+        probabilities: Sequence[str | int] = (),
         mirroring: bool = False,
         check_modality: bool = True,
         progress: ProgressCallback | None = None,
@@ -131,6 +147,8 @@ class Segmenter:
             volume: the scan.
             choice: from :meth:`choose`, if it was called before; None calls it.
             labels: see :func:`KDSegmentatorLib.inference.pipeline.segment`, also for what follows.
+            entropy: also return the entropy.
+            probabilities: structures whose probability is wanted.
             mirroring: average over mirrored windows.
             check_modality: refuse volumes that look like label maps or another modality.
             progress: called at every step.
@@ -142,14 +160,17 @@ class Segmenter:
         if choice is None:
             for damaged in self.damaged:
                 _log.warning("%s is left out: %s", damaged.id, damaged.error)
-            choice = self.choose(volume, mirroring=mirroring)
+            choice = self.choose(volume, mirroring=mirroring, entropy=entropy, probabilities=len(probabilities))
         return segment(
             volume,
             choice.pack,
-            self.engine_for(choice.pack),
+            self.engine_for(choice.pack).engine,
             labels=labels,
+            entropy=entropy,
+            probabilities=probabilities,
             mirroring=mirroring,
             check_modality=check_modality,
+            threads=self._request.threads,
             progress=progress,
             cancel=cancel,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -23,6 +24,14 @@ ALLOWED_SKIPS = {
     r"KDSEG_OLDEST_ORT_PYTHON": "only .ci/run makes the environment with Slicer's onnxruntime, and does run it",
 }
 """Regular expression for the skip's reason -> why continuous integration may skip it."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep compiled networks and checks of engines out of the user's own cache, also those of programs we start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDSEGMENTATOR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from distillation.launch import Workspace
 from distillation.recipe import read_recipe, shipped_recipes
-from distillation.stages import Stages
+from distillation.stages import CALIBRATION_WINDOWS, Stages
 from distillation.students import TEACHER_SIZE, Student, TeacherSource, select_students
 from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError, KDSegmentatorError
 
@@ -79,10 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser(
         "evaluate",
         parents=[common, students, packs],
-        help="run teacher and students on the held-out cases; fills the packs' evaluation",
+        help="run teacher and students on the held-out cases; fills the packs' evaluation and reduced precisions",
     )
     evaluate.add_argument("--mirroring", action="store_true", help="average over mirrored windows (8 times the work)")
     evaluate.add_argument("--threads", type=int, help="CPU threads (default: one a physical core)")
+    evaluate.add_argument(
+        "--calibration-windows",
+        type=_count,
+        default=CALIBRATION_WINDOWS,
+        metavar="N",
+        help=f"windows of training cases to quantise to int8 with; 0 for no int8 (default: {CALIBRATION_WINDOWS})",
+    )
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
     export.add_argument("--output", type=Path, required=True, help="folder for the packs, one folder each")
     export.add_argument(
@@ -148,7 +155,14 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
     packs = [stages.teacher_pack(options.storage, _print_agreement)]
     for student in _students(stages, options):
         packs.append(stages.student_pack(student, options.storage, _print_agreement))
-    result = stages.evaluate(packs, mirroring=options.mirroring, threads=options.threads, progress=_print_progress)
+    result = stages.evaluate(
+        packs,
+        mirroring=options.mirroring,
+        threads=options.threads,
+        calibration_windows=options.calibration_windows,
+        quantizing=_print_quantizing,
+        progress=_print_progress,
+    )
     print(result.table)
     print(f"written to {stages.folder / 'evaluation'}")
 
@@ -169,11 +183,18 @@ def _export(stages: Stages, options: argparse.Namespace) -> None:
         size = sum(record.size for record in copied.manifest.files.values())
         score = copied.manifest.evaluation
         dice = "not evaluated" if score is None else f"mean Dice {score.mean_dice.mean:.4f} on {score.cases} cases"
-        print(f"{copied.folder}: {size / 1e6:.1f} MB, {dice}")
+        precisions = ["float32", *(each.precision for each in copied.manifest.network.reduced_precisions)]
+        print(f"{copied.folder}: {size / 1e6:.1f} MB, {dice}, {', '.join(precisions)}")
         if options.archive:
             archive = copied.folder.with_name(f"{copied.manifest.id}{SUFFIX}")
             write_archive(copied.folder, archive)
             print(f"{archive}: for 'kdseg packs install'")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text!r}")
+    return int(text)
 
 
 def _students(stages: Stages, options: argparse.Namespace) -> tuple[Student, ...]:
@@ -185,6 +206,10 @@ def _print_agreement(name: str, agreement: Agreement) -> None:
         f"{name} exported: logits within {agreement.exported:.1e} of torch; weights in the file change logits by up to "
         f"{agreement.storage:.1e}, {agreement.equal_voxels:.4%} of voxels keep their label"
     )
+
+
+def _print_quantizing(model: str) -> None:
+    print(f"{model}: quantising to int8, which may take minutes", flush=True)
 
 
 def _print_progress(model: str, done: int, total: int, seconds_left: float) -> None:

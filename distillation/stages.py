@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from distillation.dataset import Case, find_dataset
@@ -22,7 +22,8 @@ from distillation.students import (
     warm_up_folder,
 )
 from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
-from KDSegmentatorLib.packs.manifest import Manifest
+from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.packs.manifest import Manifest, Method
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
 from KDSegmentatorLib.packs.rules import pack_id
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from distillation.evaluation.family import FamilyProgress, FamilyResult
+    from distillation.evaluation.family import FamilyProgress, FamilyResult, Member
     from distillation.export.agreement import Agreement
     from distillation.export.body import Storage
     from distillation.launch import Workspace
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
     ExportReport = Callable[[str, Agreement], None]
     """Called after an export with the model's name and how well it agrees with torch."""
+
+
+CALIBRATION_WINDOWS = 50
+"""Windows that a network is quantised with; more of them move the ranges by little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +53,7 @@ class Stages:
         recipe: what to do.
         workspace: nnU-Net's folders.
         folder: where packs (``packs/<method>/<id>``, or ``packs-float32/...`` for that storage) and tables
-            (``evaluation``) go.
+            (``evaluation``) and networks in int8 (``int8``) go.
         given_teacher: an existing teacher; None takes the one that :meth:`train_teacher` trains.
     """
 
@@ -99,14 +104,13 @@ class Stages:
 
     def teacher_pack(self, storage: Storage = "float16", exported: ExportReport | None = None) -> StudentPack:
         """Return the teacher's pack, exported if there is none or it is out of date."""
-        return self._pack(self.teacher(), TEACHER_SIZE, "teacher", storage, exported)
+        return self._pack(TEACHER_SIZE, "teacher", storage, exported)
 
     def student_pack(
         self, student: Student, storage: Storage = "float16", exported: ExportReport | None = None
     ) -> StudentPack:
         """Return a student's pack, exported if there is none or it is out of date."""
-        folder = student_folder(self.workspace, self.recipe, student, self.prepared().plans)
-        return self._pack(TeacherSource(folder=folder), student.size, student.method, storage, exported)
+        return self._pack(student.size, student.method, storage, exported)
 
     def held_out_cases(self) -> list[Case]:
         """Return the cases that neither teacher nor students were trained on."""
@@ -119,15 +123,36 @@ class Stages:
         *,
         mirroring: bool = False,
         threads: int | None = None,
+        calibration_windows: int = CALIBRATION_WINDOWS,
+        quantizing: Callable[[str], None] | None = None,
         progress: FamilyProgress | None = None,
     ) -> FamilyResult:
-        """Evaluate packs on the held-out cases; see :func:`distillation.evaluation.family.evaluate_family`."""
-        from distillation.evaluation.family import Member, evaluate_family
+        """Evaluate packs on the held-out cases; see :func:`distillation.evaluation.family.evaluate_family`.
 
-        cases = self.held_out_cases()
+        Args:
+            packs: the teacher first.
+            mirroring: average over mirrored windows.
+            threads: CPU threads of the engine.
+            calibration_windows: windows of training cases that networks are quantised to int8 with; 0 for no int8.
+            quantizing: called with a model's name before it is quantised, which may take minutes.
+            progress: called after every case.
+
+        Raises:
+            ExportError: NNCF, which quantises, is not installed or fails.
+            KDSegmentatorError: a case or a pack is not usable.
+        """
+        from distillation.evaluation.family import Member, evaluate_family
+        from distillation.evaluation.reduced_precision import missing_for
+
+        members = [Member(pack=pack) for pack in packs]
+        if calibration_windows > 0 and not mirroring and missing_for("int8") is None:
+            members = [
+                replace(member, int8_body=self._int8_body(member, calibration_windows, quantizing))
+                for member in members
+            ]
         return evaluate_family(
-            [Member(pack=pack) for pack in packs],
-            cases,
+            members,
+            self.held_out_cases(),
             dataset=self.recipe.dataset.title,
             split=f"validation cases of fold {self.recipe.dataset.fold} of nnU-Net's five-fold split",
             into=self.folder / "evaluation",
@@ -135,6 +160,41 @@ class Stages:
             threads=threads,
             progress=progress,
         )
+
+    def _int8_body(self, member: Member, windows: int, quantizing: Callable[[str], None] | None) -> bytes:
+        """Return a pack's network in int8; quantised once for each checkpoint and number of windows."""
+        from distillation.export.body import split_network
+        from distillation.export.quantization import to_int8_onnx
+        from distillation.export.samples import calibration_windows, training_cases
+        from distillation.teacher import load_model_folder
+
+        manifest = member.pack.manifest
+        sha256 = manifest.provenance.checkpoint_sha256
+        path = self.folder / "int8" / f"{manifest.id}-{manifest.provenance.method}-{sha256[:16]}-{windows}.onnx"
+        if path.is_file():
+            return path.read_bytes()
+        if quantizing is not None:
+            quantizing(member.name)
+        prepared, fold = self.prepared(), self.recipe.dataset.fold
+        source = self._source(manifest.size, manifest.provenance.method)
+        model = load_model_folder(source.folder, fold, source.checkpoint)
+        body = to_int8_onnx(
+            split_network(model.network).body,
+            channels=len(model.dataset["channel_names"]),
+            patch_size=manifest.windows.patch_size,
+            windows=calibration_windows(model, training_cases(prepared.raw, prepared.held_out_cases(fold)), windows),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_output(path) as temporary:
+            temporary.write_bytes(body)
+        return body
+
+    def _source(self, size: str, method: Method) -> TeacherSource:
+        """Return where a network's weights lie."""
+        if size == TEACHER_SIZE:
+            return self.teacher()
+        student = Student(size=size, method=method)
+        return TeacherSource(folder=student_folder(self.workspace, self.recipe, student, self.prepared().plans))
 
     def _train(self, plans: dict[str, Any], device: str) -> Path:
         dataset = self.recipe.dataset
@@ -150,13 +210,12 @@ class Stages:
     def _given_plans(self) -> dict[str, Any] | None:
         return None if self.given_teacher is None else read_plans(self.given_teacher.folder / "plans.json")
 
-    def _pack(
-        self, source: TeacherSource, size: str, method: str, storage: Storage, exported: ExportReport | None
-    ) -> StudentPack:
+    def _pack(self, size: str, method: Method, storage: Storage, exported: ExportReport | None) -> StudentPack:
         from distillation.export import export_pack
         from distillation.teacher import load_model_folder
 
         fold = self.recipe.dataset.fold
+        source = self._source(size, method)
         checkpoint = source.path(fold)
         if not checkpoint.is_file():
             raise TrainingError(
@@ -170,27 +229,30 @@ class Stages:
         teacher = None
         if size != TEACHER_SIZE:
             teacher = load_model_folder(self.teacher().folder, fold, self.teacher().checkpoint)
+        prepared = self.prepared()
         result = export_pack(
             load_model_folder(source.folder, fold, source.checkpoint),
             size=size,
             teacher=teacher,
             recipe=self.recipe.pack,
-            dataset=find_dataset(self.workspace.raw, self.recipe.dataset.name),
+            dataset=prepared.raw,
             into=into,
             storage=storage,
+            held_out=prepared.held_out_cases(fold),
         )
         if exported is not None:
             exported(f"{size} {method}", result.agreement)
         return result.pack
 
     def _up_to_date(self, manifest: Manifest, checkpoint: Path) -> bool:
-        """Return whether a pack was made from this checkpoint and teacher, and says what the recipe says."""
+        """Return whether a pack is of this checkpoint and teacher, has a probe, and says what the recipe says."""
         recipe = self.recipe.pack
         said = [field.name for field in fields(recipe) if field.name != "method"]
         same = all(getattr(manifest, name) == getattr(recipe, name) for name in said)
         provenance = manifest.provenance
         return (
             same
+            and manifest.network.probe is not None
             and provenance.checkpoint_sha256 == file_sha256(checkpoint)
             and provenance.teacher_sha256 in (None, self.teacher().sha256(self.recipe.dataset.fold))
         )

@@ -1,62 +1,67 @@
-"""How long and how much memory a student will take, and which one to take.
-
-The rates below are constants on the safe side, not measurements of the machine at hand. onnxruntime 1.32 on one core
-of an AMD EPYC gave 47 GFLOP per second of processor time for a network of 32 features and 26 for one of 8, and took 33
-to 46 bytes a voxel and feature of a window. A machine that is busy with something else takes longer than estimated.
-"""
+"""How long and how much memory every size of a task will take for a volume, and which one to take."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from KDSegmentatorLib.advisor.hardware import Hardware
+from KDSegmentatorLib.advisor.calibration import Calibration
+from KDSegmentatorLib.advisor.duration import network_calls, run_duration
+from KDSegmentatorLib.advisor.engine_costs import ENGINE_COSTS, OPENVINO
+from KDSegmentatorLib.advisor.memory import peak_bytes
+from KDSegmentatorLib.advisor.speed import Speed, nominal_speed
+from KDSegmentatorLib.advisor.workload import RunOptions, Workload, same_work, workload
+from KDSegmentatorLib.engines.candidates import AUTOMATIC, Candidate, EngineRequest, find_candidates
+from KDSegmentatorLib.errors import EngineUnavailableError, InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.pipeline import NetworkGrid
+from KDSegmentatorLib.machine.hardware import Hardware
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
 
 TIME_BUDGET_SECONDS = 10.0
 
-FLOPS_PER_CORE = 12e9
-"""Floating-point operations a second of one logical core (often half a real one) in float32."""
-
-USEFUL_CORES = 16
-"""More cores than this are not counted on: convolutions of one window do not spread further."""
-
-SECONDS_PER_VOXEL_CHANNEL = 60e-9
-"""Blending, resampling and argmax, for each voxel (of the larger grid) and channel, on one core."""
-
-STARTING_SECONDS = 1.0
-"""Reading the pack and starting the engine."""
-
-BASE_BYTES = 300_000_000
-"""The interpreter, the libraries and the engine."""
-
-WINDOW_BYTES_PER_VOXEL_FEATURE = 64
-"""The engine's buffers: about 16 float32 copies of one window's features, with skip connections and work space."""
-
-IMAGE_BYTES_PER_VOXEL = 16
-"""The scan as read, reoriented and normalised, and the label map."""
-
 MEMORY_FRACTION = 0.8
-"""Share of the available memory that an estimate may take."""
+"""Share of the available memory that an estimate may take: it may be wrong by a fifth."""
+
+_WHOLE_SECONDS = 10
+
+SpeedOf = Callable[[Candidate | None, int | None], Speed]
+"""How fast the machine is with an engine (None: without one) and a number of threads (None: the engine's own)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What a run is expected to take, on the safe side for a machine that does nothing else.
+    """What a run is expected to take on a machine that does nothing else.
 
     Attributes:
-        seconds: wall time.
+        seconds: wall time from the start of the program to the labels on the disk.
         memory: peak memory in bytes.
         windows: network calls.
+        measured: whether the time follows from measurements of this machine; a guess otherwise.
     """
 
     seconds: float
     memory: int
     windows: int
+    measured: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeEstimate:
+    """What one size of a task means for a volume.
+
+    Attributes:
+        pack: the student.
+        estimate: what it will take.
+        engine: what will run it, for example ``openvino int8 on cpu``; None if nothing here can.
+        obstacle: why not to take it, one clause; None if nothing is in the way but perhaps the time.
+    """
+
+    pack: StudentPack
+    estimate: Estimate
+    engine: str | None
+    obstacle: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,71 +72,13 @@ class Advice:
         pack: the student.
         estimate: what it will take.
         reason: one sentence for the user.
+        sizes: every size of the task, largest first.
     """
 
     pack: StudentPack
     estimate: Estimate
     reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Workload:
-    """What a volume means for a network, whatever its width.
-
-    Attributes:
-        image_voxels: voxels of the volume itself.
-        network_voxels: voxels at the network's spacing, after cropping, padded to a window.
-        restored_voxels: voxels after cropping, at the volume's own spacing.
-        windows: windows, without mirroring.
-    """
-
-    image_voxels: int
-    network_voxels: int
-    restored_voxels: int
-    windows: int
-
-
-def workload(volume: Volume, manifest: Manifest) -> Workload:
-    """Return what the volume means for a pack.
-
-    Raises:
-        GeometryError: the volume would be empty or too large at the pack's spacing.
-    """
-    grid = NetworkGrid(volume.reoriented(manifest.preprocessing.axis_codes), manifest)
-    padded = (max(pair) for pair in zip(grid.network_shape, manifest.windows.patch_size, strict=True))
-    return Workload(
-        image_voxels=math.prod(volume.size),
-        network_voxels=math.prod(padded),
-        restored_voxels=math.prod(grid.cropped_shape),
-        windows=len(grid.window_starts()),
-    )
-
-
-def estimate(manifest: Manifest, work: Workload, hardware: Hardware, *, mirroring: bool = False) -> Estimate:
-    """Return what a run will take, on the safe side.
-
-    Args:
-        manifest: of the pack.
-        work: from :func:`workload`.
-        hardware: what the process may use.
-        mirroring: whether every window is run mirrored as well.
-    """
-    windows = work.windows * (2 ** len(manifest.windows.mirroring_axes) if mirroring else 1)
-    channels = min(manifest.network.features, len(manifest.labels) + 1)
-    cores = min(hardware.logical_cores, USEFUL_CORES)
-    larger = max(work.network_voxels, work.restored_voxels)
-    seconds = (
-        STARTING_SECONDS
-        + windows * manifest.network.flops_per_window / (FLOPS_PER_CORE * cores)
-        + larger * channels * SECONDS_PER_VOXEL_CHANNEL
-    )
-    memory = (
-        BASE_BYTES
-        + math.prod(manifest.windows.patch_size) * manifest.network.features * WINDOW_BYTES_PER_VOXEL_FEATURE
-        + work.network_voxels * (channels + 2) * 4
-        + (work.image_voxels + work.restored_voxels) * IMAGE_BYTES_PER_VOXEL
-    )
-    return Estimate(seconds=seconds, memory=memory, windows=windows)
+    sizes: tuple[SizeEstimate, ...]
 
 
 def advise(
@@ -139,56 +86,185 @@ def advise(
     volume: Volume,
     hardware: Hardware,
     *,
+    request: EngineRequest | None = None,
     time_budget: float = TIME_BUDGET_SECONDS,
     mirroring: bool = False,
+    entropy: bool = False,
+    probabilities: int = 0,
+    speed_of: SpeedOf | None = None,
 ) -> Advice:
     """Return the largest student of a family that fits the time and the memory; the smallest if none does.
+
+    The first time on a machine, up to two seconds are spent with measuring it.
 
     Args:
         family: packs of one task, largest first.
         volume: the scan.
         hardware: what the process may use.
+        request: engine, precision, device and threads of the run; None leaves everything open.
         time_budget: seconds.
         mirroring: whether every window is run mirrored as well.
+        entropy: whether the entropy is wanted.
+        probabilities: number of structures whose probability is wanted.
+        speed_of: tells how fast the machine is; None measures it
+            (:class:`KDSegmentatorLib.advisor.calibration.Calibration`).
 
     Raises:
         GeometryError: the volume would be empty or too large at the packs' spacing.
+        InvalidSettingsError: the time budget or the number of threads is not positive.
+        EngineUnavailableError: no size can be run with the engine, precision or device that was asked for.
+        CancelledError: measuring was cancelled.
     """
-    most = None if hardware.available_memory is None else MEMORY_FRACTION * hardware.available_memory
-    on = f"{hardware.logical_cores} logical cores"
-    if most is None:
-        on += ", memory unknown"
-    works: list[tuple[Manifest, Workload]] = []
-    for pack in family.packs:
+    request = request or EngineRequest()
+    _check(request, time_budget)
+    options = RunOptions(mirroring=mirroring, entropy=entropy, probabilities=probabilities)
+    estimator = _Estimator(hardware, request, options, speed_of or Calibration().speed)
+    sizes = estimator.sizes(family, volume)
+    possible = [size for size in sizes if size.engine is not None or not _asked(request)]
+    if not possible:
+        raise EngineUnavailableError(f"{family.task} {sizes[-1].pack.manifest.size} {sizes[-1].obstacle}")
+    free = [size for size in possible if size.obstacle is None]
+    chosen = next((size for size in free if size.estimate.seconds <= time_budget), (free or possible)[-1])
+    return Advice(
+        pack=chosen.pack,
+        estimate=chosen.estimate,
+        reason=_reason(chosen, sizes, time_budget, hardware),
+        sizes=sizes,
+    )
+
+
+def memory_warning(
+    pack: StudentPack,
+    volume: Volume,
+    hardware: Hardware,
+    *,
+    request: EngineRequest | None = None,
+    options: RunOptions | None = None,
+) -> str | None:
+    """Return a sentence if a pack is not expected to fit the available memory, otherwise None. Nothing is measured.
+
+    Args:
+        pack: the student.
+        volume: the scan.
+        hardware: what the process may use.
+        request: engine, precision, device and threads of the run; None leaves everything open.
+        options: what is wanted; None for nothing but labels.
+
+    Raises:
+        GeometryError: the volume would be empty or too large at the pack's spacing.
+    """
+    estimator = _Estimator(hardware, request or EngineRequest(), options or RunOptions(), _unknown_speed)
+    for crop in (False, True):  # looking for zeros round the scan takes a pass over it: only if it may matter
+        estimate = estimator.size(pack, workload(volume, pack.manifest, crop=crop)).estimate
+        if estimator.fits(estimate):
+            return None
+    needs = estimator.memory_obstacle(estimate)
+    return f"{pack.manifest.size} {needs}: it may fail or slow the computer down; a smaller size takes less"
+
+
+class _Estimator:
+    """Estimates for one machine and one way to run.
+
+    Args:
+        hardware: what the process may use.
+        request: engine, precision, device and threads.
+        options: what is wanted.
+        speed_of: tells how fast the machine is.
+    """
+
+    def __init__(self, hardware: Hardware, request: EngineRequest, options: RunOptions, speed_of: SpeedOf) -> None:
+        self._hardware = hardware
+        self._request = request
+        self._options = options
+        self._speed_of = speed_of
+        self._threads = request.threads or hardware.logical_cores
+
+    def sizes(self, family: Family, volume: Volume) -> tuple[SizeEstimate, ...]:
+        """Return what every size of a family means for a volume."""
+        found: list[SizeEstimate] = []
+        works: list[tuple[Manifest, Workload]] = []
+        for pack in family.packs:
+            # sizes of a family mostly share the grid; finding it takes a pass over the volume
+            work = next((known for other, known in works if same_work(other, pack.manifest)), None)
+            if work is None:
+                work = workload(volume, pack.manifest)
+            works.append((pack.manifest, work))
+            found.append(self.size(pack, work))
+        return tuple(found)
+
+    def size(self, pack: StudentPack, work: Workload) -> SizeEstimate:
+        """Return what a pack means for a volume."""
         manifest = pack.manifest
-        # sizes of a family mostly share the grid; finding it takes a pass over the volume
-        work = next((known for other, known in works if _same_grid(other, manifest)), None)
-        if work is None:
-            work = workload(volume, manifest)
-        works.append((manifest, work))
-        expected = estimate(manifest, work, hardware, mirroring=mirroring)
-        if expected.seconds <= time_budget and (most is None or expected.memory <= most):
-            reason = (
-                f"{manifest.size} is the largest size expected to finish within {time_budget:g} s "
-                f"(estimated {expected.seconds:.1f} s and {expected.memory / 1e9:.1f} GB on {on})"
-            )
-            return Advice(pack=pack, estimate=expected, reason=reason)
-    why = (
-        f"no size is expected to fit the available memory of {hardware.available_memory / 1e9:.1f} GB"
-        if hardware.available_memory is not None and most is not None and expected.memory > most
-        else f"no size is expected to finish within {time_budget:g} s"
-    )
-    reason = (
-        f"{manifest.size} is the smallest size; {why} "
-        f"(estimated {expected.seconds:.0f} s and {expected.memory / 1e9:.1f} GB on {on})"
-    )
-    return Advice(pack=pack, estimate=expected, reason=reason)
+        found = find_candidates(manifest, self._request)
+        candidate = found.usable[0] if found.usable else None
+        costs = OPENVINO if candidate is None else ENGINE_COSTS[candidate.engine]
+        precision = "float32" if candidate is None else candidate.precision
+        speed = self._speed_of(candidate, self._request.threads)
+        duration = run_duration(manifest, work, self._options, costs, precision, speed, self._threads)
+        estimate = Estimate(
+            seconds=duration.total,
+            memory=peak_bytes(manifest, work, self._options, costs, precision, self._threads),
+            windows=network_calls(manifest, work, self._options),
+            measured=speed.measured,
+        )
+        obstacle = None
+        if candidate is None and _asked(self._request):
+            obstacle = f"cannot be run here with {_asked(self._request)}: {'; '.join(found.left_out)}"
+        elif not self.fits(estimate):
+            obstacle = self.memory_obstacle(estimate)
+        return SizeEstimate(
+            pack=pack, estimate=estimate, engine=None if candidate is None else candidate.title, obstacle=obstacle
+        )
+
+    def fits(self, estimate: Estimate) -> bool:
+        """Return whether the available memory is enough, or unknown."""
+        available = self._hardware.available_memory
+        return available is None or estimate.memory <= MEMORY_FRACTION * available
+
+    def memory_obstacle(self, estimate: Estimate) -> str:
+        """Return what to say if it is not."""
+        available = (self._hardware.available_memory or 0) / 1e9
+        return f"needs about {estimate.memory / 1e9:.1f} GB of memory, {available:.1f} GB are available"
 
 
-def _same_grid(first: Manifest, second: Manifest) -> bool:
-    a, b = first.preprocessing, second.preprocessing
-    return first.windows == second.windows and (a.axis_codes, a.transpose_forward, a.spacing) == (
-        b.axis_codes,
-        b.transpose_forward,
-        b.spacing,
-    )
+def _check(request: EngineRequest, time_budget: float) -> None:
+    if request.threads is not None and request.threads < 1:
+        raise InvalidSettingsError(f"threads must be at least 1, got {request.threads}")
+    if not time_budget > 0:  # NaN neither
+        raise InvalidSettingsError(f"the time budget must be more than 0 seconds, got {time_budget:g}")
+
+
+def _asked(request: EngineRequest) -> str:
+    """Return what was asked for, for example ``engine openvino, precision int8``; empty if everything was left open."""
+    asked = (("engine", request.engine), ("precision", request.precision), ("device", request.device))
+    return ", ".join(f"{name} {value}" for name, value in asked if value != AUTOMATIC)
+
+
+def _reason(chosen: SizeEstimate, sizes: tuple[SizeEstimate, ...], time_budget: float, hardware: Hardware) -> str:
+    """Return why a size is advised, one sentence."""
+    size, expected = chosen.pack.manifest.size, chosen.estimate
+    smallest = "the smallest size" if chosen is sizes[-1] else "the smallest size that can be taken"
+    if chosen.obstacle is not None and hardware.available_memory is not None:
+        available = f"{hardware.available_memory / 1e9:.1f} GB"
+        text = f"{size} is {smallest}; no size is expected to fit the available memory of {available}"
+    elif expected.seconds <= time_budget:
+        text = f"{size} is the largest size expected to finish within {time_budget:g} s"
+    else:
+        text = f"{size} is {smallest}; no size is expected to finish within {time_budget:g} s"
+    cores = hardware.logical_cores
+    on = f"{cores} logical core{'s' if cores > 1 else ''}"
+    if hardware.available_memory is None:
+        on += ", memory unknown"
+    seconds = f"{expected.seconds:.1f}" if expected.seconds < _WHOLE_SECONDS else f"{expected.seconds:.0f}"
+    parts = [f"{text} (estimated {seconds} s and {expected.memory / 1e9:.1f} GB on {on})"]
+    larger = sizes[: sizes.index(chosen)]
+    parts += [f"{each.pack.manifest.size} {each.obstacle}" for each in larger if each.obstacle is not None]
+    if chosen.engine is None:
+        parts.append("no engine is installed yet, so that the time is a guess")
+    elif not expected.measured:
+        parts.append("this machine could not be measured, so that the time is a guess")
+    return "; ".join(parts)
+
+
+def _unknown_speed(candidate: Candidate | None, threads: int | None) -> Speed:  # noqa: ARG001 - a SpeedOf
+    return nominal_speed(1)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from KDSegmentatorLib.advisor.advice import advise
-from KDSegmentatorLib.advisor.hardware import detect_hardware
+from KDSegmentatorLib.advisor.advice import advise, memory_warning
+from KDSegmentatorLib.advisor.workload import RunOptions
+from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.machine.hardware import detect_hardware
 from KDSegmentatorLib.packs.catalogue import Family, families, find
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.rules import pack_id
@@ -18,7 +20,7 @@ AUTOMATIC = "auto"
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The pack to run, and why if the size was left open."""
+    """The pack to run, and why if the size was left open; with a fixed size, a warning if memory will not do."""
 
     pack: StudentPack
     reason: str | None = None
@@ -37,19 +39,44 @@ class Selection:
     automatic: bool
     damaged: tuple[DamagedPack, ...] = ()
 
-    def choose(self, volume: Volume, *, mirroring: bool = False) -> Choice:
+    def choose(
+        self,
+        volume: Volume,
+        *,
+        request: EngineRequest | None = None,
+        mirroring: bool = False,
+        entropy: bool = False,
+        probabilities: int = 0,
+    ) -> Choice:
         """Return the pack for a volume.
 
         Args:
             volume: the scan.
+            request: engine, precision, device and threads of the run; None leaves everything open.
             mirroring: whether every window will be run mirrored as well.
+            entropy: whether the entropy is wanted.
+            probabilities: number of structures whose probability is wanted.
 
         Raises:
             GeometryError: the volume would be empty or too large at the packs' spacing.
+            InvalidSettingsError: the number of threads is not positive.
+            EngineUnavailableError: no size can be run as ``request`` asks for.
         """
+        hardware = detect_hardware()
         if not self.automatic:
-            return Choice(pack=self.packs.packs[0])
-        advice = advise(self.packs, volume, detect_hardware(), mirroring=mirroring)
+            pack = self.packs.packs[0]
+            options = RunOptions(mirroring=mirroring, entropy=entropy, probabilities=probabilities)
+            warning = memory_warning(pack, volume, hardware, request=request, options=options)
+            return Choice(pack=pack, reason=warning)
+        advice = advise(
+            self.packs,
+            volume,
+            hardware,
+            request=request,
+            mirroring=mirroring,
+            entropy=entropy,
+            probabilities=probabilities,
+        )
         reason = advice.reason
         if self.damaged:
             reason += f"; left out as damaged: {', '.join(pack.id for pack in self.damaged)}"

@@ -42,8 +42,13 @@ def dice(reference: npt.NDArray[Any], prediction: npt.NDArray[Any], values: Iter
         in_prediction = prediction == value
         total = int(np.count_nonzero(in_reference)) + int(np.count_nonzero(in_prediction))
         common = int(np.count_nonzero(in_reference & in_prediction))
-        scores[value] = 2 * common / total if total else math.nan
+        scores[value] = dice_of_counts(common, total)
     return scores
+
+
+def dice_of_counts(common: int, total: int) -> float:
+    """Return Dice from the voxels that both masks have, and the sum of the voxels of each; nan if there are none."""
+    return 2 * common / total if total else math.nan
 
 
 def defined(scores: Iterable[float]) -> tuple[list[float], int]:

@@ -19,7 +19,7 @@ MM3_PER_ML = 1000.0
 IMAGE_UNITS = "image_units"
 """Unit in column names when the image's intensities have none, as in MR."""
 
-_SLAB_VOXELS = 1 << 22
+_SLAB_VOXELS = 1 << 19
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,26 +108,39 @@ def write_statistics(rows: Sequence[LabelStatistics], path: Path | str, *, inten
     """
     with atomic_output(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(
-            [
-                "label_value",
-                "label_name",
-                "voxels",
-                "volume_ml",
-                f"mean_intensity_{intensity_unit}",
-                f"std_intensity_{intensity_unit}",
-                "centroid_L_mm",
-                "centroid_P_mm",
-                "centroid_S_mm",
-            ]
-        )
-        for row in rows:
-            centroid = row.centroid or (None, None, None)
-            measured = (row.mean_intensity, row.std_intensity, *centroid)
-            table.writerow(
-                [row.value, row.name, row.voxels, f"{row.volume_ml:.6g}"]
-                + ["" if number is None else f"{number:.6g}" for number in measured]
-            )
+        table.writerow(statistics_columns(intensity_unit))
+        table.writerows(statistics_cells(row) for row in rows)
+
+
+def statistics_columns(intensity_unit: str = IMAGE_UNITS) -> list[str]:
+    """Return the names of a statistics table's columns.
+
+    Args:
+        intensity_unit: ends the names of the intensity columns, ``HU`` for CT.
+    """
+    return [
+        "label_value",
+        "label_name",
+        "voxels",
+        "volume_ml",
+        f"mean_intensity_{intensity_unit}",
+        f"std_intensity_{intensity_unit}",
+        "centroid_L_mm",
+        "centroid_P_mm",
+        "centroid_S_mm",
+    ]
+
+
+def statistics_cells(row: LabelStatistics) -> list[str]:
+    """Return what a statistics table says about a structure, in the order of the columns; empty where it is absent."""
+    measured = (row.mean_intensity, row.std_intensity, *(row.centroid or (None, None, None)))
+    return [
+        str(row.value),
+        row.name,
+        str(row.voxels),
+        f"{row.volume_ml:.6g}",
+        *("" if number is None else f"{number:.6g}" for number in measured),
+    ]
 
 
 def _foreground(

@@ -28,7 +28,10 @@ FAILURE = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
-ENGINES = ("auto", "onnxruntime")
+# What the library has (a test compares them): named here because importing it would take longer than all of --help.
+ENGINES = ("auto", "openvino", "onnxruntime")
+PRECISIONS = ("auto", "int8", "bfloat16", "float32")
+DEVICES = ("auto", "cpu", "cuda", "directml", "coreml", "gpu", "npu")
 
 _BAD_INPUT_ERRORS = (
     GeometryError,
@@ -59,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from KDSegmentatorLib.cli import segment
 
             segment.run(chosen)
+        elif chosen.command == "compare":
+            from KDSegmentatorLib.cli import compare
+
+            compare.run(chosen)
         else:
             from KDSegmentatorLib.cli import packs
 
@@ -97,6 +104,13 @@ def _parser() -> argparse.ArgumentParser:
             usage="kdseg segment INPUT OUTPUT --pack NAME [--size SIZE] [options]",
         )
     )
+    _add_compare(
+        commands.add_parser(
+            "compare",
+            help="compare two segmentations",
+            description="Compare two label maps on the same grid, structure by structure; nothing is resampled.",
+        )
+    )
     _add_packs(commands.add_parser("packs", help="list, show, install, remove, verify or roll back student packs"))
     return parser
 
@@ -121,12 +135,55 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mirroring", action="store_true", help="average over mirrored windows: a little better, up to 8 times slower"
     )
-    parser.add_argument("--engine", choices=ENGINES, default="auto", help="what runs the network (default: auto)")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: the engine decides)")
+    parser.add_argument(
+        "--entropy", type=Path, metavar="FILE", help="write how unsure the network is of each voxel, in bits"
+    )
+    parser.add_argument(
+        "--probability",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "FILE"),
+        help="write the probability of one structure; may be given several times",
+    )
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="auto", help="what runs the network (default: the fastest here)"
+    )
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="number format (default: the fastest that the pack was accepted in and this machine gets right)",
+    )
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="what the engine computes on")
+    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all that may be used)")
     parser.add_argument(
         "--any-intensities", action="store_true", help="do not refuse a volume that looks like another modality"
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "first", type=Path, metavar="A", help="a label map, or the reference: .nii.gz, .nii, .nrrd, .mha"
+    )
+    parser.add_argument("second", type=Path, metavar="B", help="the label map to compare with it")
+    parser.add_argument(
+        "--labels",
+        metavar="PACK|FILE.csv",
+        help="what to compare and its names: a task, a pack's id, or a table with the columns label_value and "
+        "label_name (default: all values in A or B)",
+    )
+    parser.add_argument(
+        "--tolerance", type=float, default=1.0, metavar="MM", help="of NSD, the surface Dice, in mm (default: 1)"
+    )
+    parser.add_argument(
+        "--subvoxel", action="store_true", help="NSD by the area of the surface between voxels, not by surface voxels"
+    )
+    parser.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the table")
+    parser.add_argument(
+        "--disagreement", type=Path, metavar="FILE", help="write where A and B disagree, as a label map"
+    )
 
 
 def _add_packs(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,19 +11,24 @@ from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io.atomic import atomic_output
 
 
-def write_record(result: Segmentation, input_name: str, path: Path) -> None:
+def write_record(result: Segmentation, scan: Path, reason: str, path: Path) -> None:
     """Write a run's record as JSON (UTF-8): the fields of ``RunRecord``, the input and the labels.
 
     Args:
         result: of the run.
-        input_name: of the scan's file, without its folder.
+        scan: the scan's file; its name is written without its folder, and its SHA-256.
+        reason: why this engine was taken.
         path: the file.
 
     Raises:
         ImageWriteError: the file could not be written; nothing was left behind.
     """
+    with scan.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
     content = {
-        "input": input_name,
+        "input": scan.name,
+        "input_sha256": digest.hexdigest(),
+        "engine_reason": reason,
         "labels": [{"value": label.value, "name": label.name} for label in result.labels],
         **dataclasses.asdict(result.record),
     }

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from KDSegmentatorLib.advisor.peak_memory import peak_memory
 from KDSegmentatorLib.advisor.selection import Choice
 from KDSegmentatorLib.analysis.overlay import write_overlay
+from KDSegmentatorLib.analysis.spreadsheet import as_text
 from KDSegmentatorLib.analysis.statistics import IMAGE_UNITS, LabelStatistics, label_statistics, write_statistics
 from KDSegmentatorLib.cli.interrupt import Interrupt, listening
 from KDSegmentatorLib.cli.outputs import PlannedOutput, Writer, check_outputs, write_together
@@ -18,12 +19,12 @@ from KDSegmentatorLib.cli.progress import ProgressLine
 from KDSegmentatorLib.cli.record import write_record
 from KDSegmentatorLib.cli.table import table
 from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.pipeline import select_labels
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io.images import SUFFIXES, read_volume, write_volume
+from KDSegmentatorLib.machine.peak_memory import peak_memory
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.segmenter import Segmenter
-
-_FORMULA_STARTS = ("=", "+", "-", "@")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -38,23 +39,37 @@ def run(arguments: argparse.Namespace) -> None:
     outputs = _planned_outputs(arguments)
     check_outputs(outputs, arguments.input)
     with listening() as interrupt:
-        segmenter = Segmenter(arguments.pack, arguments.size, engine=arguments.engine, threads=arguments.threads)
+        segmenter, volume = _loaded(arguments)
         for damaged in segmenter.damaged:
             print(f"kdseg: {damaged.id} is left out: {damaged.error}", file=sys.stderr)
-        interrupt.check()
-        volume = read_volume(arguments.input)
         interrupt.check()
         choice = segmenter.choose(volume, mirroring=arguments.mirroring)
         result = _segment(segmenter, volume, choice, arguments, interrupt)
         statistics = label_statistics(result.volume, result.labels, volume)
-        writers = _writers(result, statistics, volume, choice.pack, arguments.input.name)
+        reason = segmenter.engine_for(choice.pack).reason
+        writers = _writers(result, statistics, volume, choice.pack, reason, arguments)
         write_together([(output.path, writers[output.option]) for output in outputs], interrupt)
         if not arguments.quiet:
-            print(summary(result, statistics, choice))
+            print(summary(result, statistics, choice, reason))
             print(f"Wrote {', '.join(str(output.path) for output in outputs)}")
 
 
-def summary(result: Segmentation, statistics: Sequence[LabelStatistics], choice: Choice) -> str:
+def _loaded(arguments: argparse.Namespace) -> tuple[Segmenter, Volume]:
+    """Return the pack with its engine, and the scan: both are loaded at the same time."""
+    with ThreadPoolExecutor(max_workers=1) as executor:
+        reading = executor.submit(read_volume, arguments.input)
+        segmenter = Segmenter(
+            arguments.pack,
+            arguments.size,
+            engine=arguments.engine,
+            precision=arguments.precision,
+            device=arguments.device,
+            threads=arguments.threads,
+        )
+        return segmenter, reading.result()
+
+
+def summary(result: Segmentation, statistics: Sequence[LabelStatistics], choice: Choice, reason: str) -> str:
     """Return what a user wants to know after a run."""
     record = result.record
     rows = [("Structure", "Volume (ml)")]
@@ -67,7 +82,7 @@ def summary(result: Segmentation, statistics: Sequence[LabelStatistics], choice:
         f"Time    {seconds['total']:.1f} s (preparing {seconds['preprocess']:.1f}, "
         f"segmenting {seconds['windows']:.1f}, restoring {seconds['restore']:.1f})",
         f"Memory  {memory / 1e9:.2f} GB at the peak" if memory else "Memory  unknown",
-        f"Engine  {record.engine}, {record.precision}" + (", mirroring" if record.mirroring else ""),
+        f"Engine  {reason}" + (", mirroring" if record.mirroring else ""),
         f"Pack    {record.pack_id} {record.pack_version}",
     ]
     if choice.reason:
@@ -83,21 +98,29 @@ def _planned_outputs(arguments: argparse.Namespace) -> list[PlannedOutput]:
         planned.append(PlannedOutput(option="--overlay", path=arguments.overlay, suffixes=(".png",)))
     if arguments.record is not None:
         planned.append(PlannedOutput(option="--record", path=arguments.record, suffixes=(".json",)))
+    if arguments.entropy is not None:
+        planned.append(PlannedOutput(option="--entropy", path=arguments.entropy, suffixes=SUFFIXES))
+    for name, path in arguments.probability:
+        planned.append(PlannedOutput(option=f"--probability {name}", path=Path(path), suffixes=SUFFIXES))
     return planned
+
+
+def _name_or_value(text: str) -> str | int:
+    return int(text) if text.isascii() and text.isdigit() else text
 
 
 def _segment(
     segmenter: Segmenter, volume: Volume, choice: Choice, arguments: argparse.Namespace, interrupt: Interrupt
 ) -> Segmentation:
-    labels = None
-    if arguments.labels is not None:
-        labels = [int(name) if name.isascii() and name.isdigit() else name for name in arguments.labels]
+    labels = None if arguments.labels is None else [_name_or_value(name) for name in arguments.labels]
     progress = None if arguments.quiet else ProgressLine(sys.stderr)
     try:
         return segmenter(
             volume,
             choice=choice,
             labels=labels,
+            entropy=arguments.entropy is not None,
+            probabilities=[_name_or_value(name) for name, _ in arguments.probability],
             mirroring=arguments.mirroring,
             check_modality=not arguments.any_intensities,
             progress=progress,
@@ -109,7 +132,12 @@ def _segment(
 
 
 def _writers(
-    result: Segmentation, statistics: Sequence[LabelStatistics], volume: Volume, pack: StudentPack, input_name: str
+    result: Segmentation,
+    statistics: Sequence[LabelStatistics],
+    volume: Volume,
+    pack: StudentPack,
+    reason: str,
+    arguments: argparse.Namespace,
 ) -> dict[str, Writer]:
     """Return what writes each output, by the option that asks for it."""
     manifest = pack.manifest
@@ -126,11 +154,25 @@ def _writers(
         write_overlay(volume, result.volume, result.labels, path, title=title, modality=manifest.modality)
 
     def write_run(path: Path) -> None:
-        write_record(result, input_name, path)
+        write_record(result, arguments.input, reason, path)
 
-    return {"OUTPUT": write_labels, "--statistics": write_table, "--overlay": write_picture, "--record": write_run}
+    def image(map_: Volume) -> Writer:
+        return lambda path: write_volume(map_, path)
+
+    writers: dict[str, Writer] = {
+        "OUTPUT": write_labels,
+        "--statistics": write_table,
+        "--overlay": write_picture,
+        "--record": write_run,
+    }
+    if result.entropy is not None:
+        writers["--entropy"] = image(result.entropy)
+    for name, _ in arguments.probability:
+        label = select_labels(manifest, [_name_or_value(name)])[0]
+        writers[f"--probability {name}"] = image(result.probabilities[label.value])
+    return writers
 
 
 def _without_formula(row: LabelStatistics) -> LabelStatistics:
     """Return a row whose name a spreadsheet shows and does not compute, for packs may come from anywhere."""
-    return replace(row, name=f"'{row.name}") if row.name.startswith(_FORMULA_STARTS) else row
+    return replace(row, name=as_text(row.name))

@@ -1,59 +1,94 @@
-"""The onnxruntime engine on the CPU."""
+"""The onnxruntime engine: runs everywhere, exact in float32; on GPUs where a provider is installed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
 from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError
-
-if TYPE_CHECKING:
-    import onnxruntime
+from KDSegmentatorLib.packs.manifest import Precision
 
 _POLL_SECONDS = 0.1
 _ERRORS_ONLY = 3
 
+_PROVIDERS: dict[str, tuple[str, dict[str, Any]]] = {
+    # TensorFloat-32 would round to ten bits where float32 was asked for
+    "cuda": ("CUDAExecutionProvider", {"use_tf32": "0"}),
+    "directml": ("DmlExecutionProvider", {}),
+    "coreml": ("CoreMLExecutionProvider", {}),
+    "cpu": ("CPUExecutionProvider", {}),
+}
+"""Device to provider and its options, fastest first."""
 
-class OnnxRuntimeEngine:
-    """onnxruntime's CPU provider, float32.
 
-    Args:
-        body: an ONNX model with one input (n, channels, z, y, x) and one output (n, features, z, y, x).
-        threads: threads within an operator; None leaves it to onnxruntime (one a physical core).
+def onnxruntime_devices() -> tuple[str, ...]:
+    """Return the devices that the installed onnxruntime has a provider for, fastest first.
 
     Raises:
         EngineUnavailableError: onnxruntime is not installed.
-        EngineError: onnxruntime does not load the model.
+    """
+    installed = _onnxruntime().get_available_providers()
+    return tuple(device for device, (provider, _) in _PROVIDERS.items() if provider in installed)
+
+
+def onnxruntime_version() -> str:
+    """Return the version.
+
+    Raises:
+        EngineUnavailableError: onnxruntime is not installed.
+    """
+    return str(_onnxruntime().__version__)
+
+
+class OnnxRuntimeEngine:
+    """onnxruntime on one device, float32.
+
+    Args:
+        body: an ONNX model with one input (n, channels, z, y, x) and one output (n, features, z, y, x).
+        device: ``cpu``, ``cuda``, ``directml`` or ``coreml``.
+        threads: threads within an operator; None leaves it to onnxruntime (one a physical core).
+
+    Raises:
+        EngineUnavailableError: onnxruntime is not installed, or has no provider for the device.
+        EngineError: onnxruntime does not load the model, or would not run it on the device.
+        InsufficientMemoryError: the model does not fit into memory.
     """
 
     name = "onnxruntime"
-    precision = "float32"
+    precision: Precision = "float32"
 
-    def __init__(self, body: bytes, *, threads: int | None = None) -> None:
-        try:
-            import onnxruntime
-        except ImportError as error:
+    def __init__(self, body: bytes, *, device: str = "cpu", threads: int | None = None) -> None:
+        onnxruntime = _onnxruntime()
+        self.device = device
+        if device not in onnxruntime_devices():
             raise EngineUnavailableError(
-                "onnxruntime is not installed; install it with 'pip install \"onnxruntime>=1.23\"'"
-            ) from error
+                f"onnxruntime {onnxruntime.__version__} has no provider for {device!r}; installed are: "
+                f"{', '.join(onnxruntime_devices())}"
+            )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         if threads is not None:
             options.intra_op_num_threads = threads
         onnxruntime.disable_telemetry_events()  # the Windows build has some; a clinic's machine reports to nobody
-        self._new_run_options: Callable[[], onnxruntime.RunOptions] = onnxruntime.RunOptions
+        self._new_run_options: Callable[[], Any] = onnxruntime.RunOptions
+        provider = _PROVIDERS[device]
         try:
-            self._session = onnxruntime.InferenceSession(body, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(body, options, providers=[provider])
         except Exception as error:  # onnxruntime's own exceptions share no base class
+            if is_memory_failure(error):
+                raise memory_failure("to load the network") from error
             raise EngineError(
                 f"onnxruntime {onnxruntime.__version__} does not load the pack's network: {error}. Update onnxruntime, "
                 "and check the pack with 'kdseg packs verify'"
             ) from error
+        if provider[0] not in self._session.get_providers():  # it falls back to the CPU by itself, with a warning only
+            raise EngineError(f"onnxruntime could not start {provider[0]}; check the driver, or take the device cpu")
         self._input = self._session.get_inputs()[0].name
 
     def run(self, windows: npt.NDArray[np.float32], cancelled: Callable[[], bool]) -> npt.NDArray[np.float32]:
@@ -75,9 +110,19 @@ class OnnxRuntimeEngine:
                             raise CancelledError("cancelled; nothing was written") from None
             except CancelledError:
                 raise
-            except MemoryError:
-                raise
             except Exception as error:
+                if is_memory_failure(error):
+                    raise memory_failure(f"for a window of {windows.shape[2:]} voxels") from error
                 raise EngineError(f"onnxruntime failed on a window of shape {windows.shape}: {error}") from error
             finally:
                 options.terminate = True  # leaving for any reason, Ctrl-C included, ends the computation
+
+
+def _onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineUnavailableError(
+            "onnxruntime is not installed; install it with 'pip install \"onnxruntime>=1.23\"'"
+        ) from error
+    return onnxruntime

@@ -1,30 +1,165 @@
-"""Which engine runs a pack."""
+"""Which engine runs a pack: the fastest that gives the right answer on this machine."""
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from KDSegmentatorLib.engines.candidates import (
+    AUTOMATIC,
+    DEVICES,
+    ENGINES,
+    PRECISIONS,
+    Candidate,
+    EngineRequest,
+    find_candidates,
+)
 from KDSegmentatorLib.engines.engine import Engine
-from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
-from KDSegmentatorLib.errors import EngineUnavailableError, InvalidSettingsError
+from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_version
+from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_version
+from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
+from KDSegmentatorLib.errors import EngineError, EngineUnavailableError, InvalidSettingsError
+from KDSegmentatorLib.machine.hardware import usable_cores
+from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.packs.locations import default_cache_folder
+from KDSegmentatorLib.packs.pack import StudentPack
 
-AUTOMATIC = "auto"
-ENGINE_NAMES = (AUTOMATIC, OnnxRuntimeEngine.name)
+_log = logging.getLogger(__name__)
 
 
-def create_engine(body: bytes, *, name: str = AUTOMATIC, threads: int | None = None) -> Engine:
-    """Return an engine for a network's body.
+@dataclass(frozen=True, kw_only=True)
+class ChosenEngine:
+    """An engine, ready to run, and why it was taken.
+
+    Attributes:
+        engine: loaded with the pack's network.
+        reason: one sentence for the user, with what was tried before and did not do.
+    """
+
+    engine: Engine
+    reason: str
+
+
+def choose_engine(
+    pack: StudentPack,
+    request: EngineRequest | None = None,
+    *,
+    cache: Path | None = None,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> ChosenEngine:
+    """Return the best engine for a pack on this machine.
+
+    Whatever computes in less than float32, or not on the CPU, has to give the pack's probe the right labels first.
 
     Args:
-        body: the ONNX model (:meth:`KDSegmentatorLib.packs.pack.StudentPack.body`).
-        name: one of ``ENGINE_NAMES``; a named engine is never replaced by another.
-        threads: CPU threads, >= 1; None leaves it to the engine.
+        pack: the student.
+        request: what the user asks for; None leaves everything open. What is asked for is never replaced.
+        cache: folder for compiled networks and checks; None takes the user's.
+        cancelled: asked while a check computes.
 
     Raises:
-        InvalidSettingsError: ``threads`` is not positive.
-        EngineUnavailableError: no such engine, or it is not installed.
-        EngineError: the engine does not load the network.
+        InvalidSettingsError: there is no such engine, device or precision, or ``threads`` is not positive.
+        EngineUnavailableError: nothing here can run the pack the way it is asked for; the message says why.
+        EngineError: the engine that was asked for does not load the network, or gives wrong labels.
+        InsufficientMemoryError: the network does not fit into memory.
+        CancelledError: ``cancelled`` returned True.
+        PackError: a file of the pack is damaged.
     """
-    if threads is not None and threads < 1:
-        raise InvalidSettingsError(f"threads must be at least 1, got {threads}")
-    if name not in ENGINE_NAMES:
-        raise EngineUnavailableError(f"there is no engine {name!r}; there are: {', '.join(ENGINE_NAMES)}")
-    return OnnxRuntimeEngine(body, threads=threads)
+    request = request or EngineRequest()
+    _check(request)
+    cache = cache or default_cache_folder()
+    found = find_candidates(pack.manifest, request)
+    failures = list(found.left_out)
+    rejected: list[str] = []
+    asked = ", ".join(
+        f"{name} {value}"
+        for name, value in (("engine", request.engine), ("precision", request.precision), ("device", request.device))
+        if value != AUTOMATIC
+    )
+    for candidate in found.usable:
+        try:
+            engine = _load(candidate, pack, request.threads, cache)
+            note = _checked(candidate, engine, pack, cache, cancelled)
+        except EngineError as error:
+            rejected.append(f"{candidate.title}: {error}")
+            _log.warning("%s is left out: %s", candidate.title, error)
+            if len(found.usable) == 1:
+                remedy = "; leave --engine, --precision and --device out to take what works here" if asked else ""
+                raise EngineError(f"{candidate.title}: {error}{remedy}") from error
+            continue
+        reason = "; ".join([f"{candidate.title}: {candidate.reason}{note}", *(f"not {each}" for each in rejected)])
+        _log.info("%s", reason)
+        return ChosenEngine(engine=engine, reason=reason)
+    raise EngineUnavailableError(
+        f"{pack.manifest.id} cannot be run here{f' with {asked}' if asked else ''}: "
+        f"{'; '.join([*rejected, *failures]) or 'no engine is installed'}"
+    )
+
+
+def engine_threads(threads: int | None) -> int | None:
+    """Return the threads to give to an engine: what was asked for, or a limit that it would not see itself.
+
+    Engines count the cores of the machine, not those that a container or a batch system lets this process use.
+    """
+    if threads is not None:
+        return threads
+    usable = usable_cores()
+    return usable if usable < (os.cpu_count() or 1) else None
+
+
+def _check(request: EngineRequest) -> None:
+    if request.threads is not None and request.threads < 1:
+        raise InvalidSettingsError(f"threads must be at least 1, got {request.threads}")
+    for name, value, known in (
+        ("engine", request.engine, ENGINES),
+        ("precision", request.precision, PRECISIONS),
+        ("device", request.device, DEVICES),
+    ):
+        if value not in (AUTOMATIC, *known):
+            raise InvalidSettingsError(f"there is no {name} {value!r}; there are: {', '.join((AUTOMATIC, *known))}")
+
+
+def _load(candidate: Candidate, pack: StudentPack, threads: int | None, cache: Path) -> Engine:
+    body = pack.body(candidate.precision)
+    if candidate.engine == OnnxRuntimeEngine.name:
+        return OnnxRuntimeEngine(body, device=candidate.device, threads=engine_threads(threads))
+    network = f"{pack.manifest_sha256[:32]}-{candidate.device}-{candidate.precision}"
+    return OpenVinoEngine(
+        body,
+        patch_size=pack.manifest.windows.patch_size,
+        precision=candidate.precision,
+        device=candidate.device,
+        threads=engine_threads(threads),
+        cache=cache / "compiled" / f"openvino-{openvino_version()}" / network,
+    )
+
+
+def _checked(
+    candidate: Candidate, engine: Engine, pack: StudentPack, cache: Path, cancelled: Callable[[], bool]
+) -> str:
+    """Check an engine with the pack's probe if it needs that; return what to add to the reason.
+
+    Raises:
+        EngineError: it gives wrong labels.
+    """
+    if candidate.precision == "float32" and candidate.device == "cpu":
+        return ""
+    if pack.manifest.network.probe is None:
+        raise EngineError(f"{pack.manifest.id} has no probe to check {candidate.device} with; take the device cpu")
+    version = onnxruntime_version() if candidate.engine == OnnxRuntimeEngine.name else openvino_version()
+    found = checked_agreement(
+        pack,
+        engine,
+        machine=f"{processor_name()} {candidate.engine} {version}",
+        cache=cache / "self-checks",
+        cancelled=cancelled,
+    )
+    required = required_agreement(pack, engine)
+    if found < required:
+        raise EngineError(
+            f"it gives {found:.2%} of the probe's voxels the label they have in float32, {required:.2%} are needed"
+        )
+    return f" ({found:.2%} of the probe as in float32)"

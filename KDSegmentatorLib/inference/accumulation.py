@@ -1,22 +1,27 @@
-"""Running the network over all windows and blending what it gives.
+"""Running the network over all windows and blending what it gives, in a slab that rolls along the first axis.
 
 What is blended are the features that enter the network's last layer, the head, or its logits: the head is a 1x1x1
-convolution, blending is linear, so both give the same logits, and the smaller of the two arrays is kept.
+convolution, blending is linear, so both give the same logits, and the smaller of the two arrays is kept. Rows that no
+later window touches are handed on and forgotten, so that no array of the whole volume is ever made.
 """
 
 from __future__ import annotations
 
-from itertools import combinations
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations, groupby
 
 import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.engines.engine import Engine
+from KDSegmentatorLib.engines.head import head_logits
 from KDSegmentatorLib.errors import EngineError
-from KDSegmentatorLib.inference.head import head_logits
 from KDSegmentatorLib.inference.progress import Steps
 from KDSegmentatorLib.inference.windows import gaussian_weights, padding
 from KDSegmentatorLib.packs.pack import Head
+
+Array = npt.NDArray[np.float32]
 
 
 def mirrored_axes(mirroring_axes: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -24,8 +29,8 @@ def mirrored_axes(mirroring_axes: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [axes for count in range(len(mirroring_axes) + 1) for axes in combinations(mirroring_axes, count)]
 
 
-def blended_windows(
-    image: npt.NDArray[np.float32],
+def blended_slabs(
+    image: Array,
     engine: Engine,
     *,
     patch_size: tuple[int, int, int],
@@ -34,21 +39,24 @@ def blended_windows(
     features: int,
     early_head: Head | None,
     steps: Steps,
-) -> npt.NDArray[np.float32]:
-    """Return the Gaussian-weighted mean of the network's output over the windows.
+    threads: int = 1,
+) -> Iterator[Array]:
+    """Yield the Gaussian-weighted mean of the network's output over the windows, slab by slab.
 
     Args:
         image: (z, y, x), normalised and resampled; padded here where it is smaller than a window.
         engine: runs the network's body.
         patch_size: (z, y, x) of a window.
-        starts: windows on the padded image.
+        starts: windows on the padded image, sorted by their first axis.
         mirrorings: axes to mirror, one entry a network call; the results are averaged.
         features: channels that the network's body gives.
         early_head: the head, if logits are to be blended; None to blend features.
         steps: one step a network call.
+        threads: how many channels are blended at a time.
 
-    Returns:
-        (features or logits, z, y, x) of the image's own shape, float32.
+    Yields:
+        (features or logits, rows, y, x) of the image's own y and x, float32: one slab after the other along z, all rows
+        of the image. The next slab takes the place of the last one in memory.
 
     Raises:
         CancelledError: the work was cancelled.
@@ -56,45 +64,146 @@ def blended_windows(
     """
     pads = padding(image.shape, patch_size)
     padded = np.pad(image, pads) if any(low + high for low, high in pads) else image
+    rows, y, x = (slice(low, low + length) for (low, _), length in zip(pads, image.shape, strict=True))
+    network = _Network(engine, features, early_head, mirrorings, patch_size, steps)
+    if len(starts) == 1:
+        yield network(padded)[:, rows, y, x]
+        return
     channels = features if early_head is None else len(early_head.bias)
-    weights = gaussian_weights(patch_size)
-    blended = np.zeros((channels, *padded.shape), dtype=np.float32)
-    total_weight = np.zeros(padded.shape, dtype=np.float32)
-    for start in starts:
-        z, y, x = (slice(first, first + length) for first, length in zip(start, patch_size, strict=True))
-        output = _mean_over_mirrorings(engine, padded[z, y, x], mirrorings, steps)
-        if output.shape != (features, *patch_size):
-            raise EngineError(
-                f"the network gave an output of shape {output.shape} for a window, the pack's manifest promises "
-                f"{(features, *patch_size)}; the pack is damaged, install it again"
-            )
-        if early_head is not None:
-            output = head_logits(early_head, output)
-        output *= weights
-        blended[:, z, y, x] += output
-        total_weight[z, y, x] += weights
-    for plane in range(len(total_weight)):
-        steps.check()
-        blended[:, plane] /= total_weight[plane]
-    z, y, x = (slice(low, low + length) for (low, _), length in zip(pads, image.shape, strict=True))
-    return blended[:, z, y, x]
+    groups = [list(group) for _, group in groupby(starts, key=lambda start: start[0])]
+    with _Slab(channels, patch_size, padded.shape[1:], threads) as slab:
+        for number, group in enumerate(groups):
+            first = group[0][0]
+            for start in group:
+                z, *plane = (slice(at, at + length) for at, length in zip(start, patch_size, strict=True))
+                slab.add(network(padded[z, plane[0], plane[1]]), plane[0], plane[1])
+            after = groups[number + 1][0][0] if number + 1 < len(groups) else first + patch_size[0]
+            steps.check()
+            mean = slab.mean(after - first)
+            yield mean[:, max(rows.start - first, 0) : rows.stop - first, y, x]
+            slab.roll(after - first)
 
 
-def _mean_over_mirrorings(
-    engine: Engine, window: npt.NDArray[np.float32], mirrorings: list[tuple[int, ...]], steps: Steps
-) -> npt.NDArray[np.float32]:
-    """Return the features of one window (z, y, x), averaged over its mirrored copies."""
-    total: npt.NDArray[np.float32] | None = None
-    for axes in mirrorings:
-        batch = np.ascontiguousarray(np.flip(window, axes)[None, None])
-        features = engine.run(batch, steps.cancelled)[0]
-        if not np.isfinite(features).all():
-            raise EngineError(
-                f"the engine {engine.name} ({engine.precision}) gave numbers that are not finite; take another engine "
-                "or precision, and check the pack with 'kdseg packs verify'"
-            )
-        features = np.flip(features, tuple(axis + 1 for axis in axes))
-        total = features.copy() if total is None else total + features
-        steps.advance()
-    assert total is not None  # noqa: S101 - there is always the window that is not mirrored
-    return total / np.float32(len(mirrorings)) if len(mirrorings) > 1 else total
+class _Slab:
+    """Weighted sums of as many rows as a window has, one channel a thread.
+
+    Args:
+        channels: of the network's output.
+        patch_size: (z, y, x) of a window.
+        plane: (y, x) of the padded image.
+        threads: how many channels are computed at a time.
+    """
+
+    def __init__(self, channels: int, patch_size: tuple[int, int, int], plane: tuple[int, ...], threads: int) -> None:
+        self._weights = gaussian_weights(patch_size)
+        self._sums = np.zeros((channels, patch_size[0], *plane), dtype=np.float32)
+        self._total = np.zeros((patch_size[0], *plane), dtype=np.float32)
+        self._executor = ThreadPoolExecutor(max_workers=threads)
+
+    def __enter__(self) -> _Slab:  # noqa: PYI034 - Self needs Python 3.11
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._executor.shutdown()
+
+    def add(self, output: Array, y: slice, x: slice) -> None:
+        """Add a window (channels, z, y, x) that starts with the slab's first row."""
+
+        def add(channel: int) -> None:
+            planes = zip(self._sums[channel, :, y, x], output[channel], self._weights, strict=True)
+            for plane, values, weights in planes:  # plane by plane, which stay in the processor's cache
+                plane += values * weights
+
+        self._each_channel(add)
+        self._total[:, y, x] += self._weights
+
+    def mean(self, rows: int) -> Array:
+        """Return the first rows, (channels, rows, y, x), divided by their weights in place."""
+
+        def divide(channel: int) -> None:
+            for plane, weights in zip(self._sums[channel, :rows], self._total[:rows], strict=True):
+                plane /= weights
+
+        self._each_channel(divide)
+        return self._sums[:, :rows]
+
+    def roll(self, rows: int) -> None:
+        """Forget the first rows, and make room for as many after the last."""
+
+        def roll(sums: Array) -> None:
+            kept = len(sums) - rows
+            sums[:kept] = sums[rows:]
+            sums[kept:] = 0
+
+        self._each_channel(lambda channel: roll(self._sums[channel]))
+        roll(self._total)
+
+    def _each_channel(self, work: Callable[[int], None]) -> None:
+        for _ in self._executor.map(work, range(len(self._sums))):
+            pass
+
+
+class _Network:
+    """The network on one window, averaged over its mirrored copies.
+
+    Windows of one value, as the air of a CT after clipping, are all alike, so that the network sees them once.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        features: int,
+        early_head: Head | None,
+        mirrorings: list[tuple[int, ...]],
+        patch_size: tuple[int, int, int],
+        steps: Steps,
+    ) -> None:
+        self._engine = engine
+        self._shape = (features, *patch_size)
+        self._early_head = early_head
+        self._mirrorings = mirrorings
+        self._steps = steps
+        self._constant: tuple[float, Array] | None = None
+
+    def __call__(self, window: Array) -> Array:
+        """Return features or logits (channels, z, y, x) of a window (z, y, x); the next call may overwrite them."""
+        value = window[0, 0, 0]
+        constant = bool((window == value).all())
+        if constant and self._constant is not None and self._constant[0] == value:
+            for _ in self._mirrorings:
+                self._steps.advance()
+            return self._constant[1]
+        output = self._mean(window)
+        if self._early_head is not None:
+            output = head_logits(self._early_head, output)
+        if constant:
+            self._constant = (float(value), output.copy())
+        return output
+
+    def _mean(self, window: Array) -> Array:
+        total: Array | None = None
+        for axes in self._mirrorings:
+            batch = np.ascontiguousarray(np.flip(window, axes)[None, None])
+            features = self._engine.run(batch, self._steps.cancelled)[0]
+            if features.shape != self._shape:
+                raise EngineError(
+                    f"the network gave an output of shape {features.shape} for a window, the pack's manifest promises "
+                    f"{self._shape}; the pack is damaged, install it again"
+                )
+            with np.errstate(invalid="ignore"):  # infinities of both signs: the error below says it
+                finite = all(np.isfinite(channel.sum()) for channel in features)
+            if not finite:
+                raise EngineError(
+                    f"the engine {self._engine.name} ({self._engine.precision}) gave numbers that are not finite; take "
+                    "another engine or precision, and check the pack with 'kdseg packs verify'"
+                )
+            features = np.flip(features, tuple(axis + 1 for axis in axes))
+            if len(self._mirrorings) == 1:
+                total = features
+            elif total is None:
+                total = features.copy()
+            else:
+                total += features
+            self._steps.advance()
+        assert total is not None  # noqa: S101 - there is always the window that is not mirrored
+        return total / np.float32(len(self._mirrorings)) if len(self._mirrorings) > 1 else total

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.engines.engine import Engine
+from KDSegmentatorLib.engines.head import VoxelMaps, background_maps
+from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
 from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError
 from KDSegmentatorLib.geometry import MAXIMUM_VOXELS, Volume
-from KDSegmentatorLib.inference.accumulation import blended_windows, mirrored_axes
+from KDSegmentatorLib.inference.accumulation import blended_slabs, mirrored_axes
 from KDSegmentatorLib.inference.cropping import nonzero_box
 from KDSegmentatorLib.inference.normalization import normalize
 from KDSegmentatorLib.inference.plausibility import check_finite, check_intensities
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
 from KDSegmentatorLib.inference.resampling import (
+    AxisOperators,
     axis_operators,
     resample_image,
     resampled_shape,
     separate_axis,
 )
-from KDSegmentatorLib.inference.restoration import label_map, slabs
+from KDSegmentatorLib.inference.restoration import Restoration
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.inference.windows import padding, window_starts
+from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.packs.manifest import Label, Manifest
 from KDSegmentatorLib.packs.pack import Head, StudentPack
 from KDSegmentatorLib.version import __version__
@@ -37,8 +43,11 @@ def segment(
     engine: Engine,
     *,
     labels: Sequence[str | int] | None = None,
+    entropy: bool = False,
+    probabilities: Sequence[str | int] = (),
     mirroring: bool = False,
     check_modality: bool = True,
+    threads: int | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelCheck | None = None,
 ) -> Segmentation:
@@ -50,11 +59,15 @@ def segment(
     Args:
         volume: a scan in any of the 48 axis orders, also oblique.
         pack: the student.
-        engine: runs the pack's body (:func:`KDSegmentatorLib.engines.selection.create_engine`).
-        labels: names or values of the structures to keep; the others become background. None keeps all.
+        engine: runs the pack's body (:func:`KDSegmentatorLib.engines.selection.choose_engine`).
+        labels: names or values of the structures to keep; the others become background. None keeps all. Every voxel
+            still goes to the label with the largest logit of all, so that a structure looks the same alone.
+        entropy: also return the entropy of the labels' probabilities.
+        probabilities: names or values of structures whose probability is wanted as well.
         mirroring: average over the windows mirrored along every axis that training mirrored: up to eight times the
             work for a little more accuracy.
         check_modality: refuse volumes that look like label maps or another modality.
+        threads: CPU threads outside of the engine; None takes all that the process may use.
         progress: called at every step.
         cancel: asked at every step, and several times a second while the engine computes. The work stops within a
             second unless a single operation takes longer (one convolution of a very large window, one pass over a
@@ -66,19 +79,110 @@ def segment(
     Raises:
         UnsuitableVolumeError: the volume's intensities are not usable, or not the pack's modality.
         GeometryError: the volume would be too large at the pack's spacing.
-        InvalidSettingsError: a wanted label is not in the pack, or mirroring is asked for but was not trained.
+        InvalidSettingsError: a wanted label is not in the pack, mirroring is asked for but was not trained, or
+            ``threads`` is not positive.
         PackError: a file of the pack is damaged.
         EngineError: the engine failed.
+        InsufficientMemoryError: the machine ran out of memory, also with the smallest pieces.
         CancelledError: ``cancel`` returned True.
     """
-    start = time.perf_counter()
     manifest = pack.manifest
-    wanted = select_labels(manifest, labels)
+    if threads is not None and threads < 1:
+        raise InvalidSettingsError(f"threads must be at least 1, got {threads}")
+    request = _Request(
+        wanted=select_labels(manifest, labels),
+        entropy=entropy,
+        probabilities=tuple(label.value for label in select_labels(manifest, probabilities)) if probabilities else (),
+        threads=usable_cores() if threads is None else threads,
+        progress=progress,
+        cancel=cancel,
+    )
     if mirroring and not manifest.windows.mirroring_axes:
         raise InvalidSettingsError(f"{manifest.id} was trained without mirroring; run it without --mirroring")
-    head = pack.head()
+    mirrorings = mirrored_axes(manifest.windows.mirroring_axes if mirroring else ())
+    watch = _Stopwatch(engine)
+    try:
+        grid, image = _preprocessed(volume, manifest, request, check_modality=check_modality)
+        preprocessed = watch.elapsed()
+        starts = grid.window_starts()
+        maps = _restored_maps(grid, image, pack, watch, starts, mirrorings, request)
+        del image
+        result = _on_the_input_grid(maps, grid, volume)
+    except (MemoryError, RuntimeError) as error:
+        if not is_memory_failure(error):
+            raise
+        raise memory_failure(f"to segment {math.prod(volume.size):,} voxels with {manifest.id}") from None
+    total = watch.elapsed()
+    return Segmentation(
+        volume=volume.with_voxels(result.labels),
+        entropy=None if result.entropy is None else volume.with_voxels(result.entropy),
+        probabilities={value: volume.with_voxels(map_) for value, map_ in result.probabilities.items()},
+        labels=request.wanted,
+        record=RunRecord(
+            pack_id=manifest.id,
+            pack_version=manifest.version,
+            pack_sha256=pack.manifest_sha256,
+            task=manifest.task,
+            size=manifest.size,
+            engine=engine.name,
+            device=engine.device,
+            precision=engine.precision,
+            threads=request.threads,
+            checked=check_modality,
+            mirroring=mirroring,
+            windows=len(starts) * len(mirrorings),
+            seconds={
+                "preprocess": preprocessed,
+                "windows": watch.inside,
+                "restore": total - preprocessed - watch.inside,
+                "total": total,
+            },
+            library_version=__version__,
+        ),
+    )
 
-    steps = Steps("preprocess", 4, progress, cancel)
+
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What the caller of :func:`segment` wants, checked."""
+
+    wanted: tuple[Label, ...]
+    entropy: bool
+    probabilities: tuple[int, ...]
+    threads: int
+    progress: ProgressCallback | None
+    cancel: CancelCheck | None
+
+    def steps(self, stage: str, total: int) -> Steps:
+        return Steps(stage, total, self.progress, self.cancel)
+
+
+class _Stopwatch:
+    """An engine that knows how long it ran."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._start = time.perf_counter()
+        self.inside = 0.0
+        self.name, self.device, self.precision = engine.name, engine.device, engine.precision
+
+    def elapsed(self) -> float:
+        """Return the seconds since the start."""
+        return time.perf_counter() - self._start
+
+    def run(self, windows: npt.NDArray[np.float32], cancelled: Callable[[], bool]) -> npt.NDArray[np.float32]:
+        start = time.perf_counter()
+        try:
+            return self._engine.run(windows, cancelled)
+        finally:
+            self.inside += time.perf_counter() - start
+
+
+def _preprocessed(
+    volume: Volume, manifest: Manifest, request: _Request, *, check_modality: bool
+) -> tuple[NetworkGrid, npt.NDArray[np.float32]]:
+    """Return the grids, and the volume as the network takes it."""
+    steps = request.steps("preprocess", 4)
     check_finite(volume)
     if check_modality:
         check_intensities(volume, manifest.modality)
@@ -93,54 +197,71 @@ def segment(
         manifest.preprocessing.image_resampling,
         separate_axis(manifest.preprocessing.image_resampling, grid.spacing, manifest.preprocessing.spacing),
         steps.check,
+        request.threads,
     )
     steps.advance()
-    preprocessed = time.perf_counter()
+    return grid, image
 
-    mirrorings = mirrored_axes(manifest.windows.mirroring_axes if mirroring else ())
-    starts = grid.window_starts()
+
+def _restored_maps(
+    grid: NetworkGrid,
+    image: npt.NDArray[np.float32],
+    pack: StudentPack,
+    engine: Engine,
+    starts: list[tuple[int, int, int]],
+    mirrorings: list[tuple[int, ...]],
+    request: _Request,
+) -> VoxelMaps:
+    """Return the maps on the transposed grid of the whole volume."""
+    manifest = pack.manifest
+    head = pack.head()
     early = _head_comes_early(head, manifest)
-    steps = Steps("windows", len(starts) * len(mirrorings), progress, cancel)
-    blended = blended_windows(
-        image,
-        engine,
-        patch_size=manifest.windows.patch_size,
-        starts=starts,
-        mirrorings=mirrorings,
-        features=manifest.network.features,
-        early_head=head if early else None,
-        steps=steps,
-    )
-    del image
-    inferred = time.perf_counter()
+    maps, cropped = grid.maps(len(head.bias), entropy=request.entropy, probabilities=request.probabilities)
+    steps = request.steps("windows", len(starts) * len(mirrorings))
+    rows = len(cropped.labels)
+    last: Steps | None = None
 
-    steps = Steps("restore", len(slabs(grid.cropped_shape, max(len(blended), len(head.bias)))), progress, cancel)
-    found = label_map(blended, grid.cropped_shape, grid.restoring_operators(), None if early else head, steps)
-    del blended
-    restored = grid.restored(_only(found, wanted, manifest))
-    result = volume.with_voxels(restored.reoriented(volume.axis_codes).voxels)
-    end = time.perf_counter()
-    return Segmentation(
-        volume=result,
-        labels=wanted,
-        record=RunRecord(
-            pack_id=manifest.id,
-            pack_version=manifest.version,
-            pack_sha256=pack.manifest_sha256,
-            task=manifest.task,
-            size=manifest.size,
-            engine=engine.name,
-            precision=engine.precision,
-            mirroring=mirroring,
-            windows=len(starts) * len(mirrorings),
-            seconds={
-                "preprocess": preprocessed - start,
-                "windows": inferred - preprocessed,
-                "restore": end - inferred,
-                "total": end - start,
-            },
-            library_version=__version__,
-        ),
+    def restored(count: int) -> None:
+        nonlocal rows, last
+        rows -= count
+        if steps.done < steps.total:
+            steps.check()
+        elif last is None:  # what is left after the last window
+            last = request.steps("restore", rows + count)
+        if last is not None:
+            last.advance(count)
+
+    with Restoration(
+        cropped,
+        grid.restoring_operators(),
+        None if early else head,
+        _kept(request.wanted, manifest),
+        threads=request.threads,
+        restored=restored,
+    ) as restoration:
+        for slab in blended_slabs(
+            image,
+            engine,
+            patch_size=manifest.windows.patch_size,
+            starts=starts,
+            mirrorings=mirrorings,
+            features=manifest.network.features,
+            early_head=head if early else None,
+            steps=steps,
+            threads=request.threads,
+        ):
+            restoration.push(slab)
+    return maps
+
+
+def _on_the_input_grid(maps: VoxelMaps, grid: NetworkGrid, volume: Volume) -> VoxelMaps:
+    def back(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return grid.restored(values).reoriented(volume.axis_codes).voxels
+
+    return VoxelMaps(
+        labels=back(maps.labels),
+        entropy=None if maps.entropy is None else back(maps.entropy),
+        probabilities={value: back(map_) for value, map_ in maps.probabilities.items()},
     )
 
 
@@ -187,19 +308,31 @@ class NetworkGrid:
         padded = [length + low + high for length, (low, high) in zip(self.network_shape, pads, strict=True)]
         return window_starts(padded, windows.patch_size, windows.step_fraction)
 
-    def restoring_operators(
-        self,
-    ) -> tuple[npt.NDArray[np.float64] | None, npt.NDArray[np.float64] | None, npt.NDArray[np.float64] | None]:
+    def restoring_operators(self) -> AxisOperators:
         """Return the operators from the network's grid to the cropped grid."""
         resampling = self._manifest.preprocessing.logits_resampling
         apart = separate_axis(resampling, self._manifest.preprocessing.spacing, self.spacing)
         return axis_operators(self.network_shape, self.cropped_shape, resampling, apart)
 
-    def restored(self, labels: npt.NDArray[np.uint8 | np.uint16]) -> Volume:
-        """Return cropped labels on the reoriented volume's grid, background outside the crop."""
+    def maps(self, rows: int, *, entropy: bool, probabilities: Sequence[int]) -> tuple[VoxelMaps, VoxelMaps]:
+        """Return maps of the whole transposed grid, all background, and their parts in the crop as views.
+
+        Args:
+            rows: number of labels, background included.
+            entropy: whether the entropy is wanted.
+            probabilities: values of the labels whose probability is wanted.
+        """
         shape = [self._oriented.voxels.shape[axis] for axis in self._forward]
-        whole = np.zeros(shape, dtype=labels.dtype)
-        whole[self._box] = labels
+        whole = background_maps(shape, rows, entropy=entropy, probabilities=probabilities)
+        inside = VoxelMaps(
+            labels=whole.labels[self._box],
+            entropy=None if whole.entropy is None else whole.entropy[self._box],
+            probabilities={value: map_[self._box] for value, map_ in whole.probabilities.items()},
+        )
+        return whole, inside
+
+    def restored(self, whole: npt.NDArray[Any]) -> Volume:
+        """Return an array of the whole transposed grid on the reoriented volume's grid."""
         return self._oriented.with_voxels(whole.transpose(np.argsort(self._forward)))
 
 
@@ -239,12 +372,11 @@ def _head_comes_early(head: Head, manifest: Manifest) -> bool:
     return len(head.bias) <= manifest.network.features or max(resampling.order, resampling.order_z) > 1
 
 
-def _only(
-    labels: npt.NDArray[np.uint16], wanted: tuple[Label, ...], manifest: Manifest
-) -> npt.NDArray[np.uint8 | np.uint16]:
-    """Return the labels with everything that is not wanted set to background, in the smallest type."""
-    largest = max(label.value for label in manifest.labels)
-    table = np.zeros(largest + 1, dtype=np.uint8 if largest < 256 else np.uint16)
+def _kept(wanted: tuple[Label, ...], manifest: Manifest) -> npt.NDArray[np.uint8 | np.uint16] | None:
+    """Return label value to the value to write, 0 for what is not wanted; None if all are."""
+    if len(wanted) == len(manifest.labels):
+        return None
+    table = np.zeros(len(manifest.labels) + 1, dtype=np.uint16)
     for label in wanted:
         table[label.value] = label.value
-    return table[labels]
+    return table

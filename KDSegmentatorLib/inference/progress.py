@@ -14,7 +14,7 @@ class Progress:
     """State of the work.
 
     Attributes:
-        stage: ``preprocess``, ``windows`` or ``restore``.
+        stage: ``preprocess``, ``windows`` or ``restore``; ``compare`` for a comparison.
         done: finished steps of the stage.
         total: steps of the stage.
         seconds_left: estimate for the stage, None while there is nothing to estimate from.
@@ -62,13 +62,13 @@ class Steps:
         if self.cancelled():
             raise CancelledError("cancelled; nothing was written")
 
-    def advance(self) -> None:
-        """Count one finished step and report it.
+    def advance(self, steps: int = 1) -> None:
+        """Count finished steps and report them.
 
         Raises:
             CancelledError: the work was cancelled.
         """
-        self.done += 1
+        self.done += steps
         elapsed = time.perf_counter() - self._start
         self._report(elapsed / self.done * (self.total - self.done))
         self.check()

@@ -1,8 +1,8 @@
 """Resampling as nnU-Net's default functions do it, one axis at a time.
 
 nnU-Net calls skimage's ``resize(mode="edge", anti_aliasing=False)``, which is ``scipy.ndimage.zoom`` in grid mode:
-spline interpolation on a regular grid, a linear operation along each axis. So it is done here as one matrix an axis.
-The matrices come from scipy itself, which is given the unit vectors; the result equals the reference up to rounding,
+spline interpolation on a regular grid, a linear operation along each axis. So it is done here as one matrix an axis
+(:class:`KDSegmentatorLib.inference.axis_operator.AxisOperator`); the result equals the reference up to rounding,
 without skimage (which Slicer does not carry) and without the reference's 64 taps a voxel.
 
 With strongly anisotropic voxels nnU-Net resamples the low-resolution axis apart ("separate z") with another order.
@@ -11,21 +11,18 @@ With strongly anisotropic voxels nnU-Net resamples the low-resolution axis apart
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
+from KDSegmentatorLib.inference.axis_operator import AxisOperator, axis_operator
 from KDSegmentatorLib.packs.manifest import Resampling
 
 ANISOTROPY_THRESHOLD = 3.0
 """Ratio of the largest to the smallest spacing above which the low-resolution axis is resampled apart."""
 
-_BLOCK_ELEMENTS = 1 << 22
-_MAXIMUM_TAPS = 2
-
-Operator = npt.NDArray[np.float64]
-"""(length out, length in): one axis resampled is ``operator @ values``."""
+AxisOperators = tuple[AxisOperator | None, AxisOperator | None, AxisOperator | None]
+"""One an axis (z, y, x); None where the length stays."""
 
 
 def resampled_shape(
@@ -59,8 +56,8 @@ def separate_axis(resampling: Resampling, spacing: Sequence[float], new_spacing:
 
 def axis_operators(
     shape: Sequence[int], new_shape: Sequence[int], resampling: Resampling, apart: int | None
-) -> tuple[Operator | None, Operator | None, Operator | None]:
-    """Return the operator of every axis; None where the length stays.
+) -> AxisOperators:
+    """Return the operator of every axis.
 
     Args:
         shape: (z, y, x) before.
@@ -71,7 +68,7 @@ def axis_operators(
     operators = [
         None
         if before == after
-        else _operator(before, after, resampling.order_z if axis == apart else resampling.order, axis == apart)
+        else axis_operator(before, after, resampling.order_z if axis == apart else resampling.order, axis == apart)
         for axis, (before, after) in enumerate(zip(shape, new_shape, strict=True))
     ]
     return operators[0], operators[1], operators[2]
@@ -83,6 +80,7 @@ def resample_image(
     resampling: Resampling,
     apart: int | None,
     check: Callable[[], None] = lambda: None,
+    threads: int = 1,
 ) -> npt.NDArray[np.float32]:
     """Return an image at another shape.
 
@@ -94,7 +92,8 @@ def resample_image(
         new_shape: (z, y, x).
         resampling: spline orders.
         apart: from :func:`separate_axis`.
-        check: called every few million voxels; may raise to stop.
+        check: called again and again; may raise to stop.
+        threads: pieces computed at a time.
     """
     operators = list(axis_operators(image.shape, new_shape, resampling, apart))
     in_plane = [axis for axis in range(3) if axis != apart]
@@ -104,97 +103,15 @@ def resample_image(
     for axis in in_plane:
         operator = operators[axis]
         if operator is not None:
-            resampled = apply_operator(resampled, operator, axis, check)
+            resampled = operator.apply(resampled, axis, check, threads)
     if resampling.order > 1 and resampled is not image:
         axes = None if apart is None else tuple(in_plane)
         low, high = image.min(axis=axes, keepdims=True), image.max(axis=axes, keepdims=True)
         np.clip(resampled, low, high, out=resampled)
     if apart is not None and (operator := operators[apart]) is not None:
-        resampled = apply_operator(resampled, operator, apart, check)
+        resampled = operator.apply(resampled, apart, check, threads)
     return resampled
-
-
-def apply_operator(
-    values: npt.NDArray[np.float32], operator: Operator, axis: int, check: Callable[[], None] = lambda: None
-) -> npt.NDArray[np.float32]:
-    """Resample one spatial axis.
-
-    Args:
-        values: (z, y, x).
-        operator: (length out, length in).
-        axis: 0, 1 or 2 for z, y, x.
-        check: called for every block; may raise to stop.
-
-    Returns:
-        float32; the products are summed in float64, as in the reference.
-    """
-    shape = list(values.shape)
-    shape[axis] = operator.shape[0]
-    result = np.empty(shape, dtype=np.float32)
-    # blocks along an axis that is not resampled keep the float64 copies small
-    along = 1 if axis == 0 else 0
-    rows = max(1, _BLOCK_ELEMENTS * shape[along] // max(values.size, result.size))
-    taps = _taps(operator)
-    for start in range(0, shape[along], rows):
-        check()
-        block = (slice(None),) * along + (slice(start, start + rows),)
-        part = values[block].astype(np.float64)
-        if taps is not None:
-            result[block] = _gather(part, taps, axis)
-        elif axis == 2:
-            result[block] = part @ operator.T
-        elif axis == 1:
-            result[block] = operator @ part
-        else:
-            result[block] = np.tensordot(operator, part, axes=1)
-    return result
-
-
-def _taps(operator: Operator) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]] | None:
-    """Return the samples and weights (length out, taps) of every row if there are few, as up to order 1; else None.
-
-    Splines of a higher order are filtered first, which spreads every sample over the whole axis.
-    """
-    count = int(np.count_nonzero(operator, axis=1).max())
-    if count > _MAXIMUM_TAPS:
-        return None
-    samples = np.argsort(operator == 0, axis=1, kind="stable")[:, :count]
-    return samples, np.take_along_axis(operator, samples, axis=1)
-
-
-def _gather(
-    part: npt.NDArray[np.float64], taps: tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]], axis: int
-) -> npt.NDArray[np.float64]:
-    """Return the weighted sum of a few samples along an axis of (z, y, x)."""
-    samples, weights = taps
-    along = [1, 1, 1]
-    along[axis] = -1
-    total = part.take(samples[:, 0], axis=axis) * weights[:, 0].reshape(along)
-    for tap in range(1, samples.shape[1]):
-        total += part.take(samples[:, tap], axis=axis) * weights[:, tap].reshape(along)
-    return total
 
 
 def _anisotropic(spacing: Sequence[float]) -> bool:
     return max(spacing) / min(spacing) > ANISOTROPY_THRESHOLD
-
-
-@lru_cache(maxsize=16)
-def _operator(before: int, after: int, order: int, apart: bool) -> Operator:
-    """Return the matrix of scipy's resizing from ``before`` to ``after`` samples.
-
-    The axis that is resampled apart goes through ``map_coordinates`` in the reference, the others through ``zoom``;
-    both put sample n at (n + 1/2) * before / after - 1/2 and repeat the edge.
-    """
-    from scipy import ndimage
-
-    if apart:
-        positions = (np.arange(after) + 0.5) * (before / after) - 0.5
-        columns = [
-            ndimage.map_coordinates(unit, positions[None], order=order, mode="nearest") for unit in np.eye(before)
-        ]
-    else:
-        columns = [
-            ndimage.zoom(unit, after / before, order=order, mode="nearest", grid_mode=True) for unit in np.eye(before)
-        ]
-    return np.ascontiguousarray(np.stack(columns, axis=1), dtype=np.float64)

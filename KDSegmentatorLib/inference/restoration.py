@@ -1,76 +1,152 @@
-"""From blended network output to labels on the cropped grid, a few slices at a time."""
+"""From blended network output to labels on the scan's own grid, a few planes at a time."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.inference.head import head_logits
-from KDSegmentatorLib.inference.progress import Steps
-from KDSegmentatorLib.inference.resampling import Operator, apply_operator
+from KDSegmentatorLib.engines.head import VoxelMaps, read_off
+from KDSegmentatorLib.engines.memory_failure import memory_failure
+from KDSegmentatorLib.inference.resampling import AxisOperators
 from KDSegmentatorLib.packs.pack import Head
 
-_SLAB_ELEMENTS = 1 << 24
+Array = npt.NDArray[np.float32]
+
+_PLANES_A_THREAD = 2
 
 
-def slabs(shape: tuple[int, int, int], channels: int) -> list[slice]:
-    """Return ranges along the first axis that keep a slab of all channels at some 64 MB."""
-    rows = max(1, _SLAB_ELEMENTS // (channels * shape[1] * shape[2]))
-    return [slice(start, min(start + rows, shape[0])) for start in range(0, shape[0], rows)]
+class Restoration:
+    """Takes the network's output slab by slab, brings it to the grid before resampling, and reads the labels off.
 
-
-def label_map(
-    blended: npt.NDArray[np.float32],
-    shape: tuple[int, int, int],
-    operators: tuple[Operator | None, Operator | None, Operator | None],
-    late_head: Head | None,
-    steps: Steps,
-) -> npt.NDArray[np.uint16]:
-    """Resample to the shape before resampling, apply the head, and take the label of the largest logit.
-
-    Memory beyond the input and the result stays at one slab, whatever the number of labels.
+    Memory beyond the maps stays at a few planes, whatever the number of labels and the size of the volume. When even
+    that does not fit, it goes on with one plane at a time.
 
     Args:
-        blended: features, or logits, (channels, z, y, x) at the network's spacing.
-        shape: (z, y, x) of the result.
-        operators: one an axis, order 0 or 1 if the head comes late (anything else is not linear because of clipping).
-        late_head: turns features into logits; None if ``blended`` holds logits.
-        steps: one step for each of :func:`slabs`.
-
-    Returns:
-        Label values (z, y, x).
+        maps: of the shape before resampling, filled here; views into other arrays are fine.
+        operators: from the network's grid to that shape, order 0 or 1 if the head comes late (anything else is not
+            linear because of clipping).
+        late_head: turns features into logits; None if the slabs hold logits.
+        kept: label value to the value to write; see :func:`KDSegmentatorLib.engines.head.read_off`.
+        threads: planes computed at a time.
+        restored: called with the number of rows of the maps that were just finished; may raise to stop.
     """
-    labels = np.empty(shape, dtype=np.uint16)
-    channels = len(blended) if late_head is None else max(len(blended), len(late_head.bias))
-    for rows in slabs(shape, channels):
-        slab = _resampled_slab(blended, rows, operators, steps)
-        if late_head is not None:
-            slab = head_logits(late_head, slab)
-        labels[rows] = slab.argmax(axis=0)
-        steps.advance()
-    return labels
 
+    def __init__(
+        self,
+        maps: VoxelMaps,
+        operators: AxisOperators,
+        late_head: Head | None,
+        kept: npt.NDArray[np.uint8 | np.uint16] | None,
+        *,
+        threads: int,
+        restored: Callable[[int], None],
+    ) -> None:
+        self._maps = maps
+        self._along_z, self._along_y, self._along_x = operators
+        self._head = late_head
+        self._kept = kept
+        self._restored = restored
+        self._threads = threads
+        self._executor = ThreadPoolExecutor(max_workers=threads)
+        self._planes: list[Array] = []  # resampled within the plane; the first is that of network row _first
+        self._first = 0
+        self._next = 0
 
-def _resampled_slab(
-    blended: npt.NDArray[np.float32],
-    rows: slice,
-    operators: tuple[Operator | None, Operator | None, Operator | None],
-    steps: Steps,
-) -> npt.NDArray[np.float32]:
-    """Return (channels, rows, y, x) of the resampled array."""
-    along_z, along_y, along_x = operators
-    parts = []
-    for channel in blended:
-        if along_z is None:
-            part = channel[rows]
-        else:
-            operator = along_z[rows]
-            needed = np.flatnonzero(operator.any(axis=0))
-            columns = slice(int(needed[0]), int(needed[-1]) + 1)
-            part = apply_operator(channel[columns], np.ascontiguousarray(operator[:, columns]), 0, steps.check)
-        if along_y is not None:
-            part = apply_operator(part, along_y, 1, steps.check)
-        if along_x is not None:
-            part = apply_operator(part, along_x, 2, steps.check)
-        parts.append(part)
-    return np.stack(parts)
+    def __enter__(self) -> Restoration:  # noqa: PYI034 - Self needs Python 3.11
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    def push(self, slab: Array) -> None:
+        """Take the next rows of the network's output, and finish the rows of the maps that they complete.
+
+        Args:
+            slab: (features or logits, rows, y, x) at the network's spacing; not needed any more afterwards.
+
+        Raises:
+            InsufficientMemoryError: not even one plane fits into memory.
+        """
+        start = 0
+        while start < slab.shape[1]:
+            count = min(slab.shape[1] - start, _PLANES_A_THREAD * self._threads)
+            try:
+                planes = self._map(lambda row: self._in_plane(slab[:, row]), range(start, start + count))
+            except MemoryError:
+                self._make_do()
+                continue
+            self._planes += planes
+            start += count
+            self._finish_rows()
+        if self._along_y is None and self._along_x is None:
+            self._planes = [plane.copy() for plane in self._planes]  # they are parts of the slab
+
+    def _finish_rows(self) -> None:
+        """Finish every row of the maps whose planes are there, and forget the planes that no later row needs."""
+        available = self._first + len(self._planes)
+        last = self._next
+        while last < len(self._maps.labels) and self._inputs(last).stop <= available:
+            last += 1
+        while self._next < last:
+            rows = range(self._next, min(last, self._next + _PLANES_A_THREAD * self._threads))
+            try:
+                self._map(self._finish_row, rows)
+            except MemoryError:
+                self._make_do()
+                continue
+            self._next = rows.stop
+            self._restored(len(rows))
+        needed = min(self._first_needed(last), available) if last < len(self._maps.labels) else available
+        del self._planes[: needed - self._first]
+        self._first = needed
+
+    def _finish_row(self, row: int) -> None:
+        inputs = self._inputs(row)
+        planes = self._planes[inputs.start - self._first : inputs.stop - self._first]
+        plane = planes[0]
+        if self._along_z is not None:
+            weights = self._along_z.weights(row)
+            plane = planes[0] * weights[0]
+            for other, weight in zip(planes[1:], weights[1:], strict=True):
+                plane += other * weight
+        maps = VoxelMaps(
+            labels=self._maps.labels[row],
+            entropy=None if self._maps.entropy is None else self._maps.entropy[row],
+            probabilities={value: map_[row] for value, map_ in self._maps.probabilities.items()},
+        )
+        read_off(self._head, plane, maps, self._kept)
+
+    def _in_plane(self, plane: Array) -> Array:
+        """Return a plane (channels, y, x) resampled along y and x."""
+        if self._along_x is not None:
+            plane = self._along_x.apply_to_plane(np.ascontiguousarray(plane), 2)
+        if self._along_y is not None:
+            plane = self._along_y.apply_to_plane(plane, 1)
+        return plane
+
+    def _inputs(self, row: int) -> slice:
+        return slice(row, row + 1) if self._along_z is None else self._along_z.inputs(row)
+
+    def _first_needed(self, row: int) -> int:
+        return row if self._along_z is None else self._along_z.first_needed(row)
+
+    def _map(self, work: Callable[[int], Array | None], rows: range) -> list[Array]:
+        each = map if self._threads == 1 else self._executor.map
+        results = list(each(work, rows))
+        return [result for result in results if result is not None]
+
+    def _make_do(self) -> None:
+        """Go on with one plane at a time after memory ran out.
+
+        Raises:
+            InsufficientMemoryError: that is how it went already.
+        """
+        if self._threads == 1:
+            raise memory_failure("to restore one plane of the result") from None
+        self._threads = 1

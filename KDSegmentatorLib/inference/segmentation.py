@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.packs.manifest import Label
@@ -19,10 +19,14 @@ class RunRecord:
         task: the family.
         size: ``x1``, ``x1/2``, ...
         engine: name of the engine.
+        device: what it computed on.
         precision: number format of the engine.
+        threads: CPU threads outside of the engine, and in it if that was told.
+        checked: whether the intensities had to look like the pack's modality.
         mirroring: whether the features were averaged over mirrored windows.
         windows: network calls, mirrored ones counted apart.
-        seconds: wall time by stage (``preprocess``, ``windows``, ``restore``, ``total``).
+        seconds: wall time of ``preprocess``, ``windows`` (inside the engine), ``restore`` (blending and all that comes
+            after) and ``total``.
         library_version: version of this library.
     """
 
@@ -32,7 +36,10 @@ class RunRecord:
     task: str
     size: str
     engine: str
+    device: str
     precision: str
+    threads: int
+    checked: bool
     mirroring: bool
     windows: int
     seconds: dict[str, float]
@@ -47,8 +54,13 @@ class Segmentation:
         volume: label values, uint8 (uint16 from 256 labels on), on exactly the input's grid; 0 is background.
         labels: the structures that were asked for, also those that were not found.
         record: how the result came about.
+        entropy: of the labels' probabilities in bits, float32, on the same grid (0 outside of the cropped region); None
+            if it was not asked for. High where the network is in doubt.
+        probabilities: label value to its probability, float32, on the same grid, for those that were asked for.
     """
 
     volume: Volume
     labels: tuple[Label, ...]
     record: RunRecord
+    entropy: Volume | None = None
+    probabilities: dict[int, Volume] = field(default_factory=dict)

@@ -5,7 +5,8 @@ one scan with the voxels of another, without a word. So such a file is read unde
 
 ITK also opens files with C's narrow-character functions. On Windows these know the characters of the system's code
 page only, so that an umlaut or a Chinese name makes a file unreadable (SimpleITK's FAQ, "special character in the
-filename"). Such files pass through a temporary folder with a plain name.
+filename"), and paths of more than 259 characters are none to them. Such files pass through a temporary folder with a
+plain name.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _UTF8_CODE_PAGE = 65001
+_LONGEST_WINDOWS_PATH = 259
+_EXTENDED_PREFIX = "\\\\?\\"
 
 
 @contextmanager
@@ -76,7 +79,12 @@ def shadowing_reason(path: Path) -> str | None:
 
 
 def _needs_plain_name(path: Path) -> bool:
-    return sys.platform == "win32" and not str(path).isascii() and _code_page() != _UTF8_CODE_PAGE
+    if sys.platform != "win32":
+        return False
+    name = str(path)
+    if len(name) > _LONGEST_WINDOWS_PATH or name.startswith(_EXTENDED_PREFIX):
+        return True
+    return not name.isascii() and _code_page() != _UTF8_CODE_PAGE
 
 
 @contextmanager

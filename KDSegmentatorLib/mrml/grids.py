@@ -11,7 +11,7 @@ from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import ORTHONORMALITY_TOLERANCE, Volume
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLVolumeNode
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLTransformableNode, vtkMRMLVolumeNode
     from vtk import vtkImageData, vtkMatrix4x4
 
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -47,11 +47,20 @@ def world_to_lps(node: vtkMRMLVolumeNode) -> npt.NDArray[np.float64]:
     Raises:
         GeometryError: a transform is not linear.
     """
+    return _RAS_TO_LPS @ node_to_world(node) @ _LPS_TO_RAS @ local_to_lps(node)
+
+
+def node_to_world(node: vtkMRMLTransformableNode) -> npt.NDArray[np.float64]:
+    """Return the 4 x 4 matrix of the transforms that a node is under, RAS to RAS in mm.
+
+    Raises:
+        GeometryError: a transform is not linear.
+    """
     import vtk
 
     transform = node.GetParentTransformNode()
     if transform is None:
-        return local_to_lps(node)
+        return np.eye(4)
     if not transform.IsTransformToWorldLinear():
         raise GeometryError(
             f"{quoted(node)} is under the non-linear transform {quoted(transform)}, which bends the voxel grid. "
@@ -59,7 +68,7 @@ def world_to_lps(node: vtkMRMLVolumeNode) -> npt.NDArray[np.float64]:
         )
     matrix = vtk.vtkMatrix4x4()
     transform.GetMatrixTransformToWorld(matrix)
-    return _RAS_TO_LPS @ numpy_matrix(matrix) @ _LPS_TO_RAS @ local_to_lps(node)
+    return numpy_matrix(matrix)
 
 
 def check_not_sheared(node: vtkMRMLVolumeNode, to_lps: npt.NDArray[np.float64]) -> None:
@@ -91,13 +100,17 @@ def check_not_sheared(node: vtkMRMLVolumeNode, to_lps: npt.NDArray[np.float64]) 
 
 
 def voxels_of(node: vtkMRMLScalarVolumeNode) -> npt.NDArray[Any]:
-    """Return a copy of a scalar volume's voxels, (z, y, x).
+    """Return a copy of a scalar volume's voxels, (z, y, x)."""
+    return image_voxels(node.GetImageData())
 
-    A copy, because VTK may free or change the node's memory while the array is in use.
+
+def image_voxels(image: vtkImageData) -> npt.NDArray[Any]:
+    """Return a copy of image data, (z, y, x).
+
+    A copy, because VTK may free or change the memory while the array is in use.
     """
     from vtk.util.numpy_support import vtk_to_numpy
 
-    image = node.GetImageData()
     i, j, k = image.GetDimensions()
     return np.array(vtk_to_numpy(image.GetPointData().GetScalars())).reshape(k, j, i)
 

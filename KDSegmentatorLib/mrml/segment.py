@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.engines.engine import Engine
-from KDSegmentatorLib.errors import GeometryError, SceneError, UnsuitableVolumeError
+from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
 from KDSegmentatorLib.mrml.grids import quoted
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
-from KDSegmentatorLib.mrml.volumes import volume_from_node
+from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.packs.pack import StudentPack
 
 if TYPE_CHECKING:
@@ -49,15 +49,11 @@ def segment_volume_node(
         UnsuitableVolumeError: a label map, or not the pack's modality.
         KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment`.
     """
-    volume = volume_from_node(node)
-    if node.IsA("vtkMRMLLabelMapVolumeNode"):
-        raise UnsuitableVolumeError(f"{quoted(node)} is a label map, the result of a segmentation; choose the scan")
-    if min(volume.size) < 2:
-        raise GeometryError(f"{quoted(node)} is a single slice (size {volume.size}); choose a 3-D scan")
+    check_scan(node)
     if node.GetScene() is None:
         raise SceneError(f"the volume {quoted(node)} is not in a scene; add it to one first")
     found = segment(
-        volume,
+        volume_from_node(node),
         pack,
         engine,
         labels=labels,

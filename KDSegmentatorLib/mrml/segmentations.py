@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from KDSegmentatorLib.errors import GeometryError, SceneError
 from KDSegmentatorLib.geometry import GRID_TOLERANCE, Volume
 from KDSegmentatorLib.mrml.grids import fill_image, local_to_lps, quoted, world_to_lps
-from KDSegmentatorLib.mrml.provenance import node_attributes, segment_tags
+from KDSegmentatorLib.mrml.placement import place_beside, remove_node
+from KDSegmentatorLib.mrml.provenance import ATTRIBUTE_PREFIX, node_attributes, segment_tags
 from KDSegmentatorLib.mrml.terminology import terminology_entry
 
 if TYPE_CHECKING:
@@ -62,11 +63,50 @@ def segmentation_node(
         raise SceneError(f"Slicer could not add the segmentation “{name}” to the scene; save it and restart Slicer")
     try:
         _complete(node, segments, reference_node, record)
-        _place_beside(node, reference_node)
+        place_beside(node, reference_node)
     except BaseException:
-        _remove(node, scene)
+        remove_node(node)
         raise
     return node
+
+
+def replace_segmentation(
+    node: vtkMRMLSegmentationNode, segmentation: Segmentation, reference_node: vtkMRMLScalarVolumeNode
+) -> None:
+    """Put a segmentation of a volume in the place of what a segmentation node holds.
+
+    The node keeps its name, its display and its place in the data tree; segments and provenance become those of
+    :func:`segmentation_node`. If it fails, the node has its old segments again.
+
+    Args:
+        node: in the scene of ``reference_node``; its segments are lost.
+        segmentation: on the grid of ``reference_node``, with or without its linear transform.
+        reference_node: the volume that was segmented.
+
+    Raises:
+        GeometryError: the segmentation is not on the volume's grid.
+        SceneError: the volume or the node is not in the scene (any more), or Slicer did not take the result.
+    """
+    import slicer
+
+    scene = _scene_of(reference_node, None)
+    if node.GetScene() is not scene:
+        raise SceneError(f"the segmentation {quoted(node)} is not in the scene any more; choose another one")
+    _check_grid(segmentation.volume, reference_node)
+    segments = _segments(segmentation, _label_map(segmentation.volume, reference_node))
+    old = node.GetSegmentation()
+    transform = node.GetTransformNodeID()
+    attributes = {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
+    try:
+        _complete(node, segments, reference_node, segmentation.record)
+        surfaces = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+        if old.ContainsRepresentation(surfaces):
+            node.CreateClosedSurfaceRepresentation()
+    except BaseException:
+        node.SetAndObserveTransformNodeID(transform)
+        _take_segments(node, old)
+        _set_attributes(node, attributes)
+        raise
 
 
 def _scene_of(reference_node: vtkMRMLScalarVolumeNode, scene: vtkMRMLScene | None) -> vtkMRMLScene:
@@ -151,41 +191,25 @@ def _complete(
     record: RunRecord,
 ) -> None:
     node.SetAndObserveTransformNodeID(reference_node.GetTransformNodeID())
-    node.SetAndObserveSegmentation(segments)
+    _take_segments(node, segments)
     node.SetReferenceImageGeometryParameterFromVolumeNode(reference_node)
-    for attribute, value in node_attributes(record).items():
-        node.SetAttribute(attribute, value)
-    node.CreateDefaultDisplayNodes()
+    kept = {name: node.GetAttribute(name) for name in node.GetAttributeNames() if not name.startswith(ATTRIBUTE_PREFIX)}
+    _set_attributes(node, kept | node_attributes(record))
+    if node.GetDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
 
 
-def _place_beside(node: vtkMRMLSegmentationNode, reference_node: vtkMRMLScalarVolumeNode) -> None:
-    """Put the node under the subject-hierarchy parent of the volume, if the volume has one."""
-    hierarchy = _hierarchy(node.GetScene())
-    if hierarchy is None:
-        return
-    invalid = hierarchy.GetInvalidItemID()
-    volume_item = hierarchy.GetItemByDataNode(reference_node)
-    parent = hierarchy.GetItemParent(volume_item) if volume_item != invalid else invalid
-    if parent == invalid:
-        return
-    if hierarchy.CreateItem(parent, node) == invalid:  # takes the item that Slicer has made already
-        raise SceneError(f"Slicer could not put {quoted(node)} beside {quoted(reference_node)} in the data tree")
+def _take_segments(node: vtkMRMLSegmentationNode, segments: vtkSegmentation) -> None:
+    """Give the node these segments, and tell the views and the data tree, which look at single segments only."""
+    import slicer
+
+    node.SetAndObserveSegmentation(segments)
+    node.InvokeCustomModifiedEvent(slicer.vtkSegmentation.SegmentModified)
 
 
-def _hierarchy(scene: vtkMRMLScene) -> Any:
-    """Return the subject hierarchy, None if the scene has none; does not make one."""
-    if scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") is None:
-        return None
-    return scene.GetSubjectHierarchyNode()
-
-
-def _remove(node: vtkMRMLSegmentationNode, scene: vtkMRMLScene) -> None:
-    hierarchy = _hierarchy(scene)
-    if hierarchy is not None:
-        item = hierarchy.GetItemByDataNode(node)
-        if item != hierarchy.GetInvalidItemID():
-            hierarchy.RemoveItem(item, False)
-    display = node.GetDisplayNode()
-    if display is not None:
-        scene.RemoveNode(display)
-    scene.RemoveNode(node)
+def _set_attributes(node: vtkMRMLSegmentationNode, attributes: dict[str, str]) -> None:
+    for name in node.GetAttributeNames():
+        if name not in attributes:
+            node.RemoveAttribute(name)
+    for name, value in attributes.items():
+        node.SetAttribute(name, value)

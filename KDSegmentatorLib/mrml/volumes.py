@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.errors import GeometryError, SceneError
+from KDSegmentatorLib.errors import GeometryError, SceneError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume, check_size, matrix, vector
 from KDSegmentatorLib.mrml.grids import check_not_sheared, fill_image, quoted, ras_matrix, voxels_of, world_to_lps
 
@@ -16,6 +16,22 @@ if TYPE_CHECKING:
 
 _SPACING_TOLERANCE = 1e-9
 _COMPONENT_CLASSES = ("vtkMRMLTensorVolumeNode", "vtkMRMLDiffusionWeightedVolumeNode", "vtkMRMLMultiVolumeNode")
+
+
+def check_scan(node: vtkMRMLNode) -> None:
+    """Check that a node is a scan that can be segmented, as far as that can be told without reading its voxels.
+
+    Raises:
+        GeometryError: see :func:`volume_from_node`, and a single slice.
+        UnsuitableVolumeError: a label map.
+    """
+    _check_image(node)
+    _placement(node)
+    if node.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise UnsuitableVolumeError(f"{quoted(node)} is a label map, the result of a segmentation; choose the scan")
+    size = node.GetImageData().GetDimensions()
+    if min(size) < 2:
+        raise GeometryError(f"{quoted(node)} is a single slice (size {size}); choose a 3-D scan")
 
 
 def volume_from_node(node: vtkMRMLNode) -> Volume:
@@ -35,9 +51,7 @@ def volume_from_node(node: vtkMRMLNode) -> Volume:
             voxels, a non-linear transform, or axes that are not perpendicular.
     """
     _check_image(node)
-    check_size(node.GetImageData().GetDimensions())
-    to_lps = world_to_lps(node)
-    check_not_sheared(node, to_lps)
+    to_lps = _placement(node)
     lengths = np.linalg.norm(to_lps[:3, :3], axis=0)
     stored = np.array(node.GetSpacing())
     # A rotation changes the last digits of the column lengths; that must not change the resampled size.
@@ -77,6 +91,14 @@ def node_from_volume(
     node.SetAndObserveImageData(image)
     node.CreateDefaultDisplayNodes()
     return node
+
+
+def _placement(node: Any) -> npt.NDArray[np.float64]:
+    """Return the 4 x 4 matrix from voxels to LPS in mm, checked."""
+    check_size(node.GetImageData().GetDimensions())
+    to_lps = world_to_lps(node)
+    check_not_sheared(node, to_lps)
+    return to_lps
 
 
 def _check_image(node: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where packs live: the user's own folder, and the folder shipped with KDSegmentator."""
+"""Where packs live (the user's own folder, and the one shipped with KDSegmentator), and where caches go."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ENVIRONMENT_VARIABLE = "KDSEGMENTATOR_PACKS"
+CACHE_VARIABLE = "KDSEGMENTATOR_CACHE"
 
 
 def default_user_folder() -> Path:
@@ -25,6 +26,26 @@ def default_shipped_folder() -> Path:
     library = Path(__file__).resolve().parents[1]
     inside = library / "Resources" / "Packs"
     return inside if inside.is_dir() else library.parent / "Resources" / "Packs"
+
+
+def default_cache_folder() -> Path:
+    """Return the folder of what can be made anew (compiled networks, checks of engines); it need not exist.
+
+    ``KDSEGMENTATOR_CACHE`` overrides the operating system's place for caches.
+    """
+    override = os.environ.get(CACHE_VARIABLE, "").strip()
+    if override:
+        return Path(override).expanduser().absolute()
+    return _caches(sys.platform)
+
+
+def _caches(platform: str) -> Path:
+    if platform == "win32":  # it has one place for both
+        return _application_data(platform) / "KDSegmentator" / "Caches"
+    if platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "KDSegmentator"
+    folder = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(folder) if folder and Path(folder).is_absolute() else Path.home() / ".cache") / "KDSegmentator"
 
 
 def _application_data(platform: str) -> Path:

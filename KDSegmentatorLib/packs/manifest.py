@@ -14,7 +14,8 @@ SCHEMA_VERSION = 1
 
 Modality = Literal["CT", "MR"]
 NormalizationScheme = Literal["CT", "ZScore"]
-Precision = Literal["float32"]
+ReducedFormat = Literal["bfloat16", "int8"]
+Precision = Literal["float32", "bfloat16", "int8"]
 Method = Literal["plain", "logit", "teacher"]
 
 
@@ -98,11 +99,30 @@ class Windows:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReducedPrecision:
+    """A number format that costs next to no accuracy with this network, as measured before it was written here.
+
+    ``body`` is the network in this format (int8), or the float32 network that an engine converts itself (bfloat16).
+    ``mean_dice_loss`` and ``largest_dice_loss`` (that of the label which loses most) are float32's Dice minus this
+    format's over ``cases`` held-out cases; negative if it gained. ``probe_agreement`` is the share of the probe's
+    foreground voxels with float32's label, in [0, 1]: what another machine has to reach too.
+    """
+
+    precision: ReducedFormat
+    body: str
+    mean_dice_loss: float
+    largest_dice_loss: float
+    cases: int
+    probe_agreement: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Network:
     """The network's cost and parts.
 
     ``features`` is the number of channels that enter the last 1x1x1 convolution (the head). ``flops_per_window`` counts
-    2 x multiply-accumulate of all convolutions for one patch, head included.
+    2 x multiply-accumulate of all convolutions for one patch, head included. ``body`` computes in float32; ``probe`` is
+    one real window with the labels that float32 gives it, to check other engines and number formats against.
     """
 
     architecture: str
@@ -111,9 +131,10 @@ class Network:
     flops_per_window: int
     features: int
     body: str
-    body_precision: Precision
     opset: int
     head: str
+    probe: str | None = None
+    reduced_precisions: tuple[ReducedPrecision, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

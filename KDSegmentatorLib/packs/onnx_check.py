@@ -20,8 +20,8 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 
 OPERATORS = frozenset(
     {
-        "Add", "AveragePool", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "Div", "Identity",
-        "InstanceNormalization", "LeakyRelu", "Mul", "ReduceMean", "Relu", "Sqrt", "Sub",
+        "Add", "AveragePool", "Cast", "Concat", "Constant", "Conv", "ConvTranspose", "DequantizeLinear", "Div",
+        "Identity", "InstanceNormalization", "LeakyRelu", "Mul", "QuantizeLinear", "ReduceMean", "Relu", "Sqrt", "Sub",
     }
 )  # fmt: skip
 """What an exported PlainConvUNet or ResidualEncoderUNet consists of; nothing else is run."""

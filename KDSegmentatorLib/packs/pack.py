@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.packs.head_file import read_head
-from KDSegmentatorLib.packs.manifest import FileRecord, Manifest
+from KDSegmentatorLib.packs.manifest import FileRecord, Manifest, Precision, ReducedFormat, ReducedPrecision
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.onnx_check import check_onnx
+from KDSegmentatorLib.packs.probe_file import Probe, read_probe
 from KDSegmentatorLib.packs.reader import read_manifest
 from KDSegmentatorLib.packs.rules import MAXIMUM_FILE_BYTES, MAXIMUM_MANIFEST_BYTES
 
@@ -52,13 +53,44 @@ class StudentPack:
     folder: Path
     manifest_sha256: str
 
-    def body(self) -> bytes:
+    def body(self, precision: Precision = "float32") -> bytes:
         """Return the network without its last layer, an ONNX model.
 
+        Args:
+            precision: number format that it is going to be run in.
+
         Raises:
-            PackError: the file is missing or not the one that the manifest describes.
+            PackError: the pack does not have this precision, or the file is missing or not the one that the manifest
+                describes.
         """
-        return self.read(self.manifest.network.body)
+        if precision == "float32":
+            return self.read(self.manifest.network.body)
+        return self.read(self.reduced(precision).body)
+
+    def reduced(self, precision: ReducedFormat) -> ReducedPrecision:
+        """Return what the pack says about a reduced precision.
+
+        Raises:
+            PackError: it does not have it.
+        """
+        for reduced in self.manifest.network.reduced_precisions:
+            if reduced.precision == precision:
+                return reduced
+        raise PackError(
+            f"{self.manifest.id} has no {precision} network: it was not exported with one, or the accuracy did not hold"
+        )
+
+    def probe(self) -> Probe | None:
+        """Return the window that engines are checked with; None if the pack has none.
+
+        Raises:
+            PackError: the file is missing, not the one that the manifest describes, or does not fit the window.
+        """
+        name = self.manifest.network.probe
+        if name is None:
+            return None
+        patch, rows = self.manifest.windows.patch_size, len(self.manifest.labels) + 1
+        return read_probe(self.read(name), patch, rows, f"{self.folder / name}")
 
     def head(self) -> Head:
         """Return the network's last layer in float32.
@@ -121,7 +153,8 @@ def verify_pack(pack: StudentPack) -> None:
     """Check everything that can be checked without running the network.
 
     The manifest is unchanged, all files have their size and SHA-256, there are no others and no links, the body is one
-    self-contained ONNX model of the stated operator set, and the head fits labels and features.
+    self-contained ONNX model of the stated operator set (as are its versions in other number formats), and head and
+    probe fit labels, features and window.
 
     Raises:
         PackError: something is not as it has to be; the message names the file.
@@ -131,17 +164,20 @@ def verify_pack(pack: StudentPack) -> None:
     if open_pack(pack.folder).manifest_sha256 != pack.manifest_sha256:
         raise PackError(f"{pack.folder / MANIFEST_NAME} changed while it was in use; open the pack again")
     network = pack.manifest.network
+    bodies = {network.body, *(reduced.body for reduced in network.reduced_precisions)}
     for name, record in pack.manifest.files.items():
-        if name != network.body:  # that is hashed below, when it is read
+        if name not in bodies:  # those are hashed below, when they are read
             path = pack.folder / name
             _compare(path, describe_file(path), record)
-    body_path = pack.folder / network.body
-    summary = check_onnx(pack.body(), str(body_path))
-    if summary.opset != network.opset:
-        raise PackError(
-            f"{body_path} uses operator set {summary.opset}, the manifest says {network.opset}; export the pack again"
-        )
+    for name in sorted(bodies):
+        summary = check_onnx(pack.read(name), str(pack.folder / name))
+        if summary.opset != network.opset:
+            raise PackError(
+                f"{pack.folder / name} uses operator set {summary.opset}, the manifest says {network.opset}; export "
+                "the pack again"
+            )
     pack.head()
+    pack.probe()
 
 
 def describe_file(path: Path | str) -> FileRecord:

@@ -22,6 +22,7 @@ from KDSegmentatorLib.packs.manifest import (
     Normalization,
     Preprocessing,
     Provenance,
+    ReducedPrecision,
     Resampling,
     Windows,
 )
@@ -68,6 +69,7 @@ _AXES = Rule(minimum=0, maximum=2, unique=True)
 _SPLINE_ORDER = Rule(minimum=0, maximum=5)
 _NOT_NEGATIVE = Rule(minimum=0)
 _UNIT = Rule(minimum=0, maximum=1)
+_DIFFERENCE = Rule(minimum=-1, maximum=1)
 
 SIZE_PATTERN = r"x1(/([2-9]|[1-9][0-9]{1,2}))?"
 TASK_PATTERN = r"[a-z0-9]+(-[a-z0-9]+)*"
@@ -112,6 +114,12 @@ RULES: Rules = {
     (Network, "body"): _FILE_NAME,
     (Network, "opset"): Rule(minimum=1, maximum=1000),
     (Network, "head"): _FILE_NAME,
+    (Network, "probe"): _FILE_NAME,
+    (ReducedPrecision, "body"): _FILE_NAME,
+    (ReducedPrecision, "mean_dice_loss"): _DIFFERENCE,
+    (ReducedPrecision, "largest_dice_loss"): _DIFFERENCE,
+    (ReducedPrecision, "cases"): _COUNT,
+    (ReducedPrecision, "probe_agreement"): _UNIT,
     (LabelScore, "value"): Rule(minimum=1, maximum=MAXIMUM_LABELS),
     (Evaluation, "cases"): _COUNT,
     (Evaluation, "teacher_mean_dice"): _UNIT,
@@ -215,12 +223,19 @@ def _check_network(manifest: Manifest) -> None:
     network = manifest.network
     if not math.isclose(network.alpha, 1 / divisor(manifest.size), rel_tol=_ALPHA_TOLERANCE):
         raise FieldError("network.alpha", f"does not fit the size {manifest.size!r}: {network.alpha}")
-    for name, suffix in (("body", ".onnx"), ("head", ".npz")):
-        file = getattr(network, name)
+    parts = [("body", network.body, ".onnx"), ("head", network.head, ".npz")]
+    if network.probe is not None:
+        parts.append(("probe", network.probe, ".npz"))
+    for n, reduced in enumerate(network.reduced_precisions):
+        parts.append((f"reduced_precisions[{n}].body", reduced.body, ".onnx"))
+    for name, file, suffix in parts:
         if file not in manifest.files:
             raise FieldError(f"network.{name}", f"{file!r} is not listed in files")
         if not file.endswith(suffix):
             raise FieldError(f"network.{name}", f"must end in {suffix}, got {file!r}")
+    _check_unique([each.precision for each in network.reduced_precisions], "network.reduced_precisions", "precision")
+    if network.reduced_precisions and network.probe is None:
+        raise FieldError("network.probe", "missing; reduced precisions are checked against it")
     window = 4 * network.features * math.prod(manifest.windows.patch_size)
     if window > MAXIMUM_WINDOW_BYTES:
         raise FieldError(

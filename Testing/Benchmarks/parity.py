@@ -22,7 +22,7 @@ from distillation.dataset import check_grids, read_dataset
 from distillation.export.body import split_network, to_onnx
 from distillation.export.description import describe_preprocessing, describe_windows
 from distillation.teacher import load_model_folder
-from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
 
@@ -67,7 +67,7 @@ def main() -> None:
             weight=split.head_weight,
             bias=split.head_bias,
         )
-        engine = create_engine(pack.body())
+        engine = OnnxRuntimeEngine(pack.body())
         foreground = different = 0
         chosen = np.linspace(0, len(dataset.cases) - 1, min(arguments.cases, len(dataset.cases))).round().astype(int)
         for case in (dataset.cases[index] for index in chosen):

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from distillation.evaluation.scores import Score, read_scores, score_pack, write_scores
+from distillation.evaluation.reduced_precision import (
+    INT8_BODY_NAME,
+    LARGEST_LOSS,
+    ReducedResult,
+    compare_with_float32,
+    missing_for,
+    reduced_engine,
+)
+from distillation.evaluation.scores import ReducedEngine, Score, read_scores, score_pack, write_scores
 from distillation.evaluation.statistics import Comparison, ModelResult, compare, summarise, to_evaluation
 from distillation.evaluation.tables import markdown, to_json, write_text
 from distillation.export.folder import with_evaluation
+from KDSegmentatorLib.errors import EngineError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from distillation.dataset import Case
+    from KDSegmentatorLib.packs.manifest import Evaluation, ReducedFormat
     from KDSegmentatorLib.packs.pack import StudentPack
 
 FamilyProgress = Callable[[str, int, int, float], None]
@@ -27,9 +37,11 @@ class Member:
 
     Attributes:
         pack: the pack; the teacher's has the method ``teacher`` in its provenance.
+        int8_body: its network in int8, to be tried; None if there is none.
     """
 
     pack: StudentPack
+    int8_body: bytes | None = None
 
     @property
     def method(self) -> str:
@@ -48,6 +60,7 @@ class FamilyResult:
 
     models: tuple[ModelResult, ...]
     comparisons: tuple[Comparison, ...]
+    reduced: tuple[ReducedResult, ...]
     table: str
 
 
@@ -64,9 +77,13 @@ def evaluate_family(
 ) -> FamilyResult:
     """Evaluate packs, write the tables and fill the packs' manifests.
 
-    Writes ``scores.csv`` (one row a model, case and label; also what a later run goes on from), ``evaluation.md`` and
-    ``evaluation.json``. With mirroring the tables are called ``evaluation-mirrored`` and the manifests stay as they
-    are: packs state what they reach the way they are run by default.
+    Every pack is run in float32, and in the reduced precisions that this machine has; those that lose next to nothing
+    are written into the pack, the others removed from it. What cannot be measured here is named in the tables, and
+    stays as it is in the pack: left out, or as another machine measured it.
+
+    Writes ``scores.csv`` (one row a model, precision, case and label; also what a later run goes on from),
+    ``evaluation.md`` and ``evaluation.json``. With mirroring the tables are called ``evaluation-mirrored``, float32 is
+    run only, and the manifests stay as they are: packs state what they reach the way they are run by default.
 
     Args:
         members: the teacher first, if it is there.
@@ -82,27 +99,10 @@ def evaluate_family(
         KDSegmentatorError: a case or a pack is not usable.
     """
     into.mkdir(parents=True, exist_ok=True)
-    path = into / "scores.csv"
-    known = read_scores(path)
-    scores: list[Score] = []
-    for member in members:
-        finished = list(scores)
-
-        def save(rows: list[Score], finished: list[Score] = finished) -> None:
-            write_scores(path, _merged([*finished, *rows], known))
-
-        scores += score_pack(
-            member.pack,
-            member.name,
-            cases,
-            known,
-            mirroring=mirroring,
-            threads=threads,
-            done=None if progress is None else _named(progress, member.name),
-            save=save,
-        )
-    write_scores(path, _merged(scores, known))
-    results = {member.name: summarise(member.name, scores) for member in members}
+    runs = _Runs(cases, into / "scores.csv", mirroring=mirroring, threads=threads, progress=progress)
+    scores = {member.name: runs.score(member) for member in members}
+    results = {name: summarise(name, rows) for name, rows in scores.items()}
+    reduced = _Reduced() if mirroring else _run_reduced(runs, members, scores)
     teacher = next((results[member.name] for member in members if member.method == "teacher"), None)
     comparisons = _comparisons(members, results, teacher)
     table = markdown(
@@ -111,16 +111,144 @@ def evaluate_family(
         title=f"{dataset}: {split}" + (", mirrored windows averaged" if mirroring else ""),
         labels=members[0].pack.manifest.labels,
         parameters={member.name: member.pack.manifest.network.parameters for member in members},
+        reduced=reduced.results,
+        notes=reduced.notes,
     )
     name = "evaluation-mirrored" if mirroring else "evaluation"
     write_text(into / f"{name}.md", table)
-    text = to_json(list(results.values()), comparisons, dataset=dataset, split=split, mirroring=mirroring)
+    text = to_json(
+        list(results.values()),
+        comparisons,
+        reduced.results,
+        reduced.notes,
+        dataset=dataset,
+        split=split,
+        mirroring=mirroring,
+    )
     write_text(into / f"{name}.json", text)
     for member in members if not mirroring else ():
         result = results[member.name]
         evaluation = to_evaluation(result, dataset=dataset, split=split, mirroring=mirroring, teacher=teacher)
-        with_evaluation(member.pack, evaluation)
-    return FamilyResult(models=tuple(results.values()), comparisons=tuple(comparisons), table=table)
+        _fill(member, evaluation, reduced)
+    return FamilyResult(
+        models=tuple(results.values()), comparisons=tuple(comparisons), reduced=reduced.results, table=table
+    )
+
+
+class _Runs:
+    """Runs packs on the cases; every new score is in the file at once.
+
+    Args:
+        cases: held-out cases.
+        path: the scores' file.
+        mirroring: average over mirrored windows.
+        threads: CPU threads of the engines.
+        progress: called after every case.
+
+    Raises:
+        ExportError: the file is not one of ours.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        path: Path,
+        *,
+        mirroring: bool,
+        threads: int | None,
+        progress: FamilyProgress | None,
+    ) -> None:
+        self._cases = cases
+        self._path = path
+        self._mirroring = mirroring
+        self.threads = threads
+        self._progress = progress
+        self._known = read_scores(path)
+
+    def score(self, member: Member, reduced: ReducedEngine | None = None) -> list[Score]:
+        """Return the scores of a pack, in float32 or a reduced precision; see :func:`score_pack`."""
+        name = member.name if reduced is None else f"{member.name} {reduced.precision}"
+        scores = score_pack(
+            member.pack,
+            member.name,
+            self._cases,
+            list(self._known),
+            reduced=reduced,
+            mirroring=self._mirroring,
+            threads=self.threads,
+            done=None if self._progress is None else _named(self._progress, name),
+            save=self._save,
+        )
+        self._save(scores)
+        return scores
+
+    def _save(self, scores: Sequence[Score]) -> None:
+        self._known = _merged(scores, self._known)
+        write_scores(self._path, self._known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reduced:
+    """What became of the reduced precisions.
+
+    Attributes:
+        results: of those that ran.
+        tried: model names and precisions, of those that ran and of those that failed.
+        notes: one sentence for each that did not run.
+    """
+
+    results: tuple[ReducedResult, ...] = ()
+    tried: frozenset[tuple[str, ReducedFormat]] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def _run_reduced(runs: _Runs, members: Sequence[Member], exact: Mapping[str, Sequence[Score]]) -> _Reduced:
+    """Run packs in all reduced precisions that this machine has.
+
+    An engine that fails costs its own precision only.
+
+    Args:
+        runs: runs the packs.
+        members: the packs.
+        exact: scores in float32 by model name.
+    """
+    results: list[ReducedResult] = []
+    tried: set[tuple[str, ReducedFormat]] = set()
+    notes: list[str] = []
+    for precision in LARGEST_LOSS:
+        missing = missing_for(precision)
+        if missing is not None:
+            notes.append(f"{precision} was not measured: {missing}.")
+            continue
+        for member in members:
+            body = member.int8_body if precision == "int8" else member.pack.body()
+            if body is None:
+                continue
+            tried.add((member.name, precision))
+            try:
+                engine = reduced_engine(member.pack, precision, body, runs.threads)
+                scores = runs.score(member, engine)
+            except EngineError as error:
+                notes.append(f"{member.name} was refused in {precision}: {error}.")
+                continue
+            results.append(compare_with_float32(member.name, engine, exact[member.name], scores))
+    return _Reduced(results=tuple(results), tried=frozenset(tried), notes=tuple(notes))
+
+
+def _fill(member: Member, evaluation: Evaluation, reduced: _Reduced) -> None:
+    """Write results into a pack; reduced precisions that were not tried stay as they are."""
+    network = member.pack.manifest.network
+    kept = [each for each in network.reduced_precisions if (member.name, each.precision) not in reduced.tried]
+    bodies: dict[str, bytes] = {}
+    for each in reduced.results:
+        if each.model != member.name or not each.accepted:
+            continue
+        body = network.body
+        if each.precision == "int8" and member.int8_body is not None:
+            body = INT8_BODY_NAME
+            bodies[body] = member.int8_body
+        kept.append(each.to_manifest(body))
+    with_evaluation(member.pack, evaluation, kept, bodies)
 
 
 def _named(progress: FamilyProgress, name: str) -> Callable[[int, int, float], None]:

@@ -13,18 +13,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.analysis.overlap import dice
-from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.engines.candidates import PRECISIONS, EngineRequest
+from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.packs.manifest import Precision
 from KDSegmentatorLib.packs.reader import write_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from distillation.dataset import Case
+    from KDSegmentatorLib.engines.engine import Engine
+    from KDSegmentatorLib.packs.manifest import Manifest, ReducedFormat
     from KDSegmentatorLib.packs.pack import StudentPack
+
+_PRECISIONS: dict[str, Precision] = {precision: precision for precision in PRECISIONS}
 
 CaseDone = Callable[[int, int, float], None]
 """Called after every case with (done, total, seconds left)."""
@@ -36,6 +42,7 @@ class Score:
 
     Attributes:
         model: name of the network, for example ``x1/4 logit``.
+        precision: number format that it was run in.
         pack_hash: :func:`pack_hash` of the pack that was evaluated.
         mirroring: whether mirrored windows were averaged.
         case: name of the case.
@@ -45,6 +52,7 @@ class Score:
     """
 
     model: str
+    precision: Precision = "float32"
     pack_hash: str
     mirroring: bool
     case: str
@@ -53,9 +61,35 @@ class Score:
     seconds: float
 
 
-def pack_hash(pack: StudentPack) -> str:
-    """Return a hash of everything in a pack that can change its result, that is all but its evaluation."""
-    text = write_manifest(dataclasses.replace(pack.manifest, evaluation=None))
+@dataclass(frozen=True, kw_only=True)
+class ReducedEngine:
+    """A reduced precision at work, whether the pack was accepted in it or not.
+
+    Attributes:
+        engine: loaded with the network of this precision.
+        precision: the engine's.
+        body_sha256: hash of that network's file.
+        probe_agreement: share of the foreground voxels of the pack's probe that keep their label.
+    """
+
+    engine: Engine
+    precision: ReducedFormat
+    body_sha256: str
+    probe_agreement: float
+
+
+def pack_hash(pack: StudentPack, reduced: ReducedEngine | None = None) -> str:
+    """Return a hash of everything that can change a pack's result.
+
+    In float32 that is all but its evaluation, its probe and its reduced precisions; of these, the one that is used
+    counts when it is run in a reduced precision.
+    """
+    manifest = pack.manifest
+    network = dataclasses.replace(manifest.network, probe=None, reduced_precisions=())
+    files = {name: record for name, record in manifest.files.items() if name not in _unused_files(manifest)}
+    text = write_manifest(dataclasses.replace(manifest, evaluation=None, network=network, files=files))
+    if reduced is not None:
+        text += f"{reduced.precision} {reduced.body_sha256}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -65,6 +99,7 @@ def score_pack(
     cases: Sequence[Case],
     known: Iterable[Score],
     *,
+    reduced: ReducedEngine | None = None,
     mirroring: bool = False,
     threads: int | None = None,
     done: CaseDone | None = None,
@@ -77,8 +112,9 @@ def score_pack(
         model: its name in the scores.
         cases: held-out cases.
         known: scores of earlier runs; cases that the same pack has scores for are not run again.
+        reduced: a reduced precision to run it in; None runs it in float32.
         mirroring: average over mirrored windows.
-        threads: CPU threads of the engine; None leaves it to the engine.
+        threads: CPU threads of the engine in float32; None leaves it to the engine.
         done: progress.
         save: called after every new case with all scores of this pack so far.
 
@@ -88,14 +124,17 @@ def score_pack(
     Raises:
         KDSegmentatorError: an image is not readable or not usable, or the engine fails.
     """
-    fingerprint = pack_hash(pack)
+    fingerprint = pack_hash(pack, reduced)
     values = [label.value for label in pack.manifest.labels]
     kept: dict[str, list[Score]] = {}
     for score in known:
         if (score.pack_hash, score.model, score.mirroring) == (fingerprint, model, mirroring):
             kept.setdefault(score.case, []).append(score)
     scores: list[Score] = []
-    engine = create_engine(pack.body(), threads=threads)
+    if reduced is not None:
+        engine = reduced.engine
+    else:
+        engine = choose_engine(pack, EngineRequest(precision="float32", threads=threads)).engine
     start, fresh = time.perf_counter(), 0
     for number, case in enumerate(cases, start=1):
         rows = kept.get(case.name, [])
@@ -111,6 +150,7 @@ def score_pack(
         scores += [
             Score(
                 model=model,
+                precision=engine.precision,
                 pack_hash=fingerprint,
                 mirroring=mirroring,
                 case=case.name,
@@ -141,6 +181,7 @@ def read_scores(path: Path) -> list[Score]:
             return [
                 Score(
                     model=row["model"],
+                    precision=_PRECISIONS[row.get("precision", "float32")],  # older tables are of nothing else
                     pack_hash=row["pack_hash"],
                     mirroring=row["mirroring"] == "True",
                     case=row["case"],
@@ -152,6 +193,13 @@ def read_scores(path: Path) -> list[Score]:
             ]
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise ExportError(f"{path} is not a table of scores ({error}); remove it to evaluate again") from error
+
+
+def _unused_files(manifest: Manifest) -> set[str]:
+    """Return the names of files that float32 does not need."""
+    network = manifest.network
+    reduced = {each.body for each in network.reduced_precisions} - {network.body}
+    return reduced if network.probe is None else reduced | {network.probe}
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:

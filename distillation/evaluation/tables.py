@@ -6,12 +6,14 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from distillation.evaluation.reduced_precision import LARGEST_LOSS
 from KDSegmentatorLib.io.atomic import atomic_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from distillation.evaluation.reduced_precision import ReducedResult
     from distillation.evaluation.statistics import Comparison, ModelResult
     from KDSegmentatorLib.packs.manifest import Interval, Label
 
@@ -23,6 +25,8 @@ def markdown(
     title: str,
     labels: Sequence[Label],
     parameters: dict[str, int],
+    reduced: Sequence[ReducedResult] = (),
+    notes: Sequence[str] = (),
 ) -> str:
     """Return the tables as Markdown.
 
@@ -32,6 +36,8 @@ def markdown(
         title: dataset and split, one line.
         labels: for the names of the columns.
         parameters: number of parameters by model name.
+        reduced: the models in reduced precisions.
+        notes: sentences that follow the tables.
     """
     cases = len(results[0].case_dice)
     names = [label.name for label in labels]
@@ -72,17 +78,57 @@ def markdown(
                 recovered,
             )
         )
+    lines += _reduced_lines(reduced, {label.value: label.name for label in labels})
+    for note in notes:
+        lines += ["", note]
     return "\n".join(lines) + "\n"
 
 
-def to_json(results: Sequence[ModelResult], comparisons: Sequence[Comparison], **about: str | int | bool) -> str:
+def to_json(
+    results: Sequence[ModelResult],
+    comparisons: Sequence[Comparison],
+    reduced: Sequence[ReducedResult] = (),
+    notes: Sequence[str] = (),
+    **about: str | int | bool,
+) -> str:
     """Return everything as JSON text."""
     content = {
         **about,
         "models": [asdict(result) for result in results],
         "comparisons": [asdict(comparison) for comparison in comparisons],
+        "reduced_precisions": [{**asdict(each), "accepted": each.accepted} for each in reduced],
+        "notes": list(notes),
     }
     return json.dumps(content, indent=2) + "\n"
+
+
+def _reduced_lines(reduced: Sequence[ReducedResult], names: dict[int, str]) -> list[str]:
+    if not reduced:
+        return []
+    lines = [
+        "",
+        "Reduced precisions: loss of Dice against float32 on the same cases (negative is a gain). Accepted if every "
+        "label is in a case, and none loses more than "
+        f"{', '.join(f'{limit} ({precision})' for precision, limit in LARGEST_LOSS.items())}. Probe: share of the "
+        "foreground voxels of the pack's probe that keep their label.",
+        "",
+        _row("Model", "Precision", "Mean loss", *names.values(), "Probe", "Median s a case", "Result"),
+        _row("---", "---", *["---:"] * (3 + len(names)), "---"),
+    ]
+    for each in reduced:
+        losses = [each.label_losses.get(value) for value in names]
+        lines.append(
+            _row(
+                each.model,
+                each.precision,
+                f"{each.mean_loss:+.4f}",
+                *("-" if loss is None else f"{loss:+.4f}" for loss in losses),
+                f"{each.probe_agreement:.2%}",
+                f"{each.seconds:.2f}",
+                "accepted" if each.accepted else "refused",
+            )
+        )
+    return lines
 
 
 def write_text(path: Path, text: str) -> None:

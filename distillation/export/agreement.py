@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from distillation.export.body import SplitNetwork
-from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.engines.head import head_logits
+from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.errors import ExportError
-from KDSegmentatorLib.inference.head import head_logits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ def check_agreement(
         ExportError: a logit differs by more than ``LOGIT_TOLERANCE`` or is not finite.
         EngineError: the engine does not load or run the body.
     """
-    engine = create_engine(onnx_bytes, threads=torch.get_num_threads())
+    engine = OnnxRuntimeEngine(onnx_bytes, threads=torch.get_num_threads())
     exported = storage = 0.0
     equal = voxels = 0
     for window in windows:

@@ -117,6 +117,20 @@ def to_onnx(body: nn.Module, *, channels: int, patch_size: Sequence[int], storag
     Raises:
         ExportError: torch cannot export the network, or the result is not valid ONNX.
     """
+    return finished(to_model(body, channels=channels, patch_size=patch_size), storage)
+
+
+def to_model(body: nn.Module, *, channels: int, patch_size: Sequence[int]) -> onnx.ModelProto:
+    """Return a body as torch writes it: float32, each normalisation one operator.
+
+    Args:
+        body: see :func:`to_onnx`.
+        channels: input channels.
+        patch_size: voxels (z, y, x).
+
+    Raises:
+        ExportError: torch cannot export the network.
+    """
     buffer = io.BytesIO()
     try:
         with warnings.catch_warnings():
@@ -135,7 +149,19 @@ def to_onnx(body: nn.Module, *, channels: int, patch_size: Sequence[int], storag
             )
     except Exception as error:  # the exporter raises many types
         raise ExportError(f"torch could not export the network to ONNX: {error}") from error
-    model = onnx.load_from_string(buffer.getvalue())
+    return onnx.load_from_string(buffer.getvalue())
+
+
+def finished(model: onnx.ModelProto, storage: Storage) -> bytes:
+    """Return the file of a model: kernels in their storage format, normalisations spelled out, checked.
+
+    Args:
+        model: what :func:`to_model` returned; changed in place.
+        storage: number format of the kernels that are still float32.
+
+    Raises:
+        ExportError: the result is not valid ONNX.
+    """
     if storage == "float16":
         _store_kernels_in_half(model)
     with_exact_normalization(model)

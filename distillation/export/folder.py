@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.packs.files import delete_tree, new_name, replace, sync_folder
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
-from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
+from KDSegmentatorLib.packs.pack import StudentPack, describe_file, open_pack, verify_pack
 from KDSegmentatorLib.packs.reader import write_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from KDSegmentatorLib.packs.manifest import Evaluation
+    from KDSegmentatorLib.packs.manifest import Evaluation, ReducedPrecision
 
 
 @contextmanager
@@ -64,21 +64,38 @@ def copy_pack(pack: StudentPack, into: Path) -> StudentPack:
     return open_pack(target)
 
 
-def with_evaluation(pack: StudentPack, evaluation: Evaluation) -> StudentPack:
-    """Write an evaluation into a pack's manifest; the pack's other files stay as they are.
+def with_evaluation(
+    pack: StudentPack,
+    evaluation: Evaluation,
+    reduced: Sequence[ReducedPrecision] | None = None,
+    bodies: Mapping[str, bytes] | None = None,
+) -> StudentPack:
+    """Write into a pack what was measured; bodies that no reduced precision uses any more are removed.
+
+    Args:
+        pack: the pack.
+        evaluation: its accuracy.
+        reduced: the reduced precisions that are good enough; None leaves them as they are.
+        bodies: file name to content of the networks among them that the pack does not have yet, or has otherwise.
 
     Raises:
-        ManifestError: the evaluation does not fit the pack.
+        ManifestError: what was measured does not fit the pack.
+        PackError: the pack is damaged, or a network is not one that a pack may hold.
         ExportError: the disk is full or not writable.
     """
-    path = pack.folder / MANIFEST_NAME
-    text = write_manifest(dataclasses.replace(pack.manifest, evaluation=evaluation))
-    temporary = path.with_name(new_name(f".{MANIFEST_NAME}-"))
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        replace(temporary, path)
-    except OSError as error:
-        raise ExportError(f"cannot write {path}: {error}; free some space") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    bodies = bodies or {}
+    before = pack.manifest.network
+    network = before if reduced is None else dataclasses.replace(before, reduced_precisions=tuple(reduced))
+    used = {network.body, *(each.body for each in network.reduced_precisions)}
+    dropped = {each.body for each in before.reduced_precisions} - used
+    kept = [name for name in pack.manifest.files if name not in dropped and name not in bodies]
+    with new_pack_folder(pack.folder) as temporary:
+        for name in kept:
+            shutil.copyfile(pack.folder / name, temporary / name)
+        for name, body in bodies.items():
+            (temporary / name).write_bytes(body)
+        files = {name: pack.manifest.files[name] for name in kept}
+        files |= {name: describe_file(temporary / name) for name in bodies}
+        manifest = dataclasses.replace(pack.manifest, network=network, evaluation=evaluation, files=files)
+        (temporary / MANIFEST_NAME).write_text(write_manifest(manifest), encoding="utf-8", newline="\n")
     return open_pack(pack.folder)

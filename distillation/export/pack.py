@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from distillation.dataset import RawDataset, check_grids
 from distillation.efficiency import network_cost
 from distillation.export.agreement import Agreement, check_agreement
@@ -17,7 +19,8 @@ from distillation.export.description import (
     describe_windows,
 )
 from distillation.export.folder import new_pack_folder
-from distillation.export.samples import sample_windows
+from distillation.export.probe import write_probe_of
+from distillation.export.samples import sample_windows, training_cases
 from KDSegmentatorLib.packs.head_file import write_head
 from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Manifest, Network
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
@@ -26,6 +29,7 @@ from KDSegmentatorLib.packs.reader import write_manifest
 from KDSegmentatorLib.packs.rules import pack_id
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from distillation.recipe import PackRecipe
@@ -33,8 +37,9 @@ if TYPE_CHECKING:
 
 BODY_NAME = "body.onnx"
 HEAD_NAME = "head.npz"
+PROBE_NAME = "probe.npz"
 SAMPLE_CASES = 3
-"""Real cases on which every export is compared with torch."""
+"""Real cases on which every export is compared with torch; one of them gives the probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +59,7 @@ def export_pack(
     dataset: RawDataset,
     into: Path,
     storage: Storage = "float16",
+    held_out: Collection[str] = (),
 ) -> ExportedPack:
     """Export a trained network as a pack; nothing is written unless it gives torch's logits.
 
@@ -62,9 +68,10 @@ def export_pack(
         size: ``x1`` (the teacher), ``x1/2``, ...
         teacher: the family's teacher; None if ``model`` is the teacher.
         recipe: what the pack says about itself.
-        dataset: the dataset it was trained on: axis order and cases for the comparison are taken from it.
+        dataset: the dataset it was trained on: axis order, cases for the comparison and the probe are taken from it.
         into: folder that will hold the pack's folder, named by its id; an earlier one of this name is replaced.
         storage: number format of the kernels in the file; computations are in float32 either way.
+        held_out: names of cases that are left for the evaluation.
 
     Raises:
         ExportError: the network, its plans or its labels do not fit, or the exported logits differ from torch's.
@@ -78,12 +85,13 @@ def export_pack(
     split = split_network(model.network)
     stored_body = with_stored_weights(split.body, storage)
     body = to_onnx(stored_body, channels=channels, patch_size=windows.patch_size, storage=storage)
+    samples = sample_windows(model, training_cases(dataset, held_out)[:SAMPLE_CASES])
     agreement = check_agreement(
         body,
         stored_body=stored_body,
         split=split,
         network=model.network,
-        windows=sample_windows(model, dataset.cases[:SAMPLE_CASES]),
+        windows=[sample.window for sample in samples],
     )
     cost = network_cost(model.configuration, channels=channels, labels=len(model.dataset["labels"]))
     manifest = Manifest(
@@ -105,9 +113,10 @@ def export_pack(
             flops_per_window=cost.flops,
             features=split.head_weight.shape[1],
             body=BODY_NAME,
-            body_precision="float32",
             opset=OPSET,
             head=HEAD_NAME,
+            probe=PROBE_NAME,
+            reduced_precisions=(),
         ),
         evaluation=None,
         provenance=describe_provenance(model, teacher),
@@ -121,7 +130,9 @@ def export_pack(
     with new_pack_folder(folder) as temporary:
         (temporary / BODY_NAME).write_bytes(body)
         write_head(temporary / HEAD_NAME, split.head_weight, split.head_bias)
-        files = {name: describe_file(temporary / name) for name in (BODY_NAME, HEAD_NAME)}
+        threads = torch.get_num_threads()
+        write_probe_of(temporary / PROBE_NAME, samples, body=body, head=split.head, threads=threads)
+        files = {name: describe_file(temporary / name) for name in (BODY_NAME, HEAD_NAME, PROBE_NAME)}
         text = write_manifest(replace(manifest, files=files))
         (temporary / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
     return ExportedPack(pack=open_pack(folder), agreement=agreement)

@@ -1,45 +1,110 @@
-"""Real windows to compare networks on."""
+"""Real windows of training cases: to compare networks on, to probe engines with, to calibrate number formats on."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from KDSegmentatorLib.errors import ExportError
 
-    from distillation.dataset import Case
+if TYPE_CHECKING:
+    from distillation.dataset import Case, RawDataset
     from distillation.teacher import ModelFolder
 
+Array = npt.NDArray[np.float32]
 
-def sample_windows(model: ModelFolder, cases: Sequence[Case]) -> list[npt.NDArray[np.float32]]:
-    """Return the central window of each case, preprocessed by nnU-Net itself.
+_SEED = 0
 
-    Returns:
-        Arrays (1, channels, z, y, x) of the network's patch size, padded with zeros where the image is smaller.
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sample:
+    """The window of a case that shows what is to be segmented.
+
+    Attributes:
+        window: (1, channels, z, y, x) of the network's patch size, padded with zeros where the image is smaller.
+        foreground: voxels in it that have a label in the reference.
     """
+
+    window: Array
+    foreground: int
+
+
+def training_cases(dataset: RawDataset, held_out: Collection[str]) -> tuple[Case, ...]:
+    """Return the cases that are not held out.
+
+    Raises:
+        ExportError: there are none.
+    """
+    cases = tuple(case for case in dataset.cases if case.name not in held_out)
+    if not cases:
+        raise ExportError(f"{dataset.folder} has no case that is not held out; correct the split")
+    return cases
+
+
+def sample_windows(model: ModelFolder, cases: Sequence[Case]) -> list[Sample]:
+    """Return one window of each case, preprocessed by nnU-Net itself: round the middle of its labels.
+
+    The middle of the image if it has none.
+    """
+    samples = []
+    for image, labels in _preprocessed(model, cases):
+        found = np.argwhere(labels > 0)
+        middle = (found.min(0) + found.max(0) + 1) // 2 if len(found) else np.array(labels.shape) // 2
+        patch_size = model.configuration["patch_size"]
+        inside = _window(labels[None].astype(np.float32), middle, patch_size) > 0
+        samples.append(Sample(window=_window(image, middle, patch_size), foreground=int(np.count_nonzero(inside))))
+    return samples
+
+
+def calibration_windows(model: ModelFolder, cases: Sequence[Case], count: int) -> list[Array]:
+    """Return windows (1, channels, z, y, x) as training sees them: half of them anywhere, half round a labelled voxel.
+
+    Args:
+        model: whose preprocessing and patch size to take.
+        cases: training cases, at least one; the windows are spread evenly over them.
+        count: number of windows. The same arguments give the same windows.
+    """
+    random = np.random.default_rng(_SEED)
+    windows_of = Counter(number * len(cases) // count for number in range(count))
+    windows: list[Array] = []
+    chosen = [cases[index] for index in windows_of]
+    for (image, labels), number in zip(_preprocessed(model, chosen), windows_of.values(), strict=True):
+        found = np.argwhere(labels > 0)
+        for _ in range(number):
+            anywhere = len(windows) % 2 == 0 or not len(found)
+            middle = random.integers(labels.shape) if anywhere else random.choice(found)
+            windows.append(_window(image, middle, model.configuration["patch_size"]))
+    return windows
+
+
+def _preprocessed(model: ModelFolder, cases: Sequence[Case]) -> Iterator[tuple[Array, npt.NDArray[np.integer]]]:
+    """Yield images (channels, z, y, x) and labels (z, y, x) on the network's grid; some labels may be -1."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans = PlansManager(model.plans)
     configuration = plans.get_configuration(model.configuration_name)
     preprocessor = configuration.preprocessor_class(verbose=False)
-    windows = []
     for case in cases:
-        image, *_ = preprocessor.run_case([str(case.image)], None, plans, configuration, model.dataset)
-        windows.append(_central_window(np.asarray(image, dtype=np.float32), model.configuration["patch_size"])[None])
-    return windows
+        image, labels, _ = preprocessor.run_case(
+            [str(case.image)], str(case.label), plans, configuration, model.dataset
+        )
+        yield np.asarray(image, dtype=np.float32), np.asarray(labels)[0]
 
 
-def _central_window(image: npt.NDArray[np.float32], patch_size: Sequence[int]) -> npt.NDArray[np.float32]:
-    """Return (channels, *patch_size) round the middle of (channels, z, y, x)."""
+def _window(image: Array, middle: npt.NDArray[np.integer], patch_size: Sequence[int]) -> Array:
+    """Return (1, channels, *patch_size) round a voxel of (channels, z, y, x), moved inside where it would stick out."""
     for axis, length in enumerate(patch_size, start=1):
         surplus = image.shape[axis] - length
         if surplus >= 0:
-            image = np.take(image, range(surplus // 2, surplus // 2 + length), axis=axis)
+            start = min(max(0, int(middle[axis - 1]) - length // 2), surplus)
+            image = np.take(image, range(start, start + length), axis=axis)
         else:
             pad = [(0, 0)] * image.ndim
             pad[axis] = (-surplus // 2, -surplus - (-surplus // 2))
             image = np.pad(image, pad)
-    return np.ascontiguousarray(image)
+    return np.ascontiguousarray(image)[None]

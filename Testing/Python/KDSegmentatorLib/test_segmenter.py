@@ -2,23 +2,25 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-from support.generated_family import ALPHAS, build_size
-
 from KDSegmentatorLib import segmenter as module
 from KDSegmentatorLib.advisor import selection
 from KDSegmentatorLib.advisor.advice import Hardware
-from KDSegmentatorLib.engines.selection import create_engine
-from KDSegmentatorLib.errors import InvalidSettingsError, ManifestError, PackError
+from KDSegmentatorLib.engines.candidates import EngineRequest
+from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
+from KDSegmentatorLib.errors import EngineUnavailableError, InvalidSettingsError, ManifestError, PackError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.segmenter import Segmenter
+from support.generated_family import ALPHAS, build_size
 
 SMALL = Volume(np.random.default_rng(0).gamma(2, 100, size=(20, 24, 18)).astype(np.float32), (1.0, 1.0, 1.0))
 LARGE = Volume(np.random.default_rng(1).gamma(2, 100, size=(40, 48, 36)).astype(np.float32), (1.0, 1.0, 1.0))
@@ -33,24 +35,24 @@ def store(tmp_path: Path) -> PackStore:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Return the bodies that engines are made of, as they are made."""
-    bodies: list[bytes] = []
+def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the packs that engines are made for, as they are made."""
+    packs: list[str] = []
 
-    def spy(body: bytes, **options: object) -> object:
-        bodies.append(body)
-        return create_engine(body)
+    def spy(pack: StudentPack, request: EngineRequest) -> ChosenEngine:
+        packs.append(pack.manifest.id)
+        return choose_engine(pack, request)
 
-    monkeypatch.setattr(module, "create_engine", spy)
-    return bodies
+    monkeypatch.setattr(module, "choose_engine", spy)
+    return packs
 
 
-def test_a_fixed_size_is_loaded_at_once(store: PackStore, made: list[bytes]) -> None:
+def test_a_fixed_size_is_loaded_at_once(store: PackStore, made: list[str]) -> None:
     segmenter = Segmenter("generated", "x1/2", store=store)
     assert segmenter.pack.manifest.id == "generated-x1_2"
     assert len(made) == 1
     result = segmenter(SMALL)
-    expected = segment(SMALL, segmenter.pack, segmenter.engine)
+    expected = segment(SMALL, segmenter.pack, segmenter.engine.engine)
     np.testing.assert_array_equal(result.volume.voxels, expected.volume.voxels)
     assert segmenter.choose(SMALL).reason is None
     assert len(made) == 1
@@ -58,7 +60,7 @@ def test_a_fixed_size_is_loaded_at_once(store: PackStore, made: list[bytes]) -> 
 
 @pytest.mark.parametrize("sizes", [(), ("auto",)])
 def test_auto_takes_a_pack_for_each_volume_and_keeps_its_engine(
-    store: PackStore, made: list[bytes], monkeypatch: pytest.MonkeyPatch, sizes: tuple[str, ...]
+    store: PackStore, made: list[str], monkeypatch: pytest.MonkeyPatch, sizes: tuple[str, ...]
 ) -> None:
     segmenter = Segmenter("generated", *sizes, store=store)
     assert made == []
@@ -80,6 +82,33 @@ def test_a_choice_is_not_made_twice(store: PackStore, monkeypatch: pytest.Monkey
     choice = segmenter.choose(SMALL)
     monkeypatch.setattr(selection, "detect_hardware", lambda: pytest.fail("chosen again"))
     assert segmenter(SMALL, choice=replace(choice, reason=None)).record.pack_id == choice.pack.manifest.id
+
+
+def test_what_is_asked_for_reaches_the_engine_and_the_pipeline(store: PackStore) -> None:
+    segmenter = Segmenter(
+        "generated", "x1/2", engine="onnxruntime", precision="float32", device="cpu", threads=1, store=store
+    )
+    assert segmenter.engine.reason == "onnxruntime float32 on cpu: exact"
+    found = segmenter(SMALL, entropy=True, probabilities=["structure 2"], labels=[1], check_modality=False)
+    assert (found.record.engine, found.record.threads, found.record.checked) == ("onnxruntime", 1, False)
+    assert found.entropy is not None
+    assert list(found.probabilities) == [2]
+    assert [label.value for label in found.labels] == [1]
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "message"),
+    [
+        ({"engine": "abacus"}, InvalidSettingsError, "there is no engine 'abacus'"),
+        ({"threads": 0}, InvalidSettingsError, "threads must be at least 1"),
+        ({"precision": "int8"}, EngineUnavailableError, "the pack was not accepted in int8"),
+    ],
+)
+def test_what_is_not_possible_is_an_error_at_once(
+    store: PackStore, request_: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        Segmenter("generated", "x1/2", store=store, **request_)
 
 
 def test_auto_leaves_damaged_packs_out_and_says_so(store: PackStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -95,7 +97,7 @@ DATASET_JSON = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plans():
     """A function that returns plans: plans(class name, features, patch)."""
     return lambda *arguments, **options: copy.deepcopy(make_plans(*arguments, **options))
@@ -132,6 +134,29 @@ def model_folder(tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture
+def oldest_onnxruntime(tmp_path):
+    """A function that runs a body on the oldest onnxruntime that packs are made for: run(body, window) -> features."""
+    python = os.environ.get("KDSEG_OLDEST_ORT_PYTHON")
+    if not python:
+        pytest.skip("set KDSEG_OLDEST_ORT_PYTHON to a Python with onnxruntime==1.23.2 to check the oldest runtime")
+    script = (
+        "import numpy, onnxruntime; "
+        "session = onnxruntime.InferenceSession('body.onnx', providers=['CPUExecutionProvider']); "
+        "numpy.save('features.npy', session.run(None, {'input': numpy.load('window.npy')})[0]); "
+        "print(onnxruntime.__version__)"
+    )
+
+    def run(body: bytes, window: np.ndarray) -> np.ndarray:
+        (tmp_path / "body.onnx").write_bytes(body)
+        np.save(tmp_path / "window.npy", window)
+        done = subprocess.run([python, "-c", script], cwd=tmp_path, check=True, capture_output=True, text=True)
+        assert done.stdout.startswith("1.23")
+        return np.load(tmp_path / "features.npy")
+
+    return run
 
 
 def write_spheres(raw: Path, cases: int) -> Path:
@@ -214,3 +239,22 @@ def recipe(tmp_path):
     path = tmp_path / "spheres.yaml"
     path.write_text(RECIPE)
     return read_recipe(str(path))
+
+
+@pytest.fixture
+def teacher_pack(plans, model_folder, spheres, recipe, tmp_path):
+    """The spheres' teacher, with random weights, as a pack; the first two cases are held out."""
+    from distillation.dataset import read_dataset
+    from distillation.export import export_pack
+    from distillation.teacher import load_model_folder
+
+    dataset = read_dataset(spheres)
+    return export_pack(
+        load_model_folder(model_folder(plans()), 0),
+        size="x1",
+        teacher=None,
+        recipe=recipe.pack,
+        dataset=dataset,
+        into=tmp_path / "packs",
+        held_out=[case.name for case in dataset.cases[:2]],
+    ).pack

@@ -19,7 +19,7 @@ def test_the_hippocampus_recipe():
     recipe = read_recipe("hippocampus")
     assert recipe.dataset.name == "Dataset004_Hippocampus"
     lengths = {student.size: (student.warm_up_epochs, student.epochs) for student in recipe.students}
-    assert lengths == {"x1/2": (20, 10), "x1/4": (20, 10)}
+    assert lengths == {"x1/2": (20, 10), "x1/4": (40, 20)}
     assert all(student.methods == ("plain", "logit") for student in recipe.students)
     assert (recipe.methods.logit.temperature, recipe.methods.logit.weight) == (2.0, 1.0)
     settings = recipe.settings(20)

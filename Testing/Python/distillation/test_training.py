@@ -268,14 +268,22 @@ def test_the_command_from_distilling_to_packs(workspace, teacher, recipe_text, t
     assert "not trained yet" in capsys.readouterr().err
     assert main(["distil", *common]) == 0
     assert main(["distil", *common]) == 0  # skipped
-    assert main(["evaluate", *common, "--threads", "1"]) == 0
-    assert "x1/2 logit: 2/2 cases" in capsys.readouterr().out
+    assert main(["evaluate", *common, "--threads", "1", "--calibration-windows", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "x1/2 logit: 2/2 cases" in said
+    measured = json.loads((work / "evaluation" / "evaluation.json").read_text())["reduced_precisions"]
+    if "int8 was not measured" not in said:
+        assert "x1/2 logit: quantising to int8" in said
+        assert {"x1 teacher", "x1/2 logit"} == {each["model"] for each in measured if each["precision"] == "int8"}
     assert main(["export", *common, "--output", str(tmp_path / "shipped")]) == 0
     packs = [open_pack(folder) for folder in sorted((tmp_path / "shipped").iterdir())]
     assert [pack.manifest.id for pack in packs] == ["spheres-x1", "spheres-x1_2"]
     for pack in packs:
         verify_pack(pack)
         assert pack.manifest.evaluation.cases == 2
+        name = f"{pack.manifest.size} {pack.manifest.provenance.method}"
+        accepted = [each["precision"] for each in measured if each["model"] == name and each["accepted"]]
+        assert [each.precision for each in pack.manifest.network.reduced_precisions] == accepted
     student = packs[1].manifest.provenance
     assert (student.method, student.iterations, student.seed) == ("logit", 3, 7)
     assert student.teacher_sha256 == packs[0].manifest.provenance.checkpoint_sha256

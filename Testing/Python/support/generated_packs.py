@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,9 @@ def manifest(labels: int = 3, **changes: Any) -> Manifest:
             flops_per_window=900_000,
             features=FEATURES,
             body=BODY,
-            body_precision="float32",
             opset=17,
             head=HEAD,
+            reduced_precisions=(),
         ),
         evaluation=None,
         provenance=Provenance(
@@ -119,8 +120,9 @@ def write_pack(
     body: bytes | None = None,
     weight: np.ndarray[Any, Any] | None = None,
     bias: np.ndarray[Any, Any] | None = None,
+    extra: Mapping[str, bytes] | None = None,
 ) -> StudentPack:
-    """Write a pack and open it; the manifest's file records are filled in."""
+    """Write a pack and open it; the manifest's file records are filled in, those of ``extra`` files too."""
     manifest = _MANIFEST if manifest is None else manifest
     random = np.random.default_rng(1)
     rows = len(manifest.labels) + 1
@@ -130,5 +132,6 @@ def write_pack(
         body=convolution_body(manifest.network.features) if body is None else body,
         weight=random.normal(size=(rows, manifest.network.features)).astype(np.float32) if weight is None else weight,
         bias=np.zeros(rows, np.float32) if bias is None else bias,
+        extra=extra,
     )
     return open_pack(folder)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations, product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -98,6 +101,9 @@ RECORD = RunRecord(
     size="x1/4",
     engine="onnxruntime",
     precision="float32",
+    device="cpu",
+    threads=2,
+    checked=True,
     mirroring=False,
     windows=8,
     seconds={"preprocess": 0.1234, "windows": 2.5, "restore": 0.25, "total": 2.8734},
@@ -179,6 +185,37 @@ class MrmlScene:
     def ids(self) -> list[str]:
         """Return the ids of all nodes, to see whether the scene was changed."""
         return [self.scene.GetNthNode(n).GetID() for n in range(self.scene.GetNumberOfNodes())]
+
+
+@contextlib.contextmanager
+def empty_scene(log: Path) -> Iterator[MrmlScene]:
+    """Yield a scene of its own; a VTK error or warning, which raises nothing, fails.
+
+    slicer-core has neither ``slicer.mrmlScene`` nor ``slicer.app``: the colour tables that the application would have
+    put into the scene are added here.
+
+    Args:
+        log: file for VTK's messages.
+    """
+    import slicer
+    import vtk
+
+    window = vtk.vtkFileOutputWindow()
+    window.SetFileName(str(log))
+    window.SetFlush(True)
+    before = vtk.vtkOutputWindow.GetInstance()
+    vtk.vtkOutputWindow.SetInstance(window)
+    scene = slicer.vtkMRMLScene()
+    colors = slicer.vtkMRMLColorLogic()
+    colors.SetMRMLScene(scene)
+    try:
+        yield MrmlScene(scene)
+        colors.SetMRMLScene(None)
+        scene.Clear(True)
+    finally:
+        vtk.vtkOutputWindow.SetInstance(before)
+    complaints = log.read_text(errors="replace") if log.exists() else ""
+    assert not complaints, complaints
 
 
 def tag(segment: Any, name: str) -> str:

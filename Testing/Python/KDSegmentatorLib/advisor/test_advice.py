@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
-from support.generated_packs import manifest
-
 from KDSegmentatorLib.advisor.advice import FLOPS_PER_CORE, Workload, advise, estimate, workload
-from KDSegmentatorLib.advisor.hardware import Hardware
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.windows import window_starts
+from KDSegmentatorLib.machine.hardware import Hardware
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
+from support.generated_packs import manifest
 
 TWO_CORES = Hardware(logical_cores=2, available_memory=8_000_000_000)
 

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
-from support.labels import label
 
 from KDSegmentatorLib.analysis.overlay import draw_overlay, write_overlay
 from KDSegmentatorLib.analysis.planes import planes
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import Volume
+from support.labels import label
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 LABELS = (label(1, "Left posterior superior", RED), label(2, "Small", GREEN))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.labels import label
 
 from KDSegmentatorLib.analysis.statistics import label_statistics, write_statistics
 from KDSegmentatorLib.errors import GeometryError, ImageWriteError
 from KDSegmentatorLib.geometry import Volume
+from support.labels import label
 
 SPACING = (0.5, 2.0, 3.0)
 ORIGIN = (10.0, -20.0, 30.0)

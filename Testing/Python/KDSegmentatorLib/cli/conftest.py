@@ -10,10 +10,9 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-from support.generated_family import ALPHAS, build_size, write_scan
-
 from KDSegmentatorLib.cli.main import main
 from KDSegmentatorLib.packs.store import PackStore
+from support.generated_family import ALPHAS, build_size, write_scan
 
 Run = Callable[..., tuple[int, str, str]]
 """Arguments of ``kdseg`` -> exit code, standard output, standard error."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
+
 from support.generated_family import write_scan
 
 RANDOM = np.random.default_rng(0)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.generated_family import build_size
 
 from KDSegmentatorLib.packs.archive import write_archive
 from KDSegmentatorLib.packs.reader import read_manifest
 from KDSegmentatorLib.packs.store import PackStore
+from support.generated_family import build_size
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -8,11 +8,9 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-from support.generated_packs import FEATURES, convolution_body
-
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
-from KDSegmentatorLib.engines.selection import ENGINE_NAMES, create_engine
-from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError, InvalidSettingsError
+from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError
+from support.generated_packs import FEATURES, convolution_body
 
 
 def windows(count: int = 1, edge: int = 8) -> np.ndarray:
@@ -73,20 +71,9 @@ def test_a_window_of_the_wrong_shape() -> None:
 def test_without_onnxruntime_the_message_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(EngineUnavailableError, match="pip install"):
-        create_engine(convolution_body())
+        OnnxRuntimeEngine(convolution_body())
 
 
-def test_a_named_engine_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(EngineUnavailableError, match="onnxruntime"):
-        create_engine(convolution_body(), name="tensorrt")
-
-
-@pytest.mark.parametrize("threads", [0, -1])
-def test_threads_have_to_be_positive(threads: int) -> None:
-    with pytest.raises(InvalidSettingsError, match="at least 1"):
-        create_engine(convolution_body(), threads=threads)
-
-
-@pytest.mark.parametrize("name", ENGINE_NAMES)
-def test_every_name_gives_an_engine(name: str) -> None:
-    assert create_engine(convolution_body(), name=name).name == "onnxruntime"
+def test_a_device_without_a_provider_is_an_error() -> None:
+    with pytest.raises(EngineUnavailableError, match=r"no provider for 'tpu'; installed are: .*cpu"):
+        OnnxRuntimeEngine(convolution_body(), device="tpu")

@@ -16,15 +16,15 @@ import pytest
 
 pytest.importorskip("nnunetv2", reason="needs nnU-Net: pip install 'kdsegmentator[distill]' -c constraints.txt")
 import torch
-from support.generated_models import CASES, GeneratedModel, network, plans, reference_labels, scan
-from support.generated_packs import manifest, write_pack
 
 from distillation.export.body import split_network, to_onnx
-from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.packs.manifest import Normalization, Preprocessing, Resampling, Windows
 from KDSegmentatorLib.packs.pack import StudentPack
+from support.generated_models import CASES, GeneratedModel, network, plans, reference_labels, scan
+from support.generated_packs import manifest, write_pack
 
 FLOAT16_TIES = 0.01
 """Largest share of voxels that float16 sums may turn over; random weights put boundaries nearly everywhere."""
@@ -64,7 +64,9 @@ def our_labels(model: GeneratedModel, image: np.ndarray[Any, Any], folder: Path)
     pack = pack_of(model, folder)
     k, j, i = model.spacing
     volume = Volume(image, (float(i), float(j), float(k)))
-    segmentation = segment(volume, pack, create_engine(pack.body()), mirroring=model.mirroring, check_modality=False)
+    segmentation = segment(
+        volume, pack, OnnxRuntimeEngine(pack.body()), mirroring=model.mirroring, check_modality=False
+    )
     return segmentation.volume.voxels
 
 

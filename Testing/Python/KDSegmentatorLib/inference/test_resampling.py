@@ -50,6 +50,28 @@ def test_equals_nnunet(
     np.testing.assert_allclose(resample_image(image, new_shape, resampling, apart), expected, atol=2e-6)
 
 
+@settings(max_examples=30)
+@given(
+    long=st.tuples(st.integers(33, 120), st.integers(33, 150)),
+    others=st.tuples(*[st.tuples(st.integers(2, 9), st.integers(2, 9))] * 2),
+    axis=st.integers(0, 2),
+    order=st.sampled_from([1, 3]),
+    threads=st.integers(1, 3),
+)
+def test_long_axes_equal_skimage(
+    long: tuple[int, int], others: tuple[tuple[int, int], tuple[int, int]], axis: int, order: int, threads: int
+) -> None:
+    """Long enough for several bands of the matrix, whatever the axis."""
+    transform = pytest.importorskip("skimage.transform", reason="needs scikit-image")
+    lengths = list(others)
+    lengths.insert(axis, long)
+    shape, new_shape = zip(*lengths, strict=True)
+    image = np.random.default_rng(long[0]).normal(size=shape).astype(np.float32)
+    expected = transform.resize(image.astype(float), new_shape, order, mode="edge", clip=True, anti_aliasing=False)
+    found = resample_image(image, new_shape, Resampling(order=order, order_z=0), None, threads=threads)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
+
+
 @given(shape=SHAPES, spacing=SPACINGS, new_spacing=SPACINGS)
 def test_shape_equals_nnunet(
     shape: tuple[int, int, int], spacing: tuple[float, float, float], new_spacing: tuple[float, float, float]

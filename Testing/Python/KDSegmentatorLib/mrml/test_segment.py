@@ -11,11 +11,8 @@ import pytest
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
-from support.generated_packs import write_pack
-from support.mrml_scene import TILTED, MrmlScene, affine, placed, random_labels, tag
-
 from KDSegmentatorLib.engines.engine import Engine
-from KDSegmentatorLib.engines.selection import create_engine
+from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.errors import (
     CancelledError,
     GeometryError,
@@ -30,6 +27,8 @@ from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.mrml.segment import segment_volume_node
 from KDSegmentatorLib.mrml.volumes import node_from_volume, volume_from_node
 from KDSegmentatorLib.packs.pack import StudentPack
+from support.generated_packs import write_pack
+from support.mrml_scene import TILTED, MrmlScene, affine, placed, random_labels, tag
 
 
 def scan(codes: str = "LPS", shape: tuple[int, int, int] = (20, 24, 18)) -> Volume:
@@ -45,7 +44,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> StudentPack:
 
 @pytest.fixture(scope="module")
 def engine(pack: StudentPack) -> Engine:
-    return create_engine(pack.body())
+    return OnnxRuntimeEngine(pack.body())
 
 
 @pytest.mark.parametrize("codes", ["LPS", "RAS", "ASL", "IRP"])

@@ -12,6 +12,12 @@ import slicer
 import vtk
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from KDSegmentatorLib.errors import GeometryError, SceneError
+from KDSegmentatorLib.geometry import Vector, Volume
+from KDSegmentatorLib.mrml import segmentations
+from KDSegmentatorLib.mrml.segmentations import segmentation_node
+from KDSegmentatorLib.mrml.volumes import volume_from_node
 from support.mrml_scene import (
     AXIS_ORDERS,
     LABELS,
@@ -26,12 +32,6 @@ from support.mrml_scene import (
     tag,
     to_ras,
 )
-
-from KDSegmentatorLib.errors import GeometryError, SceneError
-from KDSegmentatorLib.geometry import Vector, Volume
-from KDSegmentatorLib.mrml import segmentations
-from KDSegmentatorLib.mrml.segmentations import segmentation_node
-from KDSegmentatorLib.mrml.volumes import volume_from_node
 
 SHAPE = (4, 5, 6)
 SCAN = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
@@ -248,7 +248,10 @@ def test_provenance_is_complete(mrml: MrmlScene) -> None:
         "task": "hippocampus",
         "size": "x1/4",
         "engine": "onnxruntime",
+        "device": "cpu",
         "precision": "float32",
+        "threads": "2",
+        "checked": "true",
         "mirroring": "false",
         "windows": "8",
         "library_version": "0.1.0",
@@ -392,7 +395,7 @@ class TestFailure:
         with pytest.raises(SceneError, match="belongs to another scene"):
             segmentation_node(segmentation_of(placed(random_labels(SHAPE))), reference, slicer.vtkMRMLScene())
 
-    @pytest.mark.parametrize("step", ["_segments", "node_attributes", "_complete", "_place_beside"])
+    @pytest.mark.parametrize("step", ["_segments", "node_attributes", "_complete", "place_beside"])
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_a_failing_step(
         self, mrml: MrmlScene, monkeypatch: pytest.MonkeyPatch, step: str, error: type[BaseException]

@@ -10,12 +10,12 @@ import slicer
 import vtk
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.mrml_scene import AXIS_ORDERS, TILTED, UPRIGHT, MrmlScene, affine, placed, to_ras
 
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import Vector, Volume
 from KDSegmentatorLib.mrml.grids import ras_matrix
 from KDSegmentatorLib.mrml.volumes import node_from_volume, volume_from_node
+from support.mrml_scene import AXIS_ORDERS, TILTED, UPRIGHT, MrmlScene, affine, placed, to_ras
 
 SHAPE = (4, 5, 6)
 

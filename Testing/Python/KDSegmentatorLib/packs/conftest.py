@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.pack_files import write_pack_files
 
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.reader import read_manifest
+from support.pack_files import write_pack_files
 
 FEATURES = 4
 OPSET = 18
@@ -67,9 +67,9 @@ def document(**changes: Any) -> dict[str, Any]:
             "flops_per_window": 1000000,
             "features": FEATURES,
             "body": "body.onnx",
-            "body_precision": "float32",
             "opset": OPSET,
             "head": "head.npz",
+            "reduced_precisions": [],
         },
         "evaluation": {
             "dataset": "MSD Task04 Hippocampus",

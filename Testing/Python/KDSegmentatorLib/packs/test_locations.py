@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from KDSegmentatorLib.packs import locations
-from KDSegmentatorLib.packs.locations import default_shipped_folder, default_user_folder
+from KDSegmentatorLib.packs.locations import default_cache_folder, default_shipped_folder, default_user_folder
 
 
 @pytest.fixture
 def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    for name in ("KDSEGMENTATOR_PACKS", "LOCALAPPDATA", "XDG_DATA_HOME"):
+    for name in ("KDSEGMENTATOR_PACKS", "LOCALAPPDATA", "XDG_DATA_HOME", "KDSEGMENTATOR_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     return tmp_path
@@ -39,10 +39,32 @@ def test_the_users_folder(
     assert default_user_folder().is_absolute()
 
 
+@pytest.mark.parametrize(
+    ("platform", "variable", "inside_home", "below"),
+    [
+        ("win32", "LOCALAPPDATA", "AppData/Local", "KDSegmentator/Caches"),
+        ("linux", "XDG_CACHE_HOME", ".cache", "KDSegmentator"),
+        ("darwin", None, "Library/Caches", "KDSegmentator"),
+    ],
+)
+def test_the_cache(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variable: str | None, inside_home: str, below: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", platform)
+    assert default_cache_folder() == bare / inside_home / below
+    if variable:
+        monkeypatch.setenv(variable, str(bare / "data"))
+        assert default_cache_folder() == bare / "data" / below
+    monkeypatch.setenv("KDSEGMENTATOR_CACHE", str(bare / "mine"))
+    assert default_cache_folder() == bare / "mine"
+
+
 def test_a_relative_xdg_folder_is_ignored(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
     monkeypatch.setenv("XDG_DATA_HOME", "relative")
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert default_user_folder() == bare / ".local" / "share" / "KDSegmentator" / "Packs"
+    assert default_cache_folder() == bare / ".cache" / "KDSegmentator"
 
 
 def test_the_shipped_folder_is_in_the_wheel_or_beside_the_library(

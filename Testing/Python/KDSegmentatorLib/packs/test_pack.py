@@ -158,7 +158,7 @@ def test_the_network_is_checked(build_pack: BuildPack, kit: ModuleType) -> None:
 def test_the_head_has_to_fit_the_labels(build_pack: BuildPack, kit: ModuleType) -> None:
     folder = build_pack()
     kit.rewrite_manifest(folder, lambda manifest: manifest["network"].update(features=5))
-    with pytest.raises(PackError, match=r"head\.npz: weight\.npy has the shape \(3, 4\).* need \(3, 5\)"):
+    with pytest.raises(PackError, match=r"head\.npz: weight has the shape \(3, 4\).* needs \(3, 5\)"):
         verify_pack(open_pack(folder))
 
 

@@ -13,6 +13,15 @@ from KDSegmentatorLib.errors import ManifestError
 from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Manifest
 from KDSegmentatorLib.packs.reader import read_manifest, write_manifest
 
+REDUCED = {
+    "precision": "int8",
+    "body": "body.onnx",
+    "mean_dice_loss": -0.0001,
+    "largest_dice_loss": 0.002,
+    "cases": 42,
+    "probe_agreement": 0.99,
+}
+
 
 def changed(document: dict[str, Any], path: str, value: Any) -> str:
     """Return the document as text with the value at a path such as ``labels/0/name`` replaced (... deletes it)."""
@@ -127,7 +136,15 @@ def test_a_senseless_schema_version(kit: ModuleType, version: Any) -> None:
         ("network/body", "../body.onnx", r"network\.body: must be a plain file name"),
         ("network/body", "head.npz", r"network\.body: must end in \.onnx"),
         ("network/head", "body.onnx", r"network\.head: must end in \.npz"),
-        ("network/body_precision", "bfloat16", r"network\.body_precision: must be 'float32'"),
+        ("network/probe", "probe.npz", r"network\.probe: 'probe\.npz' is not listed in files"),
+        ("network/reduced_precisions", [{**REDUCED, "precision": "fp8"}], r"precision: must be 'bfloat16' or 'int8'"),
+        (
+            "network/reduced_precisions",
+            [{**REDUCED, "body": "b.onnx"}],
+            r"reduced_precisions\[0\]\.body: 'b\.onnx' is not listed",
+        ),
+        ("network/reduced_precisions", [REDUCED, REDUCED], r"reduced_precisions\[1\]\.precision: is the same"),
+        ("network/reduced_precisions", [REDUCED], r"network\.probe: missing"),
         ("evaluation/mean_dice/mean", 1.2, r"evaluation\.mean_dice\.mean: must be from 0 to 1"),
         ("evaluation/mean_dice/low", 0.89, r"evaluation\.mean_dice: the mean 0\.88 is not inside"),
         ("evaluation/labels/0/value", 3, r"evaluation\.labels\[0\]\.value: there is no label 3"),

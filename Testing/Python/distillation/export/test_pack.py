@@ -17,7 +17,7 @@ from distillation.stages import Stages  # noqa: E402
 from distillation.students import TeacherSource  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import ExportError, PackError, TrainingError  # noqa: E402
-from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore  # noqa: E402
+from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore, ReducedPrecision  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
 
 
@@ -142,6 +142,8 @@ def test_a_pack_of_another_checkpoint_or_teacher_is_out_of_date(exporting, recip
     assert not stages._up_to_date(of_teacher("0" * 64), teacher.path(0))
     (tmp_path / "other.pth").write_bytes(b"other")
     assert not stages._up_to_date(manifest, tmp_path / "other.pth")
+    without_probe = dataclasses.replace(manifest, network=dataclasses.replace(manifest.network, probe=None))
+    assert not stages._up_to_date(without_probe, teacher.path(0))  # of a version that wrote none
 
 
 EVALUATION = Evaluation(
@@ -161,6 +163,38 @@ def test_evaluation_changes_the_manifest_only(exporting):
     assert evaluated.manifest == dataclasses.replace(pack.manifest, evaluation=EVALUATION)
     assert evaluated.manifest_sha256 != pack.manifest_sha256
     verify_pack(evaluated)
+
+
+REDUCED = ReducedPrecision(
+    precision="int8",
+    body="body.int8.onnx",
+    mean_dice_loss=0.001,
+    largest_dice_loss=0.002,
+    cases=6,
+    probe_agreement=0.99,
+)
+
+
+def test_a_reduced_precision_comes_with_its_network_and_goes_with_it(exporting):
+    pack = exporting().pack
+    body = pack.body()
+    reduced = with_evaluation(pack, EVALUATION, [REDUCED], {REDUCED.body: body})
+    verify_pack(reduced)
+    assert reduced.body("int8") == body
+    again = with_evaluation(reduced, dataclasses.replace(EVALUATION, split="others"))  # None: left as they are
+    assert again.manifest.network == reduced.manifest.network
+    without = with_evaluation(again, EVALUATION, [])
+    verify_pack(without)
+    assert without.manifest == dataclasses.replace(pack.manifest, evaluation=EVALUATION)
+    assert not (without.folder / REDUCED.body).exists()
+
+
+def test_a_network_that_no_pack_may_hold_changes_nothing(exporting):
+    pack = exporting().pack
+    with pytest.raises(PackError, match=r"body\.int8\.onnx"):
+        with_evaluation(pack, EVALUATION, [REDUCED], {REDUCED.body: b"no network"})
+    verify_pack(pack)
+    assert [path.name for path in exporting.into.iterdir()] == ["spheres-x1"]
 
 
 def test_copy(exporting, tmp_path):

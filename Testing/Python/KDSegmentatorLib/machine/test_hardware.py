@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from KDSegmentatorLib.advisor import hardware
-from KDSegmentatorLib.advisor.hardware import (
+from KDSegmentatorLib.machine import hardware
+from KDSegmentatorLib.machine.hardware import (
     MemoryStatus,
     detect_hardware,
     parse_cgroups,

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores and memory, on Linux, macOS and Windows."""
+"""What this process may use of the machine: cores, instructions and memory, on Linux, macOS and Windows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from KDSegmentatorLib.machine.instructions import processor_instructions
+from KDSegmentatorLib.machine.physical_cores import physical_cores
+
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _UNLIMITED_BYTES = 1 << 60  # cgroup v1 says "no limit" with a number close to 2^63
 _VM_STAT = "/usr/bin/vm_stat"
@@ -24,15 +27,25 @@ class Hardware:
     Attributes:
         logical_cores: hardware threads, >= 1.
         available_memory: bytes that can be had without swapping; None if the system does not tell.
+        physical_cores: cores behind the hardware threads, <= ``logical_cores``; None if the system does not tell.
+        instructions: of :data:`KDSegmentatorLib.machine.instructions.INSTRUCTIONS`, as far as the system tells.
     """
 
     logical_cores: int
     available_memory: int | None
+    physical_cores: int | None = None
+    instructions: tuple[str, ...] = ()
 
 
 def detect_hardware() -> Hardware:
-    """Return what this process may use now; never fails, unknown memory is None."""
-    return Hardware(logical_cores=_logical_cores(), available_memory=_available_memory())
+    """Return what this process may use now; never fails, what is unknown is None."""
+    logical, physical = usable_cores(), physical_cores()
+    return Hardware(
+        logical_cores=logical,
+        available_memory=_available_memory(),
+        physical_cores=None if physical is None else min(physical, logical),
+        instructions=processor_instructions(),
+    )
 
 
 def parse_meminfo(text: str) -> int | None:
@@ -128,7 +141,8 @@ def windows_available(fill: Callable[[MemoryStatus], bool]) -> int | None:
     return int(status.ullAvailPhys) if fill(status) else None
 
 
-def _logical_cores() -> int:
+def usable_cores() -> int:
+    """Return the hardware threads that this process may use: of the machine, its affinity and its cgroups; >= 1."""
     cores = float(os.cpu_count() or 1)
     if sys.platform == "linux":
         cores = min(cores, len(os.sched_getaffinity(0)), *_linux_quotas())

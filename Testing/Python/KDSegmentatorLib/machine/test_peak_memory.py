@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from KDSegmentatorLib.advisor.peak_memory import parse_status, peak_memory
+from KDSegmentatorLib.machine.peak_memory import parse_status, peak_memory
 
 
 def test_this_process_grows() -> None:

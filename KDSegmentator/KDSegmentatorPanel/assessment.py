@@ -1,0 +1,86 @@
+"""What each task means for a volume: whether it fits, how long each size takes here, and which one is advised."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from KDSegmentatorLib.errors import KDSegmentatorError
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference import plausibility
+from KDSegmentatorLib.packs.catalogue import Family
+from KDSegmentatorLib.packs.manifest import Modality
+from KDSegmentatorPanel.estimation import Answer, Expected, Question, estimate_apart
+from KDSegmentatorPanel.outline import Outline
+from KDSegmentatorPanel.wording import for_people
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskAssessment:
+    """What one family means for the volume.
+
+    Attributes:
+        problem: why it does not fit; empty if it does.
+        estimates: of every size; empty if there are none.
+        advised: size; empty if none is.
+        reason: for the advice, one sentence.
+    """
+
+    problem: str = ""
+    estimates: dict[str, Expected]
+    advised: str = ""
+    reason: str = ""
+
+
+Assessment = dict[str, TaskAssessment]
+"""By task."""
+
+Choices = Callable[[Outline, tuple[str, ...]], Question]
+"""Makes the question for an outline and some tasks from what the user has chosen."""
+
+
+def assess(
+    volume: Volume,
+    families: Sequence[Family],
+    choices: Choices,
+    *,
+    check_intensities: bool,
+    estimate: Callable[[Question], Answer] = estimate_apart,
+) -> Assessment:
+    """Return what each family means for the volume.
+
+    Args:
+        volume: the scan.
+        families: of the installed packs.
+        choices: what the user has chosen.
+        check_intensities: whether the intensities have to look like the packs' modality.
+        estimate: answers the question for time and memory.
+    """
+    try:
+        plausibility.check_finite(volume)
+    except KDSegmentatorError as error:
+        return {family.task: TaskAssessment(problem=for_people(error), estimates={}) for family in families}
+    modalities = {family.packs[0].manifest.modality for family in families} if check_intensities else set()
+    problems = {modality: _modality_problem(volume, modality) for modality in modalities}
+    assessment = {
+        family.task: TaskAssessment(problem=problems.get(family.packs[0].manifest.modality, ""), estimates={})
+        for family in families
+    }
+    fitting = tuple(task for task, each in assessment.items() if not each.problem)
+    for task, found in (estimate(choices(Outline.of(volume), fitting)) if fitting else {}).items():
+        assessment[task] = replace(
+            assessment[task],
+            problem=found.problem[:1].upper() + found.problem[1:],
+            estimates=found.sizes,
+            advised=found.advised,
+            reason=found.reason,
+        )
+    return assessment
+
+
+def _modality_problem(volume: Volume, modality: Modality) -> str:
+    try:
+        plausibility.check_intensities(volume, modality)
+    except KDSegmentatorError as error:
+        return for_people(error)
+    return ""

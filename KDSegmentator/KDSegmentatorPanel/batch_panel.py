@@ -1,0 +1,280 @@
+"""The way through the Batch box: a folder of volumes, one after the other, with one student."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from KDSegmentatorLib.errors import KDSegmentatorError
+from KDSegmentatorLib.jobs.batch_files import find_scans
+from KDSegmentatorLib.jobs.events import BatchFinished, Cancelled, Failed, Log, Progressed, RunChanged, RunState
+from KDSegmentatorLib.jobs.request import BatchRequest, Settings
+from KDSegmentatorPanel.ports import Job, StartBatch
+from KDSegmentatorPanel.segment_view import Message, ProgressRow
+from KDSegmentatorPanel.translation import tr as _
+from KDSegmentatorPanel.wording import for_people, progress
+
+_LOG_LINES = 2000
+_SHUT_DOWN_SECONDS = 5.0
+"""A cancelled worker is ended with all its processes after a second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchInputs:
+    """What the user has chosen.
+
+    Attributes:
+        input_folder: with the volumes; empty if none is chosen.
+        output_folder: for the results; empty if none is chosen.
+        pattern: which files, as in ``Path.glob``.
+        resume: leave out the files that have a result already.
+        settings: of the Segment box; None if no pack is installed.
+        size: of the student; ``auto`` for each volume's own.
+        obstacle: why nothing can be segmented at all; empty if it can.
+    """
+
+    input_folder: str = ""
+    output_folder: str = ""
+    pattern: str = "*"
+    resume: bool = True
+    settings: Settings | None = None
+    size: str = "auto"
+    obstacle: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRow:
+    """A file of the batch: its name, what it is at, and why it failed."""
+
+    name: str
+    state: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchView:
+    """All of the Batch box.
+
+    Attributes:
+        running: whether a batch is at work: the button cancels it.
+        enabled: whether the button can be pressed.
+        reason: what the button does, or why it cannot be pressed.
+        what: with what the files will be segmented, one sentence.
+        rows: the files.
+        current: number of the file at work, -1 if none is.
+        progress: of the batch, counted in files.
+        message: how it ended.
+        table: path of the table with all statistics; empty if there is none.
+    """
+
+    running: bool
+    enabled: bool
+    reason: str
+    what: str
+    rows: tuple[FileRow, ...]
+    current: int
+    progress: ProgressRow
+    message: Message
+    table: str
+
+
+@dataclass(kw_only=True, eq=False)
+class _Batch:
+    """A batch at work."""
+
+    job: Job
+    states: dict[str, tuple[RunState, str]] = field(default_factory=dict)
+    names: tuple[str, ...]
+    current: int = -1
+    progress: ProgressRow
+    cancelled: bool = False
+
+
+class BatchPanel:
+    """The state of the Batch box.
+
+    Args:
+        start: starts the job.
+    """
+
+    def __init__(self, start: StartBatch) -> None:
+        self._start = start
+        self._inputs = BatchInputs()
+        self._batch: _Batch | None = None
+        self._leaving: list[Job] = []
+        self._found: tuple[str, ...] = ()
+        self._problem = _("Choose the folder with the volumes.")
+        self._ended: dict[str, tuple[RunState, str]] = {}
+        self._message = Message()
+        self._table = ""
+        self._log: deque[str] = deque(maxlen=_LOG_LINES)
+
+    @property
+    def busy(self) -> bool:
+        """Whether :meth:`poll` has to be called: a batch is at work or being ended."""
+        return self._batch is not None or bool(self._leaving)
+
+    @property
+    def log(self) -> str:
+        """What the last batch said."""
+        return "\n".join(self._log)
+
+    def update(self, inputs: BatchInputs) -> None:
+        """Take over what the user has chosen; files are looked for if the folders or the pattern are other ones."""
+        before, self._inputs = self._inputs, inputs
+        if _place(before) != _place(inputs):
+            self._look()
+
+    def start(self) -> None:
+        """Start the batch."""
+        if self._batch is not None:
+            return
+        self._look()  # files may have come or gone
+        inputs = self._inputs
+        if self._obstacle() or inputs.settings is None:
+            return
+        self._message, self._table, self._ended = Message(), "", {}
+        self._log.clear()
+        request = BatchRequest(
+            settings=inputs.settings,
+            size=inputs.size,
+            input_folder=str(Path(inputs.input_folder).absolute()),
+            inputs=self._found,
+            output_folder=str(Path(inputs.output_folder).absolute()),
+            resume=inputs.resume,
+        )
+        self._batch = _Batch(
+            job=self._start(request), names=self._found, progress=ProgressRow(total=0, text=_("starting"))
+        )
+
+    def cancel(self) -> None:
+        """Stop after the file at work; finished files stay, and the next start goes on from there."""
+        if self._batch is not None and not self._batch.cancelled:
+            self._batch.cancelled = True
+            self._batch.job.cancel()
+
+    def close(self) -> None:
+        """Stop and forget the batch, because the module is being closed."""
+        if self._batch is not None:
+            self._batch.job.cancel()
+            self._leaving.append(self._batch.job)
+            self._batch = None
+
+    def shut_down(self) -> None:
+        """Stop the batch and wait until nothing is left of it, because nobody will call :meth:`poll` any more."""
+        self.close()
+        for job in self._leaving:
+            job.wait(_SHUT_DOWN_SECONDS)
+        self._leaving = []
+
+    def poll(self) -> bool:
+        """Take over what happened in the background; return whether there is something new to show."""
+        self._leaving = [job for job in self._leaving if job.running]
+        batch = self._batch
+        if batch is None:
+            return False
+        events = batch.job.poll()
+        for event in events:
+            if isinstance(event, Log):
+                self._log.append(event.message)
+            elif isinstance(event, RunChanged):
+                batch.states[event.name] = (event.state, event.message)
+                batch.current = event.run
+            elif isinstance(event, Progressed):
+                text = _("file {number} of {count} · {what}").format(
+                    number=event.run + 1, count=event.runs, what=progress(event, runs=False)
+                )
+                batch.progress = ProgressRow(done=event.run, total=event.runs, text=text)
+            elif isinstance(event, (BatchFinished, Failed, Cancelled)):
+                self._batch = None
+                self._ended = dict(batch.states)
+                self._end(event)
+        return bool(events)
+
+    def view(self) -> BatchView:
+        """Return what the box shows."""
+        batch = self._batch
+        obstacle = self._obstacle()
+        if batch is not None:
+            reason = _("Stop. Finished files stay, and the next start goes on from there.")
+        else:
+            reason = obstacle or _("Segment {count} files.").format(count=len(self._found))
+        states = self._ended if batch is None else batch.states
+        names = self._found if batch is None else batch.names
+        return BatchView(
+            running=batch is not None,
+            enabled=not batch.cancelled if batch is not None else not obstacle,
+            reason=reason,
+            what=self._what(),
+            rows=tuple(_row(name, states.get(name)) for name in names),
+            current=-1 if batch is None else batch.current,
+            progress=ProgressRow() if batch is None else batch.progress,
+            message=self._message,
+            table=self._table,
+        )
+
+    def _what(self) -> str:
+        settings = self._inputs.settings
+        if settings is None:
+            return ""
+        size = _("each volume's advised size") if self._inputs.size == "auto" else self._inputs.size
+        return _("Task {task}, {size}, with the labels and options of the Segment box.").format(
+            task=settings.task, size=size
+        )
+
+    def _obstacle(self) -> str:
+        return self._inputs.obstacle or self._problem
+
+    def _look(self) -> None:
+        """Find the files."""
+        inputs = self._inputs
+        self._found, self._problem = (), ""
+        if self._batch is None:
+            self._ended, self._message, self._table = {}, Message(), ""
+        if not inputs.input_folder:
+            self._problem = _("Choose the folder with the volumes.")
+            return
+        output = Path(inputs.output_folder) if inputs.output_folder else None
+        try:
+            self._found = find_scans(Path(inputs.input_folder), inputs.pattern or "*", output)
+        except KDSegmentatorError as error:
+            self._problem = for_people(error)
+            return
+        if not self._found:
+            self._problem = _("The folder has no volumes (.nii.gz, .nii, .nrrd, .mha) that fit the pattern.")
+        elif output is None:
+            self._problem = _("Choose the folder for the results.")
+
+    def _end(self, event: BatchFinished | Failed | Cancelled) -> None:
+        if isinstance(event, Failed):
+            self._message = Message(text=for_people(event.error), level="error")
+        elif isinstance(event, Cancelled):
+            self._message = Message(text=_("Cancelled. Finished files stay; start again to go on."))
+        else:
+            self._table = event.table
+            self._ended = {file.input: (file.state, file.message) for file in event.files}
+            states = ("done", "skipped", "failed")
+            counts = {state: sum(file.state == state for file in event.files) for state in states}
+            self._message = Message(
+                text=_("{done} done, {skipped} done before, {failed} failed. Statistics: {table}").format(
+                    table=event.table, **counts
+                ),
+                level="warning" if counts["failed"] else "information",
+            )
+
+
+def _place(inputs: BatchInputs) -> tuple[str, str, str]:
+    return inputs.input_folder, inputs.output_folder, inputs.pattern
+
+
+def _row(name: str, state: tuple[RunState, str] | None) -> FileRow:
+    if state is None:
+        return FileRow(name=name, state=_("waiting"), message="")
+    texts: dict[RunState, str] = {
+        "running": _("at work"),
+        "done": _("done"),
+        "skipped": _("done before"),
+        "failed": _("failed"),
+    }
+    return FileRow(name=name, state=texts[state[0]], message=state[1])

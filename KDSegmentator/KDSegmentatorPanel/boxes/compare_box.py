@@ -1,0 +1,155 @@
+"""The Compare box in Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import qt
+
+from KDSegmentatorLib.geometry import Vector
+from KDSegmentatorPanel.boxes.message_line import show_message
+from KDSegmentatorPanel.boxes.tooltips import Enabling
+from KDSegmentatorPanel.compare_panel import ComparePanel, CompareRow
+from KDSegmentatorPanel.parameters import Parameters
+from KDSegmentatorPanel.segment_panel import SegmentPanel
+from KDSegmentatorPanel.slice_layouts import SliceLayouts
+from KDSegmentatorPanel.state import State
+from KDSegmentatorPanel.translation import tr as _
+
+
+class CompareBox:
+    """Binds the widgets of the Compare box.
+
+    Args:
+        ui: the panel's widgets by name.
+        panel: its state.
+        segment: of the Segment box, which runs all sizes.
+        layouts: shows pairs in the slice views.
+        jump: centres the slice views on a point, (L, P, S) in mm.
+        changed: called when the user did something that the panel has to show.
+    """
+
+    def __init__(
+        self,
+        ui: Any,
+        panel: ComparePanel,
+        segment: SegmentPanel,
+        layouts: SliceLayouts,
+        *,
+        jump: Callable[[Vector], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self._ui = ui
+        self._panel = panel
+        self._segment = segment
+        self._layouts = layouts
+        self._jump = jump
+        self._changed = changed
+        self._parameters: Parameters | None = None
+        self._rows: tuple[CompareRow, ...] | None = None
+        self._compare = Enabling(ui.compareButton)
+        self._all = Enabling(ui.compareAllButton)
+        self._result = Enabling(ui.showPairButton, ui.saveComparisonButton, ui.pairViewComboBox)
+        ui.compareButton.clicked.connect(self._onCompare)
+        ui.compareAllButton.clicked.connect(self._onCompareAll)
+        ui.showPairButton.toggled.connect(self._onShowPair)
+        ui.pairViewComboBox.currentIndexChanged.connect(self._onPairView)
+        ui.saveComparisonButton.clicked.connect(self._onSave)
+        ui.comparisonTable.cellClicked.connect(self._onRow)
+
+    def setParameters(self, parameters: Parameters | None) -> None:
+        """Take the choices from this node; None for none."""
+        self._parameters = parameters
+
+    def show(self) -> None:
+        """Show the panel's state."""
+        view = self._panel.view()
+        busy = self._panel.busy
+        self._compare.set(view.enabled or busy, view.reason)
+        self._ui.compareButton.setText(_("Cancel") if busy else _("Compare"))
+        problem = self._all_problem()
+        self._all.set(not problem, problem)
+        self._result.set(view.has_result, _("Compare two segmentations first."))
+        self._ui.compareProgressBar.setVisible(busy)
+        self._ui.compareProgressBar.setRange(0, view.progress.total)
+        self._ui.compareProgressBar.setValue(view.progress.done)
+        self._ui.compareProgressBar.setFormat(view.progress.text)
+        self._ui.summaryLabel.setText(view.summary)
+        self._ui.summaryLabel.setVisible(bool(view.summary))
+        show_message(self._ui.compareMessageLabel, view.message)
+        if view.rows != self._rows:
+            self._rows = view.rows
+            self._showRows(view.columns, view.rows)
+
+    def hidePair(self) -> None:
+        """Bring the old views back, because something else is shown now."""
+        self._ui.showPairButton.setChecked(False)
+
+    def _showRows(self, columns: tuple[str, ...], rows: tuple[CompareRow, ...]) -> None:
+        table = self._ui.comparisonTable
+        table.setRowCount(len(rows))
+        table.setColumnCount(len(columns))
+        table.setHorizontalHeaderLabels(list(columns))
+        for number, row in enumerate(rows):
+            for column, text in enumerate(row.cells):
+                item = qt.QTableWidgetItem(text)
+                if row.position is not None:
+                    item.setToolTip(_("Click to go to the largest disagreement."))
+                table.setItem(number, column, item)
+        table.resizeColumnsToContents()
+
+    def _all_problem(self) -> str:
+        family = self._segment.family
+        if self._panel.busy:
+            return _("Wait until the comparison has ended, or cancel it.")
+        if self._segment.state in (State.RUNNING, State.CANCELLING):
+            return _("Wait until the run has ended, or cancel it.")
+        if self._segment.state in (State.NO_VOLUME, State.PACKAGES_MISSING):
+            return self._segment.view().controls.action_tooltip
+        if family is None or len(family.packs) < 2:
+            return _("Only one size of this task is installed.")
+        return ""
+
+    def _onCompare(self) -> None:
+        if self._panel.busy:
+            self._panel.cancel()
+        else:
+            self._panel.compare()
+        self._changed()
+
+    def _onCompareAll(self) -> None:
+        family = self._segment.family
+        if family is not None and not self._all_problem():
+            self._segment.segment([pack.manifest.size for pack in family.packs])
+            self._changed()
+
+    def _onShowPair(self, shown: bool = False) -> None:
+        pair = self._panel.pairs[-1] if self._panel.pairs else None
+        if shown and pair is not None and self._parameters is not None:
+            self._layouts.show(pair, self._parameters.pairView)
+        else:
+            self._layouts.restore(pair)
+
+    def _onPairView(self, index: int = -1) -> None:
+        del index  # the parameter node has it by now, or will tell
+        if self._ui.showPairButton.checked:
+            qt.QTimer.singleShot(0, lambda: self._onShowPair(True))
+
+    def _onRow(self, row: int = -1, column: int = -1) -> None:
+        del column
+        position = self._rows[row].position if self._rows and 0 <= row < len(self._rows) else None
+        if position is not None:
+            self._jump(position)
+
+    def _onSave(self) -> None:
+        if not self._panel.pairs:
+            return
+        path = qt.QFileDialog.getSaveFileName(
+            self._ui.compareBox, _("Save comparison"), "comparison.csv", _("Tables (*.csv)")
+        )
+        path = path[0] if isinstance(path, (tuple, list)) else path
+        if path:
+            self._panel.save(Path(path))
+            self.show()

@@ -1,0 +1,212 @@
+"""The Segment box in Qt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import qt
+
+from KDSegmentatorPanel.boxes.message_line import show_message
+from KDSegmentatorPanel.boxes.tooltips import Enabling
+from KDSegmentatorPanel.parameters import Parameters
+from KDSegmentatorPanel.segment_panel import SegmentPanel
+from KDSegmentatorPanel.segment_view import LabelRow, ProgressRow, SizeRow, TaskRow
+from KDSegmentatorPanel.state import Controls
+from KDSegmentatorPanel.translation import tr as _
+
+_COLOR_PIXELS = 12
+
+
+class SegmentBox:
+    """Binds the widgets of the Segment box.
+
+    Args:
+        ui: the panel's widgets by name.
+        panel: its state.
+        confirm: asks the user a question; returns whether the answer was yes.
+        changed: called when the user did something that the panel has to show.
+    """
+
+    def __init__(
+        self, ui: Any, panel: SegmentPanel, *, confirm: Callable[[str], bool], changed: Callable[[], None]
+    ) -> None:
+        self._ui = ui
+        self._panel = panel
+        self._confirm = confirm
+        self._changed = changed
+        self._parameters: Parameters | None = None
+        self._shown: dict[str, object] = {}
+        self._size_buttons: list[Any] = []
+        self._label_items: list[Any] = []
+        self._enabling = Enabling(
+            ui.inputSelector, ui.taskComboBox, ui.sizesWidget, ui.outputSelector, ui.labelSearchEdit,
+            ui.allLabelsButton, ui.noLabelsButton, ui.labelList, ui.engineComboBox, ui.precisionComboBox,
+            ui.threadsSpinBox, ui.mirroringCheckBox, ui.entropyCheckBox, ui.surfacesCheckBox,
+            ui.checkIntensitiesCheckBox,
+        )  # fmt: skip
+        ui.taskComboBox.currentIndexChanged.connect(self._onTaskChosen)
+        ui.labelList.itemChanged.connect(self._onLabelChanged)
+        ui.labelSearchEdit.textChanged.connect(self._onLabelSearch)
+        ui.allLabelsButton.clicked.connect(self._onAllLabels)
+        ui.noLabelsButton.clicked.connect(self._onNoLabels)
+        ui.segmentButton.clicked.connect(self._onSegment)
+        ui.smallerButton.clicked.connect(self._onSmaller)
+        ui.installButton.clicked.connect(self._onInstall)
+
+    def setParameters(self, parameters: Parameters | None) -> None:
+        """Take the choices from, and store them in, this node; None for none."""
+        self._parameters = parameters
+
+    def show(self) -> None:
+        """Show the panel's state."""
+        view = self._panel.view()
+        self._showPart("tasks", (view.tasks, view.task), lambda: self._showTasks(view.tasks, view.task))
+        self._showPart("sizes", (view.sizes, view.size), lambda: self._showSizes(view.sizes, view.size))
+        self._showPart("labels", view.labels, lambda: self._showLabels(view.labels))
+        self._showPart("controls", view.controls, lambda: self._showControls(view.controls))
+        self._showPart("progress", view.progress, lambda: self._showProgress(view.progress))
+        self._showPart("message", view.message, lambda: show_message(self._ui.messageLabel, view.message))
+        self._showPart("smaller", view.smaller, lambda: self._showSmaller(view.smaller))
+        self._showPart("log", self._panel.log, lambda: self._ui.logText.setPlainText(self._panel.log))
+
+    def _showPart(self, name: str, part: object, show: Callable[[], None]) -> None:
+        """Show a part if it is another one than is shown: building widgets anew would close what the user has open."""
+        if name not in self._shown or self._shown[name] != part:
+            self._shown[name] = part
+            show()
+
+    def _showTasks(self, tasks: tuple[TaskRow, ...], chosen: str) -> None:
+        box = self._ui.taskComboBox
+        box.blockSignals(True)
+        box.clear()
+        for index, row in enumerate(tasks):
+            box.addItem(row.title, row.task)
+            if row.problem:
+                box.setItemData(index, row.problem, qt.Qt.ToolTipRole)
+            if row.task == chosen:
+                box.setCurrentIndex(index)
+        box.blockSignals(False)
+        # greyed but for the chosen one, which a scene of another machine may have brought
+        for index, row in enumerate(tasks):
+            if row.problem and row.task != chosen:
+                box.setItemData(index, 0, qt.Qt.UserRole - 1)  # the item's flags: none
+
+    def _showSizes(self, sizes: tuple[SizeRow, ...], chosen: str) -> None:
+        layout = self._ui.sizesWidget.layout()
+        for button in self._size_buttons:
+            layout.removeWidget(button)
+            button.hide()
+            button.deleteLater()
+        self._size_buttons = []
+        for row in sizes:
+            button = qt.QRadioButton(row.text)
+            button.setToolTip(row.tooltip)
+            button.setChecked(row.size == chosen)
+            button.clicked.connect(partial(self._onSizeChosen, row.size))
+            layout.addWidget(button)
+            self._size_buttons.append(button)
+
+    def _showLabels(self, labels: tuple[LabelRow, ...]) -> None:
+        kept = sum(row.kept for row in labels)
+        self._ui.labelsBox.setTitle(_("Labels ({kept} of {count})").format(kept=kept, count=len(labels)))
+        box = self._ui.labelList
+        box.blockSignals(True)
+        if [item.text() for item in self._label_items] != [row.name for row in labels]:
+            box.clear()
+            self._label_items = []
+            for row in labels:
+                pixmap = qt.QPixmap(_COLOR_PIXELS, _COLOR_PIXELS)
+                pixmap.fill(qt.QColor(*row.color))
+                item = qt.QListWidgetItem(row.name)
+                item.setIcon(qt.QIcon(pixmap))
+                box.addItem(item)
+                self._label_items.append(item)
+        for item, row in zip(self._label_items, labels, strict=True):
+            item.setCheckState(qt.Qt.Checked if row.kept else qt.Qt.Unchecked)
+        box.blockSignals(False)
+        self._onLabelSearch()
+
+    def _showControls(self, controls: Controls) -> None:
+        self._enabling.set(controls.inputs_enabled, controls.inputs_reason)
+        button = self._ui.segmentButton
+        button.setText(_("Cancel") if controls.action == "cancel" else _("Segment"))
+        button.setEnabled(controls.action_enabled)
+        button.setToolTip(controls.action_tooltip)
+        self._ui.installWidget.setVisible(controls.install_shown)
+        self._ui.progressBar.setVisible(controls.progress_shown)
+
+    def _showProgress(self, progress: ProgressRow) -> None:
+        self._ui.progressBar.setRange(0, progress.total)  # both 0: busy
+        self._ui.progressBar.setValue(progress.done)
+        self._ui.progressBar.setFormat(progress.text)
+        self._ui.progressBar.setToolTip(progress.text)
+
+    def _showSmaller(self, size: str) -> None:
+        self._ui.smallerButton.setText(_("Segment with {size} instead").format(size=size))
+        self._ui.smallerButton.setVisible(bool(size))
+
+    def _onTaskChosen(self, index: int = -1) -> None:
+        if self._parameters is not None and index >= 0:
+            self._parameters.size = ""  # advice again: another family, other sizes
+            self._parameters.task = self._ui.taskComboBox.itemData(index)
+
+    def _onSizeChosen(self, size: str, checked: bool = True) -> None:
+        del checked
+        if self._parameters is not None:
+            self._parameters.size = size
+
+    def _onLabelChanged(self, item: Any = None) -> None:
+        del item  # all of them are stored
+        if self._parameters is not None:
+            unchecked = [each.text() for each in self._label_items if each.checkState() == qt.Qt.Unchecked]
+            shown = {each.text() for each in self._label_items}
+            # names of other tasks stay: they may be wanted again
+            self._parameters.leftOut = [*(name for name in self._parameters.leftOut if name not in shown), *unchecked]
+
+    def _onLabelSearch(self, text: str = "") -> None:
+        del text
+        wanted = self._ui.labelSearchEdit.text.casefold()
+        for item in self._label_items:
+            item.setHidden(wanted not in item.text().casefold())
+
+    def _onAllLabels(self) -> None:
+        self._checkShownLabels(qt.Qt.Checked)
+
+    def _onNoLabels(self) -> None:
+        self._checkShownLabels(qt.Qt.Unchecked)
+
+    def _checkShownLabels(self, check: Any) -> None:
+        self._ui.labelList.blockSignals(True)
+        for item in self._label_items:
+            if not item.isHidden():
+                item.setCheckState(check)
+        self._ui.labelList.blockSignals(False)
+        self._onLabelChanged()
+
+    def _onSegment(self) -> None:
+        view = self._panel.view()
+        if view.controls.action == "cancel":
+            self._panel.cancel()
+        else:
+            self._segment()
+        self._changed()
+
+    def _onSmaller(self) -> None:
+        if self._parameters is not None:
+            self._parameters.size = self._panel.view().smaller
+            self._segment()
+            self._changed()
+
+    def _segment(self) -> None:
+        name = self._panel.overwritten()
+        question = _("“{name}” has segments already. Replace them with the new result?").format(name=name)
+        if not name or self._confirm(question):
+            self._panel.segment()
+
+    def _onInstall(self) -> None:
+        folder = self._ui.wheelFolderEdit.currentPath.strip()
+        self._panel.install_packages(Path(folder) if folder else None)
+        self._changed()

@@ -1,0 +1,298 @@
+"""The way through the Compare box: pairs of segmentations, their scores, and where they disagree."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from KDSegmentatorLib.analysis.comparison import Comparison, compare, write_comparison
+from KDSegmentatorLib.analysis.disagreement import disagreement_map
+from KDSegmentatorLib.errors import CancelledError, KDSegmentatorError
+from KDSegmentatorLib.geometry import Vector, Volume
+from KDSegmentatorLib.inference.progress import Progress
+from KDSegmentatorLib.mrml.comparisons import LabelMaps, comparable_label_maps, comparison_table_node
+from KDSegmentatorLib.mrml.label_maps import reference_volume
+from KDSegmentatorLib.mrml.placement import place_beside
+from KDSegmentatorPanel.ports import Background, Pending
+from KDSegmentatorPanel.segment_view import Message, ProgressRow
+from KDSegmentatorPanel.translation import tr as _
+from KDSegmentatorPanel.wording import for_people
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLSegmentationNode, vtkMRMLTableNode
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareRow:
+    """One structure: the texts of the table's columns, and where the largest disagreement is, (L, P, S) in mm."""
+
+    cells: tuple[str, ...]
+    position: Vector | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Pair:
+    """Two segmentations that were compared.
+
+    Attributes:
+        first: segmentation A.
+        second: segmentation B.
+        comparison: their scores.
+        disagreement: where they disagree.
+    """
+
+    first: vtkMRMLSegmentationNode
+    second: vtkMRMLSegmentationNode
+    comparison: Comparison
+    disagreement: Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareView:
+    """All of the Compare box.
+
+    Attributes:
+        enabled: whether the segmentations can be compared.
+        reason: why not, or what the button does.
+        columns: titles of the table.
+        rows: the structures of the pair that is shown.
+        summary: one line for each pair that was compared.
+        progress: of the comparison at work; its text is empty if there is none.
+        message: what went wrong.
+        has_result: whether there is a pair to look at and to save.
+    """
+
+    enabled: bool
+    reason: str
+    columns: tuple[str, ...]
+    rows: tuple[CompareRow, ...]
+    summary: str
+    progress: ProgressRow
+    message: Message
+    has_result: bool
+
+
+@dataclass(kw_only=True, eq=False)
+class _Work:
+    """A comparison at work, in another thread: it touches nothing of the scene."""
+
+    nodes: list[tuple[vtkMRMLSegmentationNode, vtkMRMLSegmentationNode]]
+    pending: Pending[list[tuple[Comparison, Volume]]]
+    cancelled: threading.Event
+    progress: list[ProgressRow]
+
+
+class ComparePanel:
+    """The state of the Compare box.
+
+    Args:
+        background: where the comparison is worked out.
+    """
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+        self._first: vtkMRMLSegmentationNode | None = None
+        self._second: vtkMRMLSegmentationNode | None = None
+        self._work: _Work | None = None
+        self._pairs: tuple[Pair, ...] = ()
+        self._message = Message()
+
+    @property
+    def busy(self) -> bool:
+        """Whether :meth:`poll` has to be called."""
+        return self._work is not None
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """What was compared; the last one is shown."""
+        return self._pairs
+
+    def update(self, first: vtkMRMLSegmentationNode | None, second: vtkMRMLSegmentationNode | None) -> None:
+        """Take over which segmentations the user has chosen."""
+        self._first, self._second = first, second
+
+    def compare(self) -> None:
+        """Start to compare the two that are chosen."""
+        if self._first is not None and self._second is not None and not self._problem():
+            self._start([(self._first, self._second)])
+
+    def compare_all(self, nodes: Sequence[vtkMRMLSegmentationNode]) -> None:
+        """Start to compare each of the others with the first one, for example all sizes with the teacher."""
+        if len(nodes) > 1 and self._work is None:
+            self._start([(nodes[0], other) for other in nodes[1:]])
+
+    def cancel(self) -> None:
+        """Stop; what was compared before stays."""
+        if self._work is not None:
+            self._work.cancelled.set()
+
+    def close(self) -> None:
+        """Stop and forget everything, because the scene or the module are being closed."""
+        self.cancel()
+        self._work = None
+        self._pairs = ()
+        self._message = Message()
+
+    def poll(self) -> bool:
+        """Take over what happened in the background; return whether there is something new to show."""
+        work = self._work
+        if work is None:
+            return False
+        if not work.pending.done():
+            return True  # the progress
+        self._work = None
+        try:
+            found = work.pending.result()
+        except CancelledError:
+            self._message = Message(text=_("Cancelled."))
+        except KDSegmentatorError as error:
+            self._message = Message(text=for_people(error), level="error")
+        else:
+            self._take(work, found)
+        return True
+
+    def save(self, path: Path) -> None:
+        """Save the table of the pair that is shown as CSV."""
+        try:
+            write_comparison(self._pairs[-1].comparison, path)
+        except KDSegmentatorError as error:
+            self._message = Message(text=for_people(error), level="error")
+
+    def view(self) -> CompareView:
+        """Return what the box shows."""
+        problem = self._problem()
+        pair = self._pairs[-1] if self._pairs else None
+        titles = ("A", "B") if pair is None else (str(pair.first.GetName()), str(pair.second.GetName()))
+        progress = ProgressRow() if self._work is None else self._work.progress[-1]
+        return CompareView(
+            enabled=not problem,
+            reason=problem or _("Compare the two segmentations, structure by structure."),
+            columns=(
+                _("Structure"),
+                _("Dice"),
+                _("Surface Dice"),
+                _("HD95 (mm)"),
+                _("{title} (ml)").format(title=titles[0]),
+                _("{title} (ml)").format(title=titles[1]),
+                _("Difference"),
+            ),
+            rows=() if pair is None else _rows(pair.comparison),
+            summary="\n".join(_summary(each) for each in self._pairs),
+            progress=progress,
+            message=self._message,
+            has_result=pair is not None,
+        )
+
+    def _problem(self) -> str:
+        if self._work is not None:
+            return _("Wait until the comparison has ended, or cancel it.")
+        if self._first is None or self._second is None:
+            return _("Choose two segmentations.")
+        if self._first is self._second:
+            return _("Choose two different segmentations.")
+        return ""
+
+    def _start(self, nodes: list[tuple[vtkMRMLSegmentationNode, vtkMRMLSegmentationNode]]) -> None:
+        self._message, self._pairs = Message(), ()
+        try:
+            maps = [comparable_label_maps(first, second) for first, second in nodes]
+        except KDSegmentatorError as error:
+            self._message = Message(text=for_people(error), level="error")
+            return
+        cancelled = threading.Event()
+        progress = [ProgressRow(text=_("comparing"))]
+        self._work = _Work(
+            nodes=nodes,
+            pending=self._background.submit(lambda: _compared(maps, cancelled.is_set, progress)),
+            cancelled=cancelled,
+            progress=progress,
+        )
+
+    def _take(self, work: _Work, found: list[tuple[Comparison, Volume]]) -> None:
+        """Keep the results, and put their tables into the scene."""
+        pairs = []
+        for (first, second), (comparison, disagreement) in zip(work.nodes, found, strict=True):
+            if first.GetScene() is None or second.GetScene() is None:
+                continue  # removed while they were compared
+            pairs.append(Pair(first=first, second=second, comparison=comparison, disagreement=disagreement))
+        try:
+            for pair in pairs:
+                _add_table(pair)
+        except KDSegmentatorError as error:
+            self._message = Message(text=for_people(error), level="error")
+        self._pairs = tuple(pairs)
+
+
+def _compared(
+    maps: list[LabelMaps], cancelled: Callable[[], bool], progress: list[ProgressRow]
+) -> list[tuple[Comparison, Volume]]:
+    found = []
+    for number, each in enumerate(maps):
+
+        def report(step: Progress, number: int = number) -> None:
+            total = step.total * len(maps)
+            done = step.total * number + step.done
+            text = _("structure {done} of {total}").format(done=done, total=total)
+            progress.append(ProgressRow(done=done, total=total, text=text))
+
+        comparison = compare(each.first, each.second, each.names, progress=report, cancel=cancelled)
+        found.append((comparison, disagreement_map(each.first, each.second)))
+    return found
+
+
+def _add_table(pair: Pair) -> vtkMRMLTableNode:
+    titles = (str(pair.first.GetName()), str(pair.second.GetName()))
+    name = f"{titles[0]} and {titles[1]}"
+    table = comparison_table_node(pair.comparison, pair.first.GetScene(), name=name, titles=titles)
+    grid = reference_volume(pair.first)
+    if grid is not None:
+        place_beside(table, grid)
+    return table
+
+
+def _rows(comparison: Comparison) -> tuple[CompareRow, ...]:
+    rows = []
+    for label in comparison.labels:
+        region = label.largest_disagreement
+        cells = (
+            label.name,
+            _number(label.dice, 3),
+            _number(label.nsd, 3),
+            _number(label.hd95_mm, 2),
+            _number(label.first_ml, 2),
+            _number(label.second_ml, 2),
+            _difference(label.difference_ml, label.difference_percent),
+        )
+        rows.append(CompareRow(cells=cells, position=None if region is None else region.position))
+    return tuple(rows)
+
+
+def _summary(pair: Pair) -> str:
+    mean = pair.comparison.mean
+    seconds = pair.second.GetAttribute("KDSegmentator.seconds.total")
+    text = _("{second} against {first}: mean Dice {dice}, surface Dice {nsd} ({tolerance} mm), HD95 {hd95} mm").format(
+        second=pair.second.GetName(),
+        first=pair.first.GetName(),
+        dice=_number(mean.dice, 3),
+        nsd=_number(mean.nsd, 3),
+        tolerance=f"{pair.comparison.tolerance_mm:g}",
+        hd95=_number(mean.hd95_mm, 2),
+    )
+    if seconds is not None:
+        text += _("; {second} took {seconds} s").format(second=pair.second.GetName(), seconds=f"{float(seconds):.1f}")
+    return text
+
+
+def _difference(ml: float, percent: float) -> str:
+    return f"{ml:+.2f} ml" if math.isnan(percent) else f"{ml:+.2f} ml ({percent:+.0f} %)"
+
+
+def _number(value: float, digits: int) -> str:
+    """Return a number, ``-`` where there is none, ``∞`` where a structure is in one segmentation only."""
+    if math.isnan(value):
+        return "-"
+    return "∞" if math.isinf(value) else f"{value:.{digits}f}"

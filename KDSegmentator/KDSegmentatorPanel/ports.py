@@ -1,0 +1,135 @@
+"""What the panel needs from the outside, so that tests can put something else in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from KDSegmentatorLib.errors import KDSegmentatorError
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.jobs.events import Event
+from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest
+from KDSegmentatorLib.packs.catalogue import Family
+from KDSegmentatorLib.packs.pack import StudentPack
+from KDSegmentatorLib.packs.store import DamagedPack
+from KDSegmentatorPanel.assessment import Assessment, Choices
+
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class InstallationError(KDSegmentatorError):
+    """The packages could not be installed, or the user declined."""
+
+
+class Job(Protocol):
+    """A running job: :class:`KDSegmentatorLib.jobs.process.JobProcess`."""
+
+    def poll(self) -> list[Event]:
+        """Return what happened since the last call."""
+        ...
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        ...
+
+    def cancel(self) -> None:
+        """Ask it to stop."""
+        ...
+
+    def wait(self, seconds: float | None = None) -> object:
+        """Block until it has ended and cleaned up, or the time is over."""
+        ...
+
+
+class StartSegmentation(Protocol):
+    """Starts a job: :func:`KDSegmentatorLib.jobs.process.start_segmentation` in Slicer's Python."""
+
+    def __call__(self, request: SegmentRequest, volume: Volume) -> Job:
+        """Start it and return at once."""
+        ...
+
+
+class StartBatch(Protocol):
+    """Starts a job: :func:`KDSegmentatorLib.jobs.process.start_batch` in Slicer's Python."""
+
+    def __call__(self, request: BatchRequest) -> Job:
+        """Start it and return at once."""
+        ...
+
+
+class Packs(Protocol):
+    """The packs of this machine: :class:`KDSegmentatorLib.packs.store.PackStore`."""
+
+    @property
+    def user_folder(self) -> Path:
+        """Where the user's packs are."""
+        ...
+
+    @property
+    def shipped_folder(self) -> Path:
+        """Where the packs are that came with the extension."""
+        ...
+
+    def packs(self) -> list[StudentPack]:
+        """Return those that can be used."""
+        ...
+
+    def damaged(self) -> list[DamagedPack]:
+        """Return those that cannot."""
+        ...
+
+
+class Assess(Protocol):
+    """Tells what fits a volume: :func:`KDSegmentatorPanel.assessment.assess`."""
+
+    def __call__(
+        self, volume: Volume, families: Sequence[Family], choices: Choices, *, check_intensities: bool
+    ) -> Assessment:
+        """Return what each family means for the volume."""
+        ...
+
+
+class Packages(Protocol):
+    """The Python packages that the engines come in."""
+
+    def missing(self) -> tuple[str, ...]:
+        """Return what has to be installed before anything can run; empty if an engine is there."""
+        ...
+
+    def install(self, wheel_folder: Path | None) -> None:
+        """Install the engines; blocks.
+
+        Args:
+            wheel_folder: with wheels, for machines without internet; None for the package index.
+
+        Raises:
+            InstallationError: it did not work, or the user declined.
+        """
+        ...
+
+
+class Pending(Protocol[Result_co]):
+    """A result that is being worked out: :class:`concurrent.futures.Future`."""
+
+    def done(self) -> bool:
+        """Return whether it is there."""
+        ...
+
+    def result(self) -> Result_co:
+        """Return it, or raise what went wrong."""
+        ...
+
+    def cancel(self) -> bool:
+        """Do not start it if it was not started."""
+        ...
+
+
+class Background(Protocol):
+    """Works things out without holding up the user: :class:`concurrent.futures.ThreadPoolExecutor`."""
+
+    def submit(self, function: Callable[[], Result], /) -> Pending[Result]:
+        """Start working it out."""
+        ...

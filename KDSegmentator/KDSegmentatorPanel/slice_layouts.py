@@ -1,0 +1,112 @@
+"""Ways to look at two segmentations in Slicer's slice views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from KDSegmentatorLib.mrml.comparisons import disagreement_node
+from KDSegmentatorLib.mrml.grids import numpy_matrix, vtk_matrix
+from KDSegmentatorLib.mrml.placement import remove_node
+from KDSegmentatorLib.mrml.slice_views import hide, link_slices, show_in_views
+from KDSegmentatorPanel.choices import PairView
+from KDSegmentatorPanel.translation import tr as _
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLSliceNode
+
+    from KDSegmentatorPanel.compare_panel import Pair
+
+LEFT_VIEW, RIGHT_VIEW = "vtkMRMLSliceNodeRed", "vtkMRMLSliceNodeYellow"
+"""The views of Slicer's layout "side by side"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layouts:
+    """What of the application's layout is needed: ``slicer.app.layoutManager()``, if there is a main window.
+
+    Attributes:
+        current: returns the layout's number.
+        change: takes another one.
+        side_by_side: its number.
+    """
+
+    current: Callable[[], int]
+    change: Callable[[int], None]
+    side_by_side: int
+
+
+class SliceLayouts:
+    """Shows pairs of segmentations, and puts everything back.
+
+    Args:
+        layouts: of the application; None without a main window.
+    """
+
+    def __init__(self, layouts: Layouts | None) -> None:
+        self._layouts = layouts
+        self._before: int | None = None
+        self._turned: tuple[vtkMRMLSliceNode, npt.NDArray[np.float64]] | None = None
+        self._disagreement: vtkMRMLSegmentationNode | None = None
+
+    def show(self, pair: Pair, view: PairView) -> None:
+        """Show two segmentations and nothing else of the kind, in linked views."""
+        scene = pair.first.GetScene()
+        self._remove_disagreement()
+        for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
+            hide(scene.GetNthNodeByClass(number, "vtkMRMLSegmentationNode"))
+        self._arrange(scene, view is PairView.SIDE_BY_SIDE)
+        if view is PairView.DISAGREEMENT:
+            titles = (str(pair.first.GetName()), str(pair.second.GetName()))
+            name = _("Disagreement of {first} and {second}").format(first=titles[0], second=titles[1])
+            self._disagreement = disagreement_node(pair.disagreement, scene, name=name, titles=titles)
+        elif view is PairView.SIDE_BY_SIDE:
+            show_in_views(pair.first, [LEFT_VIEW])
+            show_in_views(pair.second, [RIGHT_VIEW])
+        else:
+            show_in_views(pair.first, [])
+            show_in_views(pair.second, [], filled=False)
+        link_slices(scene, True)
+
+    def restore(self, pair: Pair | None) -> None:
+        """Bring the old layout back and show both segmentations everywhere."""
+        self._remove_disagreement()
+        if pair is not None:
+            for node in (pair.first, pair.second):
+                if node.GetScene() is not None:
+                    show_in_views(node, [])
+            if pair.first.GetScene() is not None:
+                self._arrange(pair.first.GetScene(), False)
+
+    def _arrange(self, scene: vtkMRMLScene, side_by_side: bool) -> None:
+        if self._layouts is None:
+            return
+        right = scene.GetNodeByID(RIGHT_VIEW)
+        left = scene.GetNodeByID(LEFT_VIEW)
+        if side_by_side and self._before is None:
+            self._before = self._layouts.current()
+            self._layouts.change(self._layouts.side_by_side)
+            if left is not None and right is not None:
+                self._turned = (right, numpy_matrix(right.GetSliceToRAS()))
+                _turn(right, numpy_matrix(left.GetSliceToRAS()))
+        elif not side_by_side and self._before is not None:
+            self._layouts.change(self._before)
+            self._before = None
+            if self._turned is not None and self._turned[0].GetScene() is not None:
+                _turn(*self._turned)
+            self._turned = None
+
+    def _remove_disagreement(self) -> None:
+        if self._disagreement is not None:
+            remove_node(self._disagreement)
+            self._disagreement = None
+
+
+def _turn(view: vtkMRMLSliceNode, slice_to_ras: npt.NDArray[np.float64]) -> None:
+    """Make a slice view look where, and along what, the matrix says."""
+    view.GetSliceToRAS().DeepCopy(vtk_matrix(slice_to_ras))
+    view.UpdateMatrices()

@@ -1,0 +1,85 @@
+"""The engines' packages in Slicer's Python."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from subprocess import CalledProcessError
+from typing import TYPE_CHECKING
+
+from KDSegmentatorPanel.ports import InstallationError
+from KDSegmentatorPanel.translation import tr as _
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+_ENGINES = ("onnxruntime", "openvino")
+"""One of these modules is enough to run a pack."""
+
+
+class SlicerPackages:
+    """Installs the engines through ``slicer.packaging``.
+
+    Args:
+        requirements: file that lists them.
+    """
+
+    def __init__(self, requirements: Path) -> None:
+        self._requirements = requirements
+
+    def missing(self) -> tuple[str, ...]:
+        """Return what has to be installed before anything can run; empty if an engine is there."""
+        if any(importlib.util.find_spec(name) is not None for name in _ENGINES):
+            return ()
+        return tuple(sorted({requirement.name for requirement in self._wanted()}))
+
+    def install(self, wheel_folder: Path | None) -> None:
+        """Install the engines; blocks, with Slicer's own dialog.
+
+        Args:
+            wheel_folder: with wheels, for machines without internet; None for the package index.
+
+        Raises:
+            InstallationError: it did not work, or the user declined.
+        """
+        import slicer.packaging
+
+        wanted = self._wanted()
+        try:
+            if wheel_folder is None:
+                slicer.packaging.pip_ensure(wanted, requester="KDSegmentator")
+            elif not any(wheel_folder.glob("*.whl")):
+                raise InstallationError(
+                    _(
+                        "{folder} holds no wheels (*.whl); make them with 'kdseg wheelhouse' on a machine with internet"
+                    ).format(folder=wheel_folder)
+                )
+            else:
+                names = [f"{requirement.name}{requirement.specifier}" for requirement in wanted]
+                slicer.packaging.pip_install(
+                    ["--no-index", "--find-links", str(wheel_folder), *names], requester="KDSegmentator"
+                )
+        except CalledProcessError as error:
+            raise InstallationError(
+                _(
+                    "the packages could not be installed (pip ended with code {code}); its messages are in the Python "
+                    "console"
+                ).format(code=error.returncode)
+            ) from error
+        except RuntimeError as error:  # the user declined, or another installation is at work
+            raise InstallationError(
+                _("the packages were not installed ({reason}); they are needed to segment").format(reason=error)
+            ) from error
+        importlib.invalidate_caches()
+        if self.missing():
+            raise InstallationError(_("the packages are still missing; restart Slicer and try again"))
+
+    def _wanted(self) -> list[Requirement]:
+        """Return the requirements that hold for this machine."""
+        import slicer.packaging
+
+        return [
+            requirement
+            for requirement in slicer.packaging.load_requirements(self._requirements)
+            if requirement.marker is None or requirement.marker.evaluate()
+        ]

@@ -1,0 +1,128 @@
+"""What a volume means for a network, whatever its width: grids, voxels and windows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from KDSegmentatorLib.geometry import Vector, Volume, check_axis_codes
+from KDSegmentatorLib.inference.pipeline import NetworkGrid
+from KDSegmentatorLib.packs.manifest import Manifest
+
+Shape = tuple[int, int, int]
+
+_PATIENT_AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What a run is asked for beyond the labels, as far as it costs something.
+
+    Attributes:
+        mirroring: every window is run mirrored as well.
+        entropy: the entropy is wanted.
+        probabilities: number of structures whose probability is wanted.
+    """
+
+    mirroring: bool = False
+    entropy: bool = False
+    probabilities: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a volume means for a pack. Shapes are (z, y, x) in the network's axis order.
+
+    Attributes:
+        voxels: of the volume itself.
+        voxel_bytes: size of one.
+        turned: whether the volume has to be copied into the pack's axis order.
+        cropped_shape: after cropping to what is not zero, at the volume's own spacing.
+        network_shape: at the network's spacing.
+        padded_shape: with what is added where that is smaller than a window.
+        windows: without mirroring.
+    """
+
+    voxels: int
+    voxel_bytes: int
+    turned: bool
+    cropped_shape: Shape
+    network_shape: Shape
+    padded_shape: Shape
+    windows: int
+
+    @property
+    def resampled(self) -> bool:
+        """Whether the network's grid is another than the volume's."""
+        return self.network_shape != self.cropped_shape
+
+    @property
+    def resampling_steps(self) -> tuple[int, ...]:
+        """Voxels of the image after each axis that is resampled, the one that shrinks most first."""
+        shape = list(self.cropped_shape)
+        steps = []
+        for axis in sorted(range(3), key=lambda axis: self.network_shape[axis] / self.cropped_shape[axis]):
+            if shape[axis] != self.network_shape[axis]:
+                shape[axis] = self.network_shape[axis]
+                steps.append(math.prod(shape))
+        return tuple(steps)
+
+
+def workload(volume: Volume, manifest: Manifest, *, crop: bool = True) -> Workload:
+    """Return what the volume means for a pack.
+
+    Args:
+        volume: the scan.
+        manifest: of the pack.
+        crop: whether to look for the zeros round the scan, which takes a pass over it; without, nothing is cropped,
+            and the work is what it is at most.
+
+    Raises:
+        GeometryError: the volume would be empty or too large at the pack's spacing.
+    """
+    grid = NetworkGrid(_in_order(volume, manifest.preprocessing.axis_codes, crop=crop), manifest)
+    padded = [max(pair) for pair in zip(grid.network_shape, manifest.windows.patch_size, strict=True)]
+    return Workload(
+        voxels=volume.voxels.size,
+        voxel_bytes=volume.voxels.itemsize,
+        turned=volume.axis_codes != manifest.preprocessing.axis_codes,
+        cropped_shape=grid.cropped_shape,
+        network_shape=grid.network_shape,
+        padded_shape=(padded[0], padded[1], padded[2]),
+        windows=len(grid.window_starts()),
+    )
+
+
+def same_work(first: Manifest, second: Manifest) -> bool:
+    """Return whether a volume means the same for two packs, as it mostly does for the sizes of a family."""
+    a, b = first.preprocessing, second.preprocessing
+    return first.windows == second.windows and (a.axis_codes, a.transpose_forward, a.spacing) == (
+        b.axis_codes,
+        b.transpose_forward,
+        b.spacing,
+    )
+
+
+def voxels_of(shape: Shape) -> int:
+    """Return the number of voxels of a grid."""
+    return math.prod(shape)
+
+
+def _in_order(volume: Volume, axis_codes: str, *, crop: bool) -> Volume:
+    """Return the volume with its axes in another order, as a view: which way they run decides no length.
+
+    Args:
+        volume: the scan.
+        axis_codes: wanted codes.
+        crop: False gives a volume of the same shape without any zero, which takes no memory.
+    """
+    present = [_PATIENT_AXIS[code] for code in volume.axis_codes]
+    axes = [present.index(_PATIENT_AXIS[code]) for code in check_axis_codes(axis_codes)]
+    voxels = volume.voxels if crop else np.broadcast_to(np.uint8(1), volume.voxels.shape)
+    return Volume(
+        voxels.transpose([2 - axis for axis in reversed(axes)]),
+        cast("Vector", tuple(volume.spacing[axis] for axis in axes)),
+    )

@@ -1,0 +1,134 @@
+"""The engines, devices and precisions that this machine could run a pack with, best first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_devices
+from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_devices
+from KDSegmentatorLib.errors import EngineUnavailableError
+from KDSegmentatorLib.packs.manifest import Manifest, Precision
+
+AUTOMATIC = "auto"
+ENGINES = (OpenVinoEngine.name, OnnxRuntimeEngine.name)
+PRECISIONS: tuple[Precision, ...] = ("int8", "bfloat16", "float32")
+"""Fastest first."""
+
+DEVICES = ("cpu", "cuda", "directml", "coreml", "gpu", "npu")
+_CHOSEN_BY_ITSELF = ("cuda", "directml", "cpu")
+"""CoreML computes in float16 where it likes, and Intel's integrated GPUs and NPUs are no faster than the processor in
+float32 on 3-D networks as a rule: those have to be asked for."""
+
+
+_OPENVINO: dict[Precision, tuple[str, str]] = {
+    "int8": ("INT8", "the pack has an int8 network that passed its accuracy check"),
+    "bfloat16": ("BF16", "this device computes in bfloat16, and the pack passed its accuracy check with it"),
+    "float32": ("FP32", "exact"),
+}
+"""Precision to the ability that the device needs, and what to tell the user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """What the user asks for; ``auto`` leaves it open, anything else is taken or refused, never replaced.
+
+    Attributes:
+        engine: ``openvino`` or ``onnxruntime``.
+        precision: ``float32``, ``bfloat16`` or ``int8``.
+        device: ``cpu``, ``cuda``, ``directml``, ``coreml``, ``gpu`` or ``npu``.
+        threads: CPU threads, >= 1; None takes what the machine allows.
+    """
+
+    engine: str = AUTOMATIC
+    precision: str = AUTOMATIC
+    device: str = AUTOMATIC
+    threads: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One way to run a network, and why it is possible."""
+
+    engine: str
+    device: str
+    precision: Precision
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """For people: ``openvino bfloat16 on cpu``."""
+        return f"{self.engine} {self.precision} on {self.device}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """The possible ways, best first, and why others are not."""
+
+    usable: tuple[Candidate, ...]
+    left_out: tuple[str, ...] = field(default=())
+
+
+def find_candidates(manifest: Manifest, request: EngineRequest) -> Candidates:
+    """Return how a pack could be run here, as far as that can be told without loading it.
+
+    Args:
+        manifest: of the pack.
+        request: what the user asks for.
+    """
+    usable: list[Candidate] = []
+    left_out: list[str] = []
+    if request.engine in (AUTOMATIC, OpenVinoEngine.name):
+        _add_openvino(manifest, request, usable, left_out)
+    if request.engine in (AUTOMATIC, OnnxRuntimeEngine.name):
+        _add_onnxruntime(request, usable, left_out)
+    # graphics cards first, then the fastest precision, then the engine in the order above (sorting is stable)
+    usable.sort(key=lambda each: (_rank(each.device), PRECISIONS.index(each.precision)))
+    return Candidates(usable=tuple(usable), left_out=tuple(left_out))
+
+
+def _add_openvino(manifest: Manifest, request: EngineRequest, usable: list[Candidate], left_out: list[str]) -> None:
+    try:
+        devices = openvino_devices()
+    except EngineUnavailableError as error:
+        left_out.append(f"openvino: {error}")
+        return
+    accepted = {reduced.precision for reduced in manifest.network.reduced_precisions}
+    for device, abilities in devices.items():
+        if not _wanted(device, request):
+            continue
+        for precision, (needed, reason) in _OPENVINO.items():
+            if request.precision not in (AUTOMATIC, precision):
+                continue
+            if needed not in abilities:
+                left_out.append(f"openvino {precision} on {device}: the device has no instructions for it")
+            elif precision != "float32" and precision not in accepted:
+                left_out.append(f"openvino {precision} on {device}: the pack was not accepted in {precision}")
+            else:
+                usable.append(Candidate(engine="openvino", device=device, precision=precision, reason=reason))
+    if request.device != AUTOMATIC and request.device not in devices:
+        left_out.append(f"openvino: finds no {request.device} (only {', '.join(devices)})")
+
+
+def _add_onnxruntime(request: EngineRequest, usable: list[Candidate], left_out: list[str]) -> None:
+    try:
+        devices = onnxruntime_devices()
+    except EngineUnavailableError as error:
+        left_out.append(f"onnxruntime: {error}")
+        return
+    if request.precision not in (AUTOMATIC, "float32"):
+        left_out.append(f"onnxruntime: computes in float32 only, not in {request.precision}")
+        return
+    for device in devices:
+        if _wanted(device, request):
+            reason = "exact" if device == "cpu" else f"onnxruntime has a provider for {device}"
+            usable.append(Candidate(engine="onnxruntime", device=device, precision="float32", reason=reason))
+    if request.device != AUTOMATIC and request.device not in devices:
+        left_out.append(f"onnxruntime: has no provider for {request.device} (only {', '.join(devices)})")
+
+
+def _wanted(device: str, request: EngineRequest) -> bool:
+    return device in _CHOSEN_BY_ITSELF if request.device == AUTOMATIC else device == request.device
+
+
+def _rank(device: str) -> int:
+    return _CHOSEN_BY_ITSELF.index(device) if device in _CHOSEN_BY_ITSELF else 0

@@ -1,0 +1,167 @@
+"""The OpenVINO engine: Intel's runtime, on x86 and ARM processors of any maker, and on Intel's GPUs and NPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from KDSegmentatorLib.engines.compiled_cache import prepare, seal
+from KDSegmentatorLib.engines.instance_normalization import with_fused_normalization
+from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
+from KDSegmentatorLib.engines.openvino_runtime import openvino_core, openvino_runtime
+from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError
+from KDSegmentatorLib.packs.manifest import Precision
+
+if TYPE_CHECKING:
+    import openvino
+
+_POLL_MILLISECONDS = 50
+_HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+_DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
+
+
+def openvino_devices() -> dict[str, frozenset[str]]:
+    """Return the devices that OpenVINO finds (``cpu``, ``gpu``, ``npu``) and what each can do (``BF16``, ``INT8``).
+
+    Raises:
+        EngineUnavailableError: OpenVINO is not installed.
+    """
+    core = openvino_core()
+    found = {}
+    for device, name in _DEVICES.items():
+        if any(each.partition(".")[0] == name for each in core.available_devices):
+            found[device] = frozenset(core.get_property(name, "OPTIMIZATION_CAPABILITIES"))
+    return found
+
+
+def openvino_version() -> str:
+    """Return the version with its build.
+
+    Raises:
+        EngineUnavailableError: OpenVINO is not installed.
+    """
+    return str(openvino_runtime().__version__)
+
+
+class OpenVinoEngine:
+    """OpenVINO on one device.
+
+    Args:
+        body: an ONNX model with one input (n, channels, z, y, x) and one output (n, features, z, y, x), in the
+            precision's own version (:meth:`KDSegmentatorLib.packs.pack.StudentPack.body`).
+        patch_size: voxels (z, y, x) of the windows; compiled for exactly these.
+        channels: input channels.
+        precision: number format to compute in.
+        device: ``cpu``, ``gpu`` or ``npu``.
+        threads: CPU threads; None leaves it to OpenVINO (one a physical core).
+        cache: folder for this network compiled, of its own because it is read to the last byte each time; what is
+            damaged there is thrown away and made anew. None for none.
+
+    Raises:
+        EngineUnavailableError: OpenVINO is not installed, or does not find the device.
+        EngineError: OpenVINO does not load the model.
+        InsufficientMemoryError: the model does not fit into memory.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        body: bytes,
+        *,
+        patch_size: Sequence[int],
+        channels: int = 1,
+        precision: Precision = "float32",
+        device: str = "cpu",
+        threads: int | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        runtime = openvino_runtime()
+        self.device = device
+        self.precision: Precision = precision
+        self._shape = (1, channels, *patch_size)
+        core = openvino_core()
+        name = _DEVICES.get(device)
+        if name is None or not any(each.partition(".")[0] == name for each in core.available_devices):
+            raise EngineUnavailableError(
+                f"OpenVINO {runtime.__version__} finds no {device} here; it finds: {', '.join(core.available_devices)}"
+            )
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": _HINTS[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+        }
+        if name == "CPU":
+            settings["ENABLE_CPU_PINNING"] = False  # or two runs at a time would sit on the same cores
+            if threads is not None:
+                settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            model = core.read_model(body)
+            model.reshape(list(self._shape))
+            with_fused_normalization(model)
+            compiled = _compile(core, model, name, settings, cache)
+            self._request = compiled.create_infer_request()
+        except Exception as error:
+            if is_memory_failure(error):
+                raise memory_failure("to load the network") from error
+            raise EngineError(
+                f"OpenVINO {runtime.__version__} does not load the pack's network: {_first_line(error)}. Take "
+                "--engine onnxruntime, and check the pack with 'kdseg packs verify'"
+            ) from error
+
+    def run(self, windows: npt.NDArray[np.float32], cancelled: Callable[[], bool]) -> npt.NDArray[np.float32]:
+        """See :class:`KDSegmentatorLib.engines.engine.Engine`; one window a call is fastest."""
+        if windows.shape[1:] != self._shape[1:]:
+            raise EngineError(f"OpenVINO was loaded for windows of shape {self._shape}, got {windows.shape}")
+        if len(windows) == 1:
+            return self._run_one(windows, cancelled)
+        return np.concatenate([self._run_one(window[None], cancelled).copy() for window in windows])
+
+    def _run_one(self, window: npt.NDArray[np.float32], cancelled: Callable[[], bool]) -> npt.NDArray[np.float32]:
+        tensor = openvino_runtime().Tensor(window, shared_memory=True)
+        try:
+            self._request.start_async({0: tensor}, share_inputs=True)
+            while not self._request.wait_for(_POLL_MILLISECONDS):
+                if cancelled():
+                    raise CancelledError("cancelled; nothing was written")
+        except CancelledError:
+            raise
+        except Exception as error:
+            if is_memory_failure(error):
+                raise memory_failure(f"for a window of {window.shape[2:]} voxels") from error
+            raise EngineError(f"OpenVINO failed on a window of shape {window.shape}: {_first_line(error)}") from error
+        finally:
+            self._stop()
+        features: npt.NDArray[np.float32] = self._request.get_output_tensor().data
+        return features
+
+    def _stop(self) -> None:
+        """End a computation that is still going on, for whatever reason it is left: its input goes away."""
+        with suppress(Exception):  # OpenVINO reports the cancelling itself as an error
+            self._request.cancel()
+            self._request.wait()
+
+
+def _compile(
+    core: openvino.Core, model: openvino.Model, device: str, settings: dict[str, Any], cache: Path | None
+) -> openvino.CompiledModel:
+    if cache is None or not prepare(cache):
+        return core.compile_model(model, device, settings)
+    try:
+        compiled = core.compile_model(model, device, {**settings, "CACHE_DIR": str(cache)})
+    except Exception as error:
+        if is_memory_failure(error):
+            raise
+        return core.compile_model(model, device, settings)  # a full disk must not stop the work: it only saves time
+    seal(cache)
+    return compiled
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Segmentation in a process of its own: request, progress, cancel, result."""

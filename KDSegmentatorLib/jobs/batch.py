@@ -1,0 +1,219 @@
+"""The worker's part of a batch: many volumes, one size."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from KDSegmentatorLib.advisor.selection import select
+from KDSegmentatorLib.analysis.statistics import IMAGE_UNITS
+from KDSegmentatorLib.engines.memory_failure import memory_failure
+from KDSegmentatorLib.errors import CancelledError, ImageReadError, ImageWriteError, KDSegmentatorError
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.progress import CancelCheck, Steps
+from KDSegmentatorLib.io.images import read_volume, write_volume
+from KDSegmentatorLib.io.plain_paths import shadowing_reason
+from KDSegmentatorLib.jobs.batch_files import TABLE_NAME, BatchPaths, batch_paths
+from KDSegmentatorLib.jobs.batch_record import file_sha256, finished_run, new_record
+from KDSegmentatorLib.jobs.batch_table import TableRow, write_table
+from KDSegmentatorLib.jobs.events import BatchFile, RunState, SizeResult
+from KDSegmentatorLib.jobs.failures import is_disk_full
+from KDSegmentatorLib.jobs.long_paths import long_path
+from KDSegmentatorLib.jobs.owned_folder import owned_folder
+from KDSegmentatorLib.jobs.reporter import Reporter, RunReporter
+from KDSegmentatorLib.jobs.request import BatchRequest
+from KDSegmentatorLib.jobs.run import make_segmenter, pack_store, segment_volume
+from KDSegmentatorLib.jobs.stored import RESULT_NAME, StoredBatch, StoredRun, stored_run, write_stored
+from KDSegmentatorLib.packs.files import replace
+from KDSegmentatorLib.segmenter import Segmenter
+
+_log = logging.getLogger(__name__)
+
+
+def run_batch(request: BatchRequest, folder: Path, reporter: Reporter, cancel: CancelCheck) -> None:
+    """Segment all files, then write the table of their statistics, and the result into the job's folder.
+
+    A file that fails does not stop the others. The results of a file appear when all of them are complete, the record
+    last.
+
+    Args:
+        request: what to do.
+        folder: of the job.
+        reporter: told of every file and its progress.
+        cancel: asked at every step.
+
+    Raises:
+        CancelledError: ``cancel`` returned True; the files that were finished stay.
+        ImageWriteError: the disk is full, or the output folder cannot be made; the files that were finished stay.
+        KDSegmentatorError: the pack or its engine cannot be used.
+    """
+    paths = batch_paths(request)
+    output = long_path(Path(request.output_folder))
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageWriteError(
+            f"the folder {output} cannot be made ({error.strerror}); choose another folder for the results"
+        ) from error
+    with owned_folder(output) as staging:
+        batch = _Batch(request, staging, cancel)
+        ends = [batch.process(item, reporter.run(n, len(paths), item.name)) for n, item in enumerate(paths)]
+    table = output / TABLE_NAME
+    write_table([end.row for end in ends], table, intensity_unit=batch.intensity_unit)
+    write_stored(StoredBatch(files=tuple(end.file for end in ends), table=str(table)), folder / RESULT_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FileEnd:
+    """What became of a file, for the result and for the table."""
+
+    file: BatchFile
+    row: TableRow
+
+
+class _Batch:
+    """What the files of a batch share: the packs, and the engine once a file needs it.
+
+    Args:
+        request: what to do.
+        staging: folder for unfinished files, beside the results.
+        cancel: asked at every step.
+
+    Raises:
+        PackError: there is no such pack, or it is damaged.
+        ManifestError: its manifest is not valid.
+    """
+
+    def __init__(self, request: BatchRequest, staging: Path, cancel: CancelCheck) -> None:
+        self._request = request
+        self._staging = staging
+        self._cancel = cancel
+        self._segmenter: Segmenter | None = None
+        packs = select(pack_store(request.settings), request.settings.task, request.size).packs.packs
+        self._hashes = {pack.manifest_sha256 for pack in packs}
+        self.intensity_unit = "HU" if packs[0].manifest.modality == "CT" else IMAGE_UNITS
+
+    def process(self, paths: BatchPaths, reporter: RunReporter) -> _FileEnd:
+        """Segment a file unless that is done already, and report what became of it.
+
+        Raises:
+            CancelledError: the batch was cancelled.
+            KDSegmentatorError: something that would happen to all other files, too.
+        """
+        reporter.changed("running")
+        loading = Steps("load", 2, reporter.progress, self._cancel)
+        loading.check()
+        try:
+            input_sha256 = _input_sha256(paths)
+            if self._request.resume:
+                finished = finished_run(self._request, paths, input_sha256, self._hashes)
+                if finished is not None:
+                    return _succeeded(paths, finished, reporter, skipped=True)
+            volume = read_volume(paths.scan)
+        except KDSegmentatorError as error:
+            return _failed(paths, error, reporter)
+        loading.advance()
+        if self._segmenter is None:
+            self._segmenter = make_segmenter(self._request.settings, self._request.size)
+        try:
+            run = self._segmented(self._segmenter, paths, volume, input_sha256, loading, reporter)
+        except CancelledError:
+            raise
+        except KDSegmentatorError as error:
+            if isinstance(error, ImageWriteError) and self._disk_is_full(error, volume):
+                raise
+            return _failed(paths, error, reporter)
+        except MemoryError:
+            return _failed(paths, memory_failure(f"to segment {paths.name}"), reporter)
+        return _succeeded(paths, run, reporter, skipped=False)
+
+    def _segmented(
+        self,
+        segmenter: Segmenter,
+        paths: BatchPaths,
+        volume: Volume,
+        input_sha256: str,
+        loading: Steps,
+        reporter: RunReporter,
+    ) -> StoredRun:
+        """Segment a volume and put the results into place."""
+        size, settings = self._request.size, self._request.settings
+        result = segment_volume(segmenter, volume, size, settings, loading, reporter.progress, self._cancel)
+        writing = Steps("write", 3, reporter.progress, self._cancel)
+        try:
+            return self._published(result, paths, input_sha256, writing)
+        except OSError as error:
+            raise ImageWriteError(
+                f"the results of {paths.name} cannot be written ({error.strerror or error}); check the disk, and close "
+                "them if they are open in another program"
+            ) from error
+
+    def _published(self, result: SizeResult, paths: BatchPaths, input_sha256: str, writing: Steps) -> StoredRun:
+        """Write all files beside their destination, then move them there.
+
+        Raises:
+            ImageWriteError: a file could not be written.
+            OSError: a file could not be moved into place.
+        """
+        segmentation = result.segmentation
+        self._write(segmentation.volume, paths.labels)
+        writing.advance()
+        if segmentation.entropy is not None:
+            self._write(segmentation.entropy, paths.entropy)
+        writing.advance()
+        run = stored_run(result, paths.labels.name, None if segmentation.entropy is None else paths.entropy.name)
+        record = new_record(self._request, paths, input_sha256, run, self._staging)
+        write_stored(record, self._staging / paths.record.name)
+        paths.record.parent.mkdir(parents=True, exist_ok=True)
+        replace(self._staging / paths.labels.name, paths.labels)
+        paths.record.unlink(missing_ok=True)  # an old one: from here until the end the result is not complete
+        if run.entropy_file is not None:
+            replace(self._staging / paths.entropy.name, paths.entropy)
+        replace(self._staging / paths.record.name, paths.record)
+        writing.advance()
+        return run
+
+    def _write(self, volume: Volume, target: Path) -> None:
+        unfinished = self._staging / target.name
+        if (reason := shadowing_reason(target)) is not None:
+            raise ImageWriteError(f"cannot write {target}: {reason}")
+        try:
+            write_volume(volume, unfinished)
+        except ImageWriteError as error:  # name the file that the user will look for
+            raise ImageWriteError(str(error).replace(str(unfinished), str(target))) from error
+
+    def _disk_is_full(self, error: ImageWriteError, volume: Volume) -> bool:
+        """Return whether nothing more can be written; ITK does not say so itself."""
+        return is_disk_full(error) or shutil.disk_usage(self._staging).free < volume.voxels.size
+
+
+def _input_sha256(paths: BatchPaths) -> str:
+    try:
+        return file_sha256(paths.scan)
+    except OSError as error:
+        raise ImageReadError(
+            f"cannot read {paths.scan}: {error.strerror or error}; check the disk or the network"
+        ) from error
+
+
+def _succeeded(paths: BatchPaths, run: StoredRun, reporter: RunReporter, *, skipped: bool) -> _FileEnd:
+    state: RunState = "skipped" if skipped else "done"
+    reporter.changed(state)
+    file = BatchFile(
+        input=paths.name,
+        state=state,
+        message="",
+        labels=str(paths.labels),
+        entropy=None if run.entropy_file is None else str(paths.entropy),
+    )
+    return _FileEnd(file=file, row=TableRow(name=paths.name, run=run))
+
+
+def _failed(paths: BatchPaths, error: KDSegmentatorError, reporter: RunReporter) -> _FileEnd:
+    message = str(error)
+    _log.warning("%s: %s", paths.name, message)
+    reporter.changed("failed", message)
+    file = BatchFile(input=paths.name, state="failed", message=message, labels=None, entropy=None)
+    return _FileEnd(file=file, row=TableRow(name=paths.name, run=None, message=message))

@@ -1,0 +1,114 @@
+"""How a result of a batch came about, kept beside it: for auditors, and to resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from KDSegmentatorLib.errors import JobError
+from KDSegmentatorLib.io.checks import CHUNK_BYTES
+from KDSegmentatorLib.jobs.batch_files import BatchPaths
+from KDSegmentatorLib.jobs.request import BatchRequest, Settings
+from KDSegmentatorLib.jobs.stored import StoredRun, read_stored
+
+RECORD_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchRecord:
+    """The record of one file's result.
+
+    Attributes:
+        record_version: of this format.
+        input: the scan's file name.
+        input_sha256: its hash.
+        settings: what was asked for, without what changes no voxel (where packs lie, threads).
+        run: what came out.
+        sha256: name of each output file to its hash.
+    """
+
+    record_version: int
+    input: str
+    input_sha256: str
+    settings: Settings
+    run: StoredRun
+    sha256: dict[str, str]
+
+
+def new_record(
+    request: BatchRequest, paths: BatchPaths, input_sha256: str, run: StoredRun, folder: Path
+) -> BatchRecord:
+    """Return the record of a result.
+
+    Args:
+        request: of the batch.
+        paths: of the input.
+        input_sha256: its hash.
+        run: what came out.
+        folder: where the output files are now.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    names = [name for name in (run.labels_file, run.entropy_file) if name is not None]
+    return BatchRecord(
+        record_version=RECORD_VERSION,
+        input=paths.scan.name,
+        input_sha256=input_sha256,
+        settings=_comparable(request.settings),
+        run=run,
+        sha256={name: file_sha256(folder / name) for name in names},
+    )
+
+
+def finished_run(
+    request: BatchRequest, paths: BatchPaths, input_sha256: str, packs: Collection[str]
+) -> StoredRun | None:
+    """Return what an earlier batch made of an input, None if there is nothing that this one would make again.
+
+    Args:
+        request: of the batch.
+        paths: of the input.
+        input_sha256: its hash.
+        packs: hashes of the manifests that the batch may use.
+    """
+    try:
+        record = read_stored(BatchRecord, paths.record)
+        run = record.run
+        expected = (paths.labels.name, paths.entropy.name if request.settings.entropy else None)
+        if (
+            record.record_version == RECORD_VERSION
+            and record.input_sha256 == input_sha256
+            and record.settings == _comparable(request.settings)
+            and run.size == request.size
+            and run.record.pack_sha256 in packs
+            and (run.labels_file, run.entropy_file) == expected
+            and all(
+                name is None or record.sha256.get(name) == file_sha256(paths.labels.with_name(name))
+                for name in expected
+            )
+        ):
+            return run
+    except (JobError, OSError):
+        pass  # no record, or none of ours: the file is segmented
+    return None
+
+
+def file_sha256(path: Path) -> str:
+    """Return a file's hash.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _comparable(settings: Settings) -> Settings:
+    return dataclasses.replace(settings, user_packs="", shipped_packs="", threads=None)

@@ -1,0 +1,50 @@
+"""The statistics of all files of a batch in one table."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from KDSegmentatorLib.analysis.spreadsheet import as_text
+from KDSegmentatorLib.analysis.statistics import statistics_cells, statistics_columns
+from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.jobs.stored import StoredRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """One file of a batch: its run, or why it failed."""
+
+    name: str
+    run: StoredRun | None
+    message: str = ""
+
+
+def write_table(entries: Sequence[TableRow], path: Path, *, intensity_unit: str) -> None:
+    """Write one line for every file and label as CSV (UTF-8, comma, one header line); an existing file is replaced.
+
+    A file that failed has one line, with the reason.
+
+    Args:
+        entries: one a file.
+        path: the table.
+        intensity_unit: ends the names of the intensity columns, ``HU`` for CT.
+
+    Raises:
+        ImageWriteError: the file could not be written; nothing was left behind.
+    """
+    columns = statistics_columns(intensity_unit)
+    with atomic_output(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["file", "pack_id", "pack_version", *columns, "failure"])
+        for entry in entries:
+            name = as_text(entry.name)
+            if entry.run is None:
+                table.writerow([name, "", "", *("" for _ in columns), as_text(entry.message)])
+                continue
+            record = entry.run.record
+            for row in entry.run.statistics:
+                cells = statistics_cells(replace(row, name=as_text(row.name)))
+                table.writerow([name, record.pack_id, record.pack_version, *cells, ""])

@@ -1,0 +1,88 @@
+"""One run: one volume through one size."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from KDSegmentatorLib.analysis.statistics import label_statistics
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
+from KDSegmentatorLib.jobs.events import SizeResult
+from KDSegmentatorLib.jobs.request import Settings
+from KDSegmentatorLib.machine.peak_memory import peak_memory
+from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorLib.segmenter import Segmenter
+
+_log = logging.getLogger(__name__)
+
+
+def pack_store(settings: Settings) -> PackStore:
+    """Return where a request's packs are looked up."""
+    return PackStore(Path(settings.user_packs), Path(settings.shipped_packs))
+
+
+def make_segmenter(settings: Settings, size: str) -> Segmenter:
+    """Return what segments with a request's settings.
+
+    Raises:
+        KDSegmentatorError: see :class:`KDSegmentatorLib.segmenter.Segmenter`.
+    """
+    segmenter = Segmenter(
+        settings.task,
+        size,
+        engine=settings.engine,
+        precision=settings.precision,
+        device=settings.device,
+        threads=settings.threads,
+        store=pack_store(settings),
+    )
+    for damaged in segmenter.damaged:
+        _log.warning("%s is left out: %s", damaged.id, damaged.error)
+    return segmenter
+
+
+def segment_volume(
+    segmenter: Segmenter,
+    volume: Volume,
+    size: str,
+    settings: Settings,
+    loading: Steps,
+    progress: ProgressCallback,
+    cancel: CancelCheck,
+) -> SizeResult:
+    """Segment a volume and measure the structures.
+
+    Args:
+        segmenter: from :func:`make_segmenter`.
+        volume: the scan.
+        size: as asked for.
+        settings: of the request.
+        loading: stage that ends, with its last step, when the engine is there.
+        progress: called at every step.
+        cancel: asked at every step.
+
+    Raises:
+        KDSegmentatorError: see :meth:`KDSegmentatorLib.segmenter.Segmenter.__call__`.
+    """
+    choice = segmenter.choose(volume, mirroring=settings.mirroring)
+    engine = segmenter.engine_for(choice.pack)
+    loading.advance()
+    segmentation = segmenter(
+        volume,
+        choice=choice,
+        labels=settings.labels,
+        entropy=settings.entropy,
+        mirroring=settings.mirroring,
+        check_modality=settings.check_modality,
+        progress=progress,
+        cancel=cancel,
+    )
+    return SizeResult(
+        size=size,
+        segmentation=segmentation,
+        statistics=label_statistics(segmentation.volume, segmentation.labels, volume),
+        engine_reason=engine.reason,
+        size_reason=choice.reason,
+        peak_memory=peak_memory(),
+    )

@@ -1,0 +1,1 @@
+"""The parts of the benchmark: each names its subjects, stage by stage."""

@@ -1,0 +1,232 @@
+"""The Compare box without Qt, on real MRML."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
+import slicer
+
+from KDSegmentatorLib.mrml.segmentations import segmentation_node
+from KDSegmentatorPanel.choices import PairView
+from KDSegmentatorPanel.compare_panel import ComparePanel
+from KDSegmentatorPanel.slice_layouts import LEFT_VIEW, RIGHT_VIEW, Layouts, SliceLayouts
+from support.mrml_scene import RECORD, TILTED, MrmlScene, placed, segmentation_of
+from support.panel_doubles import AtOnce
+
+SHAPE = (8, 9, 10)
+
+
+def blocks(shift: int = 0) -> np.ndarray[Any, Any]:
+    voxels = np.zeros(SHAPE, np.uint8)
+    voxels[1:4, 1:4, 1 + shift : 4 + shift] = 1
+    voxels[5:7, 5:7, 5:8] = 3
+    return voxels
+
+
+@pytest.fixture
+def nodes(mrml: MrmlScene) -> list[Any]:
+    """Return teacher and two students of one volume, in a scene with slice views."""
+    slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(mrml.scene)
+    for name, orientation in (("Red", "Axial"), ("Yellow", "Sagittal")):
+        view = mrml.scene.CreateNodeByClass("vtkMRMLSliceNode")  # with the presets
+        view.UnRegister(None)
+        view.SetLayoutName(name)
+        view.SetName(name)
+        view.SetSingletonTag(name)
+        mrml.scene.AddNode(view)
+        view.SetOrientation(orientation)
+        mrml.scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    volume = placed(np.zeros(SHAPE, np.int16), "RAS", TILTED)
+    reference = mrml.volume_node(volume)
+    found = []
+    for size, shift in (("x1", 0), ("x1/2", 0), ("x1/4", 1)):
+        segmentation = replace(
+            segmentation_of(volume.with_voxels(blocks(shift))),
+            record=replace(RECORD, size=size, seconds=RECORD.seconds | {"total": 2.0}),
+        )
+        found.append(segmentation_node(segmentation, reference, name=size))
+    return found
+
+
+def compared(*pair: Any) -> ComparePanel:
+    panel = ComparePanel(AtOnce())
+    panel.update(*pair)
+    panel.compare()
+    assert panel.poll()
+    return panel
+
+
+class TestCompare:
+    def test_two_segmentations(self, nodes: list[Any]) -> None:
+        view = compared(nodes[0], nodes[2]).view()
+        assert view.columns[4:6] == ("x1 (ml)", "x1/4 (ml)")
+        assert [row.cells[0] for row in view.rows] == ["Anterior hippocampus", "Hippocampe postérieur", "Lesion"]
+        shifted, same, absent = view.rows
+        assert shifted.cells[1] == "0.667"
+        assert shifted.position is not None
+        assert same.cells[1:4] == ("1.000", "1.000", "0.00")
+        assert same.position is None
+        assert absent.cells[1:4] == ("-", "-", "-")
+        assert absent.cells[6] == "+0.00 ml"
+        assert view.summary.startswith("x1/4 against x1: mean Dice 0.833")
+        assert view.summary.endswith("x1/4 took 2.0 s")
+        assert view.has_result
+
+    def test_a_structure_of_one_only(self, nodes: list[Any]) -> None:
+        nodes[1].GetSegmentation().GetSegment("Segment_3").SetName("Tail")
+        view = compared(nodes[0], nodes[1]).view()
+        cells = {row.cells[0]: row.cells for row in view.rows}
+        assert cells["Tail"][1:4] == ("0.000", "0.000", "∞")
+        assert cells["Hippocampe postérieur"][6].endswith("(-100 %)")
+
+    def test_all_sizes_against_the_largest(self, nodes: list[Any]) -> None:
+        panel = ComparePanel(AtOnce())
+        panel.compare_all(nodes)
+        panel.poll()
+        assert [line.partition(":")[0] for line in panel.view().summary.splitlines()] == [
+            "x1/2 against x1",
+            "x1/4 against x1",
+        ]
+        assert panel.view().columns[5] == "x1/4 (ml)"
+
+    def test_the_table_is_kept_in_the_scene(self, mrml: MrmlScene, nodes: list[Any]) -> None:
+        compared(nodes[0], nodes[2])
+        table = mrml.scene.GetFirstNodeByName("x1 and x1/4")
+        assert table.GetNumberOfRows() == 3
+
+    def test_the_table_can_be_saved(self, nodes: list[Any], tmp_path: Path) -> None:
+        panel = compared(nodes[0], nodes[2])
+        panel.save(tmp_path / "comparison.csv")
+        with (tmp_path / "comparison.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert rows[0]["label_name"] == "Anterior hippocampus"
+        panel.save(tmp_path / "missing" / "comparison.csv")
+        assert panel.view().message.level == "error"
+
+    def test_the_user_is_not_held_up(self, nodes: list[Any]) -> None:
+        background = AtOnce(later=True)
+        panel = ComparePanel(background)
+        panel.update(nodes[0], nodes[2])
+        panel.compare()
+        assert panel.busy
+        assert panel.view().progress.text == "comparing"
+        assert not panel.view().enabled
+        background.run()
+        panel.poll()
+        assert not panel.busy
+        assert panel.view().has_result
+
+
+class TestEnds:
+    @pytest.mark.parametrize(
+        ("pair", "reason"), [((0, None), "Choose two segmentations."), ((0, 0), "Choose two different segmentations.")]
+    )
+    def test_what_is_missing(self, nodes: list[Any], pair: tuple[int, int | None], reason: str) -> None:
+        panel = ComparePanel(AtOnce())
+        panel.update(*(None if each is None else nodes[each] for each in pair))
+        assert (panel.view().enabled, panel.view().reason) == (False, reason)
+        panel.compare()
+        assert not panel.busy
+
+    def test_cancel(self, nodes: list[Any]) -> None:
+        background = AtOnce(later=True)
+        panel = ComparePanel(background)
+        panel.update(nodes[0], nodes[2])
+        panel.compare()
+        panel.cancel()
+        background.run()
+        panel.poll()
+        assert panel.view().message.text == "Cancelled."
+        assert not panel.view().has_result
+
+    def test_segmentations_that_cannot_be_compared(self, mrml: MrmlScene, nodes: list[Any]) -> None:
+        panel = ComparePanel(AtOnce())
+        panel.update(nodes[0], mrml.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty"))
+        panel.compare()
+        assert not panel.busy
+        assert panel.view().message.text.startswith("“Empty” has no segments")
+
+    def test_one_that_is_removed_meanwhile(self, mrml: MrmlScene, nodes: list[Any]) -> None:
+        background = AtOnce(later=True)
+        panel = ComparePanel(background)
+        panel.update(nodes[0], nodes[2])
+        panel.compare()
+        mrml.scene.RemoveNode(nodes[2])
+        background.run()
+        panel.poll()
+        assert not panel.view().has_result
+
+    def test_the_scene_is_closed(self, nodes: list[Any]) -> None:
+        background = AtOnce(later=True)
+        panel = ComparePanel(background)
+        panel.update(nodes[0], nodes[2])
+        panel.compare()
+        panel.close()
+        background.run()
+        assert not panel.poll()
+        assert not panel.view().has_result
+
+
+class TestViews:
+    @pytest.fixture
+    def layouts(self) -> Layouts:
+        state = [3]
+        return Layouts(current=lambda: state[0], change=lambda number: state.__setitem__(0, number), side_by_side=29)
+
+    def shown(self, node: Any, view: str) -> bool:
+        display = node.GetDisplayNode()
+        return bool(display.GetVisibility() and display.IsDisplayableInView(view))
+
+    def test_overlay(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        SliceLayouts(layouts).show(pair, PairView.OVERLAY)
+        assert [self.shown(node, LEFT_VIEW) for node in nodes] == [True, False, True]
+        assert nodes[0].GetDisplayNode().GetVisibility2DFill()
+        assert not nodes[2].GetDisplayNode().GetVisibility2DFill()
+        assert layouts.current() == 3
+        composite = mrml.scene.GetFirstNodeByClass("vtkMRMLSliceCompositeNode")
+        assert composite.GetLinkedControl()
+
+    def test_side_by_side_and_back(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        views = SliceLayouts(layouts)
+        views.show(pair, PairView.SIDE_BY_SIDE)
+        assert layouts.current() == 29
+        assert [self.shown(nodes[0], view) for view in (LEFT_VIEW, RIGHT_VIEW)] == [True, False]
+        assert [self.shown(nodes[2], view) for view in (LEFT_VIEW, RIGHT_VIEW)] == [False, True]
+        assert mrml.scene.GetNodeByID(RIGHT_VIEW).GetOrientation() == "Axial"
+        views.restore(pair)
+        assert layouts.current() == 3
+        assert mrml.scene.GetNodeByID(RIGHT_VIEW).GetOrientation() == "Sagittal"
+        assert self.shown(nodes[0], RIGHT_VIEW)
+
+    def test_a_tilted_view_is_taken_over(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
+        left = mrml.scene.GetNodeByID(LEFT_VIEW)
+        left.GetSliceToRAS().SetElement(0, 1, 0.25)
+        left.UpdateMatrices()
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        SliceLayouts(layouts).show(pair, PairView.SIDE_BY_SIDE)
+        assert mrml.scene.GetNodeByID(RIGHT_VIEW).GetSliceToRAS().GetElement(0, 1) == 0.25
+
+    def test_disagreement(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        views = SliceLayouts(layouts)
+        views.show(pair, PairView.DISAGREEMENT)
+        node = mrml.scene.GetFirstNodeByName("Disagreement of x1 and x1/4")
+        assert self.shown(node, LEFT_VIEW)
+        assert not any(self.shown(each, LEFT_VIEW) for each in nodes)
+        views.show(pair, PairView.OVERLAY)
+        assert node.GetScene() is None
+        views.restore(None)
+
+    def test_without_a_main_window(self, nodes: list[Any]) -> None:
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        SliceLayouts(None).show(pair, PairView.SIDE_BY_SIDE)
+        assert self.shown(nodes[2], RIGHT_VIEW)

@@ -1,0 +1,138 @@
+"""The .ui file and the code that uses it, without Qt: every name and every parameter is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import pytest
+
+MODULE = Path(__file__).parents[3] / "KDSegmentator"
+UI = ET.parse(MODULE / "Resources" / "UI" / "KDSegmentator.ui").getroot()
+CODE = sorted([MODULE / "KDSegmentator.py", *(MODULE / "KDSegmentatorPanel").rglob("*.py")])
+WIDGETS = {widget.get("name", ""): widget for widget in UI.iter("widget")}
+
+CONNECTORS = {
+    "bool": {"QCheckBox"},
+    "int": {"QSpinBox"},
+    "str": {"QLineEdit"},
+    "vtkMRMLScalarVolumeNode": {"qMRMLNodeComboBox"},
+    "vtkMRMLSegmentationNode": {"qMRMLNodeComboBox"},
+}
+"""What slicer.parameterNodeWrapper.guiConnectors binds to a type; an enumeration to a QComboBox."""
+
+
+def parameters() -> dict[str, str]:
+    """Return the fields of the parameter node with their types, without annotations."""
+    tree = ast.parse((MODULE / "KDSegmentator.py").read_text())
+    node = next(
+        each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "KDSegmentatorParameterNode"
+    )
+    assert [ast.unparse(each) for each in node.decorator_list] == ["parameterNodeWrapper"]
+    return {
+        ast.unparse(field.target): re.sub(r"^Annotated\[(\w+),.*$", r"\1", ast.unparse(field.annotation))
+        for field in node.body
+        if isinstance(field, ast.AnnAssign)
+    }
+
+
+def bound() -> dict[str, str]:
+    """Return widget names by the parameter that they are bound to."""
+    found = {}
+    for name, widget in WIDGETS.items():
+        for each in widget.findall("property[@name='SlicerParameterName']"):
+            assert each.get("stdset") == "0", "a dynamic property"
+            found[each.findtext("string") or ""] = name
+    return found
+
+
+def used_names(path: Path) -> set[str]:
+    """Return the names of the panel's widgets that a file uses."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).split(".")[-1] in ("ui", "_ui"):
+            found.add(node.attr)
+    return found
+
+
+def test_the_root_is_what_slicer_expects() -> None:
+    root = UI.find("widget")
+    assert root is not None
+    assert root.get("class") == "qMRMLWidget"
+
+
+def test_names_are_unique() -> None:
+    names = [each.get("name") for kind in ("widget", "layout", "spacer") for each in UI.iter(kind)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: path.name)
+def test_every_name_that_the_code_uses_is_there(path: Path) -> None:
+    assert used_names(path) <= set(WIDGETS)
+
+
+def test_every_widget_is_used() -> None:
+    """By the code, by a parameter, or as a caption or container of others."""
+    used = set().union(*map(used_names, CODE)) | set(bound().values())
+    for name, widget in WIDGETS.items():
+        caption = widget.get("class") == "QLabel" and name.endswith("Label") and widget.find("property") is not None
+        assert name in used or caption or widget.find("layout") is not None, f"{name} does nothing"
+
+
+def test_every_bound_parameter_is_a_field_and_the_widget_can_show_it() -> None:
+    fields = parameters()
+    for parameter, name in bound().items():
+        assert parameter in fields
+        widget, kind = WIDGETS[name].get("class"), fields[parameter]
+        assert widget in CONNECTORS.get(kind, {"QComboBox"}), f"no connector of {widget} to {kind}"
+
+
+def test_parameters_are_what_the_boxes_expect() -> None:
+    tree = ast.parse((MODULE / "KDSegmentatorPanel" / "parameters.py").read_text())
+    protocol = next(each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Parameters")
+    expected = [ast.unparse(field.target) for field in protocol.body if isinstance(field, ast.AnnAssign)]
+    assert sorted(expected) == sorted(parameters())
+
+
+def test_widgets_of_the_scene_get_it() -> None:
+    connected = {
+        each.findtext("receiver")
+        for each in UI.iter("connection")
+        if each.findtext("signal") == "mrmlSceneChanged(vtkMRMLScene*)"
+        and each.findtext("slot") == "setMRMLScene(vtkMRMLScene*)"
+    }
+    needing = {
+        name
+        for name, widget in WIDGETS.items()
+        if widget.get("class") in ("qMRMLNodeComboBox", "qMRMLSegmentsTableView")
+    }
+    assert connected == needing
+
+
+def test_custom_widgets_are_declared() -> None:
+    declared = {each.findtext("class") for each in UI.iter("customwidget")}
+    custom = {widget.get("class", "") for widget in WIDGETS.values()}
+    custom = {name for name in custom if not name.startswith("Q")}
+    assert custom <= declared
+
+
+def test_every_control_has_a_tooltip() -> None:
+    """Those whose tooltip depends on the state get it from the code."""
+    from_code = {"segmentButton", "batchButton"}
+    kinds = {"QPushButton", "QComboBox", "QCheckBox", "QSpinBox", "QLineEdit", "qMRMLNodeComboBox", "ctkPathLineEdit"}
+    for name, widget in WIDGETS.items():
+        if widget.get("class") in kinds and name not in from_code:
+            assert widget.findtext("property[@name='toolTip']/string"), f"{name} has no tooltip"
+
+
+def test_texts_can_be_translated() -> None:
+    """Texts that people read are translatable; names that the program reads are not."""
+    for each in UI.iter("property"):
+        string = each.find("string")
+        if string is None:
+            string = each.find("stringlist")
+        if string is not None:
+            technical = each.get("name") in ("SlicerParameterName", "nodeTypes", "settingKey")
+            assert (string.get("notr") == "true") is technical, each.get("name")

@@ -1,0 +1,362 @@
+from __future__ import annotations
+
+import csv
+import errno
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from KDSegmentatorLib.errors import CancelledError, ImageWriteError, KDSegmentatorError, PackError
+from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.jobs import batch as module
+from KDSegmentatorLib.jobs.batch import run_batch
+from KDSegmentatorLib.jobs.batch_files import TABLE_NAME
+from KDSegmentatorLib.jobs.batch_record import BatchRecord
+from KDSegmentatorLib.jobs.request import BatchRequest, Settings
+from KDSegmentatorLib.jobs.stored import RESULT_NAME, StoredBatch, read_stored
+from KDSegmentatorLib.packs.store import PackStore
+from support.generated_family import build_size, write_scan
+from support.generated_packs import label, write_pack
+
+ALL = [
+    "a-labels.nii.gz", "a-record.json", "b ü-labels.nii.gz", "b ü-record.json", TABLE_NAME,
+]  # fmt: skip
+
+
+def never() -> bool:
+    return False
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / TABLE_NAME).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Return a folder with two scans."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    write_scan(folder / "a.nii.gz")
+    write_scan(folder / "b ü.nrrd", np.random.default_rng(8).gamma(2, 100, size=(18, 20, 22)).astype(np.float32))
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def request_(settings: Settings, scans: Path, output: Path) -> BatchRequest:
+    return BatchRequest(
+        settings=settings,
+        size="x1/4",
+        input_folder=str(scans),
+        inputs=("a.nii.gz", "b ü.nrrd"),
+        output_folder=str(output),
+    )
+
+
+def states(folder: Path) -> dict[str, str]:
+    return {file.input: file.state for file in read_stored(StoredBatch, folder / RESULT_NAME).files}
+
+
+def test_all_files_and_their_table(
+    request_: BatchRequest, jobs_folder: Path, scans: Path, output: Path, reporter: Any
+) -> None:
+    run_batch(request_, jobs_folder, reporter, never)
+    assert names(output) == ALL
+    result = read_stored(StoredBatch, jobs_folder / RESULT_NAME)
+    assert result.table == str(output / TABLE_NAME)
+    assert [(file.input, file.state, file.entropy) for file in result.files] == [
+        ("a.nii.gz", "done", None),
+        ("b ü.nrrd", "done", None),
+    ]
+    for file in result.files:
+        assert file.labels is not None
+        labels = read_volume(file.labels)
+        assert labels.same_grid(read_volume(scans / file.input))
+        for row in rows(output):
+            if row["file"] == file.input:
+                count = int((labels.voxels == int(row["label_value"])).sum())
+                assert int(row["voxels"]) == count > 0
+                assert (row["pack_id"], row["pack_version"], row["failure"]) == ("generated-x1_4", "1.0.0", "")
+    assert len(rows(output)) == 6
+    assert reporter.states == [
+        ("a.nii.gz", "running"), ("a.nii.gz", "done"), ("b ü.nrrd", "running"), ("b ü.nrrd", "done"),
+    ]  # fmt: skip
+
+
+def test_the_record_says_how_the_result_came_about(
+    request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, store: PackStore
+) -> None:
+    run_batch(request_, jobs_folder, reporter, never)
+    record = read_stored(BatchRecord, output / "a-record.json")
+    assert record.input == "a.nii.gz"
+    assert record.run.record.pack_sha256 == store.get("generated-x1_4").manifest_sha256
+    assert [each.name for each in record.run.labels] == ["structure 1", "structure 2", "structure 3"]
+    assert record.settings.engine == "onnxruntime"
+    assert store.user_folder.as_posix() not in (output / "a-record.json").read_text(encoding="utf-8")
+
+
+def test_entropy_folders_and_other_formats(
+    request_: BatchRequest, jobs_folder: Path, scans: Path, output: Path, reporter: Any
+) -> None:
+    (scans / "patient 1").mkdir()
+    write_scan(scans / "patient 1" / "t1.mha")
+    settings = replace(request_.settings, entropy=True)
+    run_batch(
+        replace(request_, settings=settings, inputs=("patient 1/t1.mha",), suffix=".mha"), jobs_folder, reporter, never
+    )
+    assert names(output) == [
+        TABLE_NAME, "patient 1", "patient 1/t1-entropy.mha", "patient 1/t1-labels.mha", "patient 1/t1-record.json",
+    ]  # fmt: skip
+    assert read_volume(output / "patient 1" / "t1-entropy.mha").voxels.dtype == np.float32
+
+
+def test_a_size_for_each_volume(request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any) -> None:
+    run_batch(replace(request_, size="auto"), jobs_folder, reporter, never)
+    assert {row["pack_id"] for row in rows(output)} == {"generated-x1"}
+    run_batch(replace(request_, size="auto"), jobs_folder, reporter, never)
+    assert set(states(jobs_folder).values()) == {"skipped"}
+
+
+@pytest.mark.parametrize("content", [b"", b"no image"])
+def test_bad_files_do_not_stop_the_rest(
+    request_: BatchRequest, jobs_folder: Path, scans: Path, output: Path, reporter: Any, content: bytes
+) -> None:
+    (scans / "=bad.nii").write_bytes(content)
+    write_scan(scans / "labels.nii", np.ones((8, 8, 8), np.uint8))
+    write_scan(scans / "four.nrrd", np.random.default_rng(0).random((2, 8, 8, 8)).astype(np.float32))
+    inputs = ("=bad.nii", "missing.nii", "labels.nii", "four.nrrd", *request_.inputs)
+    run_batch(replace(request_, inputs=inputs), jobs_folder, reporter, never)
+    assert states(jobs_folder) == {
+        "=bad.nii": "failed", "missing.nii": "failed", "labels.nii": "failed", "four.nrrd": "failed",
+        "a.nii.gz": "done", "b ü.nrrd": "done",
+    }  # fmt: skip
+    assert names(output) == ALL
+    failures = {row["file"]: row["failure"] for row in rows(output) if row["failure"]}
+    assert set(failures) == {"'=bad.nii", "missing.nii", "labels.nii", "four.nrrd"}
+    assert "there is no such file" in failures["missing.nii"] or "No such file" in failures["missing.nii"]
+
+
+def test_a_file_that_takes_too_much_memory_does_not_stop_the_rest(
+    request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = module.segment_volume
+
+    def large(segmenter: Any, volume: Any, *rest: Any) -> Any:
+        if volume.size == (18, 24, 20):
+            raise MemoryError
+        return original(segmenter, volume, *rest)
+
+    monkeypatch.setattr(module, "segment_volume", large)
+    run_batch(request_, jobs_folder, reporter, never)
+    assert states(jobs_folder) == {"a.nii.gz": "failed", "b ü.nrrd": "done"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"task": "spleen"}, {"engine": "openvino", "device": "cuda"}], ids=["no pack", "no engine"]
+)
+def test_what_would_happen_to_every_file_stops_the_batch(
+    request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(KDSegmentatorError):
+        run_batch(replace(request_, settings=replace(request_.settings, **changes)), jobs_folder, reporter, never)
+    assert names(output) == []
+    assert not (jobs_folder / RESULT_NAME).exists()
+
+
+def test_what_is_finished_is_skipped(
+    request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_batch(request_, jobs_folder, reporter, never)
+    before = {name: (output / name).read_bytes() for name in ALL}
+    monkeypatch.setattr(module, "make_segmenter", None)  # not even an engine is loaded
+    run_batch(replace(request_, settings=replace(request_.settings, threads=2)), jobs_folder, reporter, never)
+    assert set(states(jobs_folder).values()) == {"skipped"}
+    assert {name: (output / name).read_bytes() for name in ALL} == before
+
+
+def change_input(scans: Path, output: Path, store: PackStore) -> None:
+    write_scan(scans / "a.nii.gz", np.random.default_rng(9).gamma(2, 100, size=(20, 24, 18)).astype(np.float32))
+
+
+def remove_labels(scans: Path, output: Path, store: PackStore) -> None:
+    (output / "a-labels.nii.gz").unlink()
+
+
+def truncate_labels(scans: Path, output: Path, store: PackStore) -> None:
+    (output / "a-labels.nii.gz").write_bytes((output / "a-labels.nii.gz").read_bytes()[:-1])
+
+
+def remove_record(scans: Path, output: Path, store: PackStore) -> None:
+    (output / "a-record.json").unlink()
+
+
+def truncate_record(scans: Path, output: Path, store: PackStore) -> None:
+    (output / "a-record.json").write_bytes((output / "a-record.json").read_bytes()[:-5])
+
+
+def change_version(scans: Path, output: Path, store: PackStore) -> None:
+    record = json.loads((output / "a-record.json").read_text(encoding="utf-8"))
+    record["record_version"] += 1
+    (output / "a-record.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "change", [change_input, remove_labels, truncate_labels, remove_record, truncate_record, change_version]
+)
+def test_what_is_not_as_it_was_is_done_again(
+    request_: BatchRequest, jobs_folder: Path, scans: Path, output: Path, reporter: Any, store: PackStore, change: Any
+) -> None:
+    run_batch(request_, jobs_folder, reporter, never)
+    change(scans, output, store)
+    run_batch(request_, jobs_folder, reporter, never)
+    assert states(jobs_folder) == {"a.nii.gz": "done", "b ü.nrrd": "skipped"}
+    assert names(output) == ALL
+    run_batch(request_, jobs_folder, reporter, never)
+    assert set(states(jobs_folder).values()) == {"skipped"}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"mirroring": True}, {"entropy": True}, {"labels": ("structure 1",)}, {"engine": "auto"}]
+)
+def test_other_settings_are_another_result(
+    request_: BatchRequest, jobs_folder: Path, reporter: Any, changes: dict[str, Any]
+) -> None:
+    request_ = replace(request_, inputs=request_.inputs[:1])
+    run_batch(request_, jobs_folder, reporter, never)
+    run_batch(replace(request_, settings=replace(request_.settings, **changes)), jobs_folder, reporter, never)
+    assert states(jobs_folder) == {"a.nii.gz": "done"}
+
+
+def test_another_pack_size_or_wish_is_another_result(
+    request_: BatchRequest, jobs_folder: Path, reporter: Any, store: PackStore, tmp_path: Path
+) -> None:
+    request_ = replace(request_, inputs=request_.inputs[:1])
+    run_batch(request_, jobs_folder, reporter, never)
+    run_batch(replace(request_, resume=False), jobs_folder, reporter, never)
+    assert states(jobs_folder) == {"a.nii.gz": "done"}
+    store.install(build_size(tmp_path / "new", "x1/4", version="2.0.0").folder)
+    run_batch(request_, jobs_folder, reporter, never)
+    assert states(jobs_folder) == {"a.nii.gz": "done"}
+    run_batch(replace(request_, size="x1"), jobs_folder, reporter, never)
+    assert states(jobs_folder) == {"a.nii.gz": "done"}
+
+
+@pytest.mark.parametrize("stage", ["load", "preprocess", "windows", "restore", "write"])
+def test_cancelling_at_each_stage_keeps_what_is_finished(
+    request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, stage: str
+) -> None:
+    with pytest.raises(CancelledError):
+        run_batch(request_, jobs_folder, reporter, lambda: reporter.reached(stage, 1))
+    assert names(output) == ALL[:2]
+    assert not (jobs_folder / RESULT_NAME).exists()
+    run_batch(request_, jobs_folder, reporter, never)
+    assert states(jobs_folder) == {"a.nii.gz": "skipped", "b ü.nrrd": "done"}
+    assert names(output) == ALL
+
+
+def test_a_full_disk_stops_the_batch_and_leaves_nothing_unfinished(
+    request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = module.write_volume
+
+    def full(volume: Any, path: Path) -> None:
+        if path.name.startswith("b ü"):
+            path.write_bytes(b"half")
+            raise ImageWriteError(f"cannot write {path}: full") from OSError(errno.ENOSPC, "No space left on device")
+        original(volume, path)
+
+    monkeypatch.setattr(module, "write_volume", full)
+    with pytest.raises(ImageWriteError, match="full") as caught:
+        run_batch(request_, jobs_folder, reporter, never)
+    assert str(caught.value) == f"cannot write {output / 'b ü-labels.nii.gz'}: full"
+    assert names(output) == ALL[:2]
+
+
+@pytest.mark.parametrize(("refused", "kept"), [("labels", True), ("entropy", False), ("record", False)])
+def test_a_result_that_cannot_be_put_into_place_does_not_stop_the_rest(
+    request_: BatchRequest,
+    jobs_folder: Path,
+    output: Path,
+    reporter: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    refused: str,
+    kept: bool,
+) -> None:
+    """As on Windows, where a label map that is open in another program cannot be replaced."""
+    request_ = replace(request_, settings=replace(request_.settings, entropy=True))
+    run_batch(request_, jobs_folder, reporter, never)
+    old = {name: (output / name).read_bytes() for name in ("a-labels.nii.gz", "a-record.json")}
+    original = module.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if target.name.startswith(f"a-{refused}"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        original(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "replace", refuse)
+        run_batch(replace(request_, size="x1"), jobs_folder, reporter, never)
+    assert states(jobs_folder) == {"a.nii.gz": "failed", "b ü.nrrd": "done"}
+    if kept:
+        assert {name: (output / name).read_bytes() for name in old} == old
+    else:
+        assert not (output / "a-record.json").exists()
+    run_batch(replace(request_, size="x1"), jobs_folder, reporter, never)
+    assert states(jobs_folder) == {"a.nii.gz": "done", "b ü.nrrd": "skipped"}
+
+
+def test_a_name_under_which_itk_would_show_another_file_is_refused(
+    request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any
+) -> None:
+    output.mkdir()
+    (output / "a-labels.nii").touch()
+    run_batch(request_, jobs_folder, reporter, never)
+    assert states(jobs_folder) == {"a.nii.gz": "failed", "b ü.nrrd": "done"}
+
+
+def test_the_output_folder_may_be_the_input_folder(
+    request_: BatchRequest, jobs_folder: Path, scans: Path, reporter: Any
+) -> None:
+    run_batch(replace(request_, output_folder=str(scans)), jobs_folder, reporter, never)
+    assert names(scans) == sorted([*ALL, *request_.inputs])
+
+
+def test_an_output_folder_that_cannot_be_made(
+    request_: BatchRequest, jobs_folder: Path, scans: Path, reporter: Any
+) -> None:
+    with pytest.raises(ImageWriteError, match="cannot be made"):
+        run_batch(replace(request_, output_folder=str(scans / "a.nii.gz")), jobs_folder, reporter, never)
+
+
+def test_a_spreadsheet_does_not_run_a_label(
+    request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, store: PackStore, tmp_path: Path
+) -> None:
+    pack = store.get("generated-x1_4")
+    labels = (label(1, "=1+1"), *pack.manifest.labels[1:])
+    changed = replace(pack.manifest, version="2.0.0", modality="CT", labels=labels)
+    store.install(write_pack(tmp_path / "changed", manifest=changed).folder)
+    settings = replace(request_.settings, check_modality=False)
+    run_batch(replace(request_, settings=settings), jobs_folder, reporter, never)
+    assert rows(output)[0]["label_name"] == "'=1+1"
+    assert "mean_intensity_HU" in rows(output)[0]
+
+
+def test_a_pack_that_is_damaged_is_not_used(
+    request_: BatchRequest, jobs_folder: Path, reporter: Any, store: PackStore
+) -> None:
+    (store.get("generated-x1_4").folder / "manifest.json").write_text("{}", encoding="utf-8")
+    with pytest.raises((PackError, KDSegmentatorError)):
+        run_batch(request_, jobs_folder, reporter, never)

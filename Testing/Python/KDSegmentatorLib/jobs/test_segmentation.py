@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from KDSegmentatorLib.errors import (
+    CancelledError,
+    EngineUnavailableError,
+    ImageReadError,
+    ImageWriteError,
+    InsufficientMemoryError,
+    JobError,
+    KDSegmentatorError,
+    PackError,
+    UnsuitableVolumeError,
+)
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.io import atomic
+from KDSegmentatorLib.jobs import exchange
+from KDSegmentatorLib.jobs import segmentation as module
+from KDSegmentatorLib.jobs.exchange import read_exchange, write_exchange
+from KDSegmentatorLib.jobs.request import INPUT_NAME, SegmentRequest, Settings
+from KDSegmentatorLib.jobs.segmentation import run_segmentation
+from KDSegmentatorLib.jobs.stored import RESULT_NAME, StoredSegmentation, read_stored
+from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorLib.segmenter import Segmenter
+
+
+def never() -> bool:
+    return False
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def folder(jobs_folder: Path, volume: Volume) -> Path:
+    """Return a job's folder with a volume handed over."""
+    write_exchange(volume, jobs_folder / INPUT_NAME)
+    return jobs_folder
+
+
+def test_the_result_is_that_of_the_library(
+    folder: Path, settings: Settings, volume: Volume, store: PackStore, reporter: Any
+) -> None:
+    request = SegmentRequest(settings=replace(settings, entropy=True), sizes=("x1/4",))
+    run_segmentation(request, folder, reporter, never)
+    (run,) = read_stored(StoredSegmentation, folder / RESULT_NAME).runs
+    expected = Segmenter("generated", "x1/4", engine="onnxruntime", threads=1, store=store)(volume, entropy=True)
+    found = read_exchange(folder / run.labels_file)
+    assert np.array_equal(found.voxels, expected.volume.voxels)
+    assert found.voxels.any()
+    assert (found.spacing, found.origin, found.direction) == (volume.spacing, volume.origin, volume.direction)
+    assert run.entropy_file is not None
+    assert expected.entropy is not None
+    assert np.array_equal(read_exchange(folder / run.entropy_file).voxels, expected.entropy.voxels)
+    assert run.labels == expected.labels
+    assert replace(run.record, seconds={}) == replace(expected.record, seconds={})
+    assert [row.voxels for row in run.statistics] == [int((found.voxels == value).sum()) for value in (1, 2, 3)]
+    assert run.size_reason is None
+    assert "onnxruntime" in run.engine_reason
+
+
+def test_an_image_file_is_read(jobs_folder: Path, settings: Settings, scan: Path, reporter: Any) -> None:
+    run_segmentation(SegmentRequest(settings=settings, sizes=("x1/4",), input=str(scan)), jobs_folder, reporter, never)
+    assert names(jobs_folder) == ["labels-0.npy", RESULT_NAME]
+
+
+def test_labels_can_be_left_out(folder: Path, settings: Settings, reporter: Any) -> None:
+    request = SegmentRequest(settings=replace(settings, labels=("Structure 3",)), sizes=("x1/4",))
+    run_segmentation(request, folder, reporter, never)
+    assert set(np.unique(read_exchange(folder / "labels-0.npy").voxels)) == {0, 3}
+
+
+def test_several_sizes_in_the_order_of_the_request(folder: Path, settings: Settings, reporter: Any) -> None:
+    run_segmentation(SegmentRequest(settings=settings, sizes=("x1/4", "auto", "x1")), folder, reporter, never)
+    stored = read_stored(StoredSegmentation, folder / RESULT_NAME)
+    assert [(run.size, run.record.size) for run in stored.runs] == [("x1/4", "x1/4"), ("auto", "x1"), ("x1", "x1")]
+    assert stored.runs[1].size_reason is not None
+    assert not np.array_equal(*(read_exchange(folder / f"labels-{n}.npy").voxels for n in (0, 2)))
+    assert reporter.states == [
+        ("x1/4", "running"), ("x1/4", "done"), ("auto", "running"), ("auto", "done"), ("x1", "running"), ("x1", "done"),
+    ]  # fmt: skip
+
+
+def test_a_size_that_fails_does_not_stop_the_others(folder: Path, settings: Settings, reporter: Any) -> None:
+    run_segmentation(SegmentRequest(settings=settings, sizes=("x1/8", "x1/4")), folder, reporter, never)
+    stored = read_stored(StoredSegmentation, folder / RESULT_NAME)
+    assert [run.size for run in stored.runs] == ["x1/4"]
+    assert [(failure.size, failure.kind) for failure in stored.failures] == [("x1/8", "PackError")]
+    assert reporter.states[:2] == [("x1/8", "running"), ("x1/8", "failed")]
+
+
+def test_a_size_that_needs_too_much_memory_does_not_stop_the_others(
+    folder: Path, settings: Settings, reporter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = module.segment_volume
+
+    def large(segmenter: Segmenter, volume: Volume, size: str, *rest: Any) -> Any:
+        if size == "x1":
+            raise MemoryError
+        return original(segmenter, volume, size, *rest)
+
+    monkeypatch.setattr(module, "segment_volume", large)
+    run_segmentation(SegmentRequest(settings=settings, sizes=("x1", "x1/4")), folder, reporter, never)
+    (failure,) = read_stored(StoredSegmentation, folder / RESULT_NAME).failures
+    assert failure.kind == "InsufficientMemoryError"
+    assert "take a smaller size" in failure.message
+    with pytest.raises(InsufficientMemoryError):
+        run_segmentation(SegmentRequest(settings=settings, sizes=("x1",)), folder, reporter, never)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes", "error"),
+    [
+        ({"task": "spleen"}, ("x1",), PackError),
+        ({}, ("x1/8", "x1/16"), PackError),
+        ({"engine": "openvino", "device": "cuda"}, ("x1",), EngineUnavailableError),
+        ({"labels": ("spleen",)}, ("x1",), KDSegmentatorError),
+    ],
+)
+def test_what_no_size_can_do_is_an_error(
+    folder: Path, settings: Settings, reporter: Any, changes: dict[str, Any], sizes: tuple[str, ...], error: type
+) -> None:
+    with pytest.raises(error):
+        run_segmentation(SegmentRequest(settings=replace(settings, **changes), sizes=sizes), folder, reporter, never)
+    assert names(folder) == [INPUT_NAME]
+
+
+def test_an_unsuitable_volume_is_not_tried_with_every_size(
+    jobs_folder: Path, settings: Settings, volume: Volume, reporter: Any
+) -> None:
+    labels = volume.with_voxels((volume.voxels > 100).astype(np.uint8))
+    write_exchange(labels, jobs_folder / INPUT_NAME)
+    request = SegmentRequest(settings=settings, sizes=("x1/4", "x1"))
+    with pytest.raises(UnsuitableVolumeError, match="label map"):
+        run_segmentation(request, jobs_folder, reporter, never)
+    assert reporter.states == [("x1/4", "running")]
+    run_segmentation(replace(request, settings=replace(settings, check_modality=False)), jobs_folder, reporter, never)
+
+
+def test_a_volume_that_is_missing_or_truncated(
+    jobs_folder: Path, settings: Settings, volume: Volume, reporter: Any
+) -> None:
+    request = SegmentRequest(settings=settings, sizes=("x1",))
+    with pytest.raises(JobError, match="not complete"):
+        run_segmentation(request, jobs_folder, reporter, never)
+    (jobs_folder / INPUT_NAME).write_bytes(b"PK")
+    with pytest.raises(JobError, match="not complete"):
+        run_segmentation(request, jobs_folder, reporter, never)
+    with pytest.raises(ImageReadError, match="there is no such file"):
+        run_segmentation(replace(request, input=str(jobs_folder / "a.nii")), jobs_folder, reporter, never)
+
+
+@pytest.mark.parametrize("stage", ["load", "preprocess", "windows", "restore", "write"])
+@pytest.mark.parametrize("run", [0, 1])
+def test_cancelling_at_each_stage(folder: Path, settings: Settings, reporter: Any, stage: str, run: int) -> None:
+    request = SegmentRequest(settings=settings, sizes=("x1/4", "x1"))
+    with pytest.raises(CancelledError):
+        run_segmentation(request, folder, reporter, lambda: reporter.reached(stage, run))
+    last = reporter.messages[-1]
+    assert (last.run, last.stage) == (run, stage)
+    assert not (folder / RESULT_NAME).exists()
+
+
+@pytest.mark.parametrize("name", ["labels-0.npy", "entropy-0.npy"])
+def test_a_full_disk_is_said_so(
+    folder: Path, settings: Settings, reporter: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    original = exchange._write_array
+
+    def full(file: Any, array: Any) -> None:
+        original(file, array)
+        if Path(file.name).name == name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exchange, "_write_array", full)
+    request = SegmentRequest(settings=replace(settings, entropy=True), sizes=("x1/4",))
+    with pytest.raises(JobError, match="the disk is full"):
+        run_segmentation(request, folder, reporter, never)
+    assert name not in names(folder)
+    assert RESULT_NAME not in names(folder)
+
+
+def test_a_disk_that_fills_up_at_the_very_end(
+    folder: Path, settings: Settings, reporter: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic, "_flush", full)
+    with pytest.raises(ImageWriteError, match="the disk is full"):
+        run_segmentation(SegmentRequest(settings=settings, sizes=("x1/4",)), folder, reporter, never)
+    assert names(folder) == [INPUT_NAME, "labels-0.npy"]
