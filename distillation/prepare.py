@@ -104,10 +104,10 @@ def find_prepared(
         TrainingError: it was prepared, but differently from what the teacher needs.
     """
     folder = workspace.preprocessed / recipe.name
-    name = teacher_plans["plans_name"] if teacher_plans else plans_name(recipe.planner)
+    name = teacher_plans["plans_name"] if teacher_plans else plans_name(recipe)
     path = folder / f"{name}.json"
     if teacher_plans is not None and not path.is_file():
-        path = folder / f"{plans_name(recipe.planner)}.json"
+        path = folder / f"{plans_name(recipe)}.json"
     if not path.is_file() or not (folder / SPLITS_NAME).is_file():
         return None
     plans = read_plans(path)
@@ -163,16 +163,21 @@ def read_splits(path: Path) -> list[dict[str, list[str]]]:
         ) from error
 
 
-def plans_name(planner: str) -> str:
-    """Return the name of the plans that a stock planner writes.
+def plans_name(recipe: DatasetRecipe) -> str:
+    """Return the name of the plans that a recipe's planner writes: the planner's own, and what the recipe changes.
 
     Raises:
         InvalidSettingsError: nnU-Net has no planner of this name.
     """
     import inspect
 
-    default = inspect.signature(_planner_class(planner).__init__).parameters["plans_name"].default
-    return str(default)
+    default = inspect.signature(_planner_class(recipe.planner).__init__).parameters["plans_name"].default
+    parts = [str(default)]
+    if recipe.memory_target_gb is not None:
+        parts.append(f"{recipe.memory_target_gb:g}gb".replace(".", "_"))
+    if recipe.maximum_features is not None:
+        parts.append(f"max{recipe.maximum_features}")
+    return "_".join(parts)
 
 
 def _planner_class(planner: str) -> type[Any]:
@@ -198,12 +203,20 @@ def _fingerprint_and_plan(
     try:
         api.extract_fingerprint_dataset(number, num_processes=_processes(), check_dataset_integrity=True, clean=False)
         with _at_least_one_worker():
-            _, name = api.plan_experiment_dataset(number, _planner_class(recipe.planner))
+            _, name = api.plan_experiment_dataset(
+                number,
+                _planner_class(recipe.planner),
+                gpu_memory_target_in_gb=recipe.memory_target_gb,
+                overwrite_plans_name=plans_name(recipe),
+            )
     except KDSegmentatorError:
         raise
     except Exception as error:  # whatever the data led nnU-Net to
         raise TrainingError(f"nnU-Net cannot plan for {raw.folder}: {error}") from error
     plans = read_plans(folder / f"{name}.json")
+    if recipe.maximum_features is not None:
+        _limit_features(plans, recipe.maximum_features)
+        write_json(folder / f"{name}.json", plans)
     if teacher_plans is not None:
         plans = teacher_plans
         write_json(folder / f"{plans['plans_name']}.json", plans)
@@ -211,6 +224,13 @@ def _fingerprint_and_plan(
         known = ", ".join(sorted(plans["configurations"]))
         raise InvalidSettingsError(f"nnU-Net planned no {recipe.configuration} for {recipe.name}, only: {known}")
     return plans
+
+
+def _limit_features(plans: dict[str, Any], maximum: int) -> None:
+    for configuration in plans["configurations"].values():
+        arguments = configuration.get("architecture", {}).get("arch_kwargs", {})
+        if "features_per_stage" in arguments:
+            arguments["features_per_stage"] = [min(maximum, width) for width in arguments["features_per_stage"]]
 
 
 @contextmanager

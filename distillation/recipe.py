@@ -30,6 +30,9 @@ class DatasetRecipe:
         planner: stock nnU-Net planner class, for example ``ExperimentPlanner``.
         configuration: for example ``3d_fullres``.
         fold: fold of nnU-Net's five-fold split; its validation cases are held out from teacher and students alike.
+        memory_target_gb: GPU memory that nnU-Net plans for; less of it means smaller patches, for machines that train
+            on a few cores. None leaves nnU-Net's own.
+        maximum_features: upper bound of the teacher's widths. None leaves nnU-Net's own (320).
     """
 
     name: str
@@ -37,8 +40,14 @@ class DatasetRecipe:
     planner: str = "ExperimentPlanner"
     configuration: str = "3d_fullres"
     fold: int = 0
+    memory_target_gb: float | None = None
+    maximum_features: int | None = None
 
     def __post_init__(self) -> None:
+        if self.memory_target_gb is not None and not self.memory_target_gb > 0:
+            raise InvalidSettingsError(f"memory_target_gb must be > 0, got {self.memory_target_gb}")
+        if self.maximum_features is not None and self.maximum_features < 1:
+            raise InvalidSettingsError(f"maximum_features must be at least 1, got {self.maximum_features}")
         if not 0 <= self.fold <= 4:
             raise InvalidSettingsError(f"fold must be 0 to 4, got {self.fold}")
 
@@ -47,7 +56,8 @@ class DatasetRecipe:
 class TrainingRecipe:
     """What all trainings of a recipe share; see :class:`distillation.settings.TrainingSettings`.
 
-    ``continued_learning_rate`` takes the place of ``initial_learning_rate`` after a warm-up.
+    ``continued_learning_rate`` takes the place of ``initial_learning_rate`` after a warm-up. Leave the axis from left
+    to right out of ``mirroring_axes`` where labels come in left and right: a mirrored left parotid is no right one.
     """
 
     iterations_per_epoch: int = 250
@@ -57,6 +67,7 @@ class TrainingRecipe:
     continued_learning_rate: float = 5e-3
     seed: int = 0
     precision: Precision = "auto"
+    mirroring_axes: tuple[int, ...] = (0, 1, 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +200,7 @@ class Recipe:
             initial_learning_rate=self.training.initial_learning_rate,
             seed=self.training.seed,
             precision=self.training.precision,
+            mirroring_axes=self.training.mirroring_axes,
         )
 
 

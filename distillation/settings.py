@@ -75,6 +75,7 @@ class TrainingSettings:
         initial_learning_rate: start of the poly schedule.
         seed: seed of weights and augmentation.
         precision: ``auto`` takes bfloat16 where a short measurement shows that the machine gains from it.
+        mirroring_axes: array axes that augmentation mirrors, of 0, 1 and 2; inference may mirror the same ones.
         initial_checkpoint: checkpoint of the same network whose weights training starts from; None draws them.
         initial_iterations: optimiser steps that those weights have seen already.
         distillation: the teacher, or None for plain training.
@@ -87,6 +88,7 @@ class TrainingSettings:
     initial_learning_rate: float = 1e-2
     seed: int = 0
     precision: Precision = "auto"
+    mirroring_axes: tuple[int, ...] = (0, 1, 2)
     initial_checkpoint: str | None = None
     initial_iterations: int = 0
     distillation: LogitDistillationSettings | None = None
@@ -98,6 +100,9 @@ class TrainingSettings:
                 raise InvalidSettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
         if not self.initial_learning_rate > 0:
             raise InvalidSettingsError(f"initial_learning_rate must be > 0, got {self.initial_learning_rate}")
+        object.__setattr__(self, "mirroring_axes", tuple(self.mirroring_axes))  # JSON knows lists only
+        if not set(self.mirroring_axes) <= {0, 1, 2}:
+            raise InvalidSettingsError(f"mirroring_axes may name 0, 1 and 2, got {list(self.mirroring_axes)}")
 
     @property
     def iterations(self) -> int:

@@ -54,6 +54,14 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             load_weights(self.network, Path(self.settings.initial_checkpoint))
         self.network: torch.nn.Module = self.network.to(memory_format=torch.channels_last_3d)
 
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
+        self,
+    ) -> tuple[Any, bool, Any, tuple[int, ...] | None]:
+        rotation, in_plane, patch_size, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        axes = self.settings.mirroring_axes or None
+        self.inference_allowed_mirroring_axes = axes
+        return rotation, in_plane, patch_size, axes
+
     def on_train_epoch_start(self) -> None:
         _seed_everything(self.settings.seed + 1 + self.current_epoch)
         super().on_train_epoch_start()

@@ -8,6 +8,7 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 from distillation.dataset import read_dataset
 from distillation.launch import Workspace
 from distillation.prepare import PreparedDataset, find_prepared, plans_name, write_splits
+from distillation.recipe import DatasetRecipe
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 
 
@@ -56,11 +57,18 @@ def test_too_few_cases_for_five_folds(spheres, tmp_path):
         write_splits(read_dataset(spheres), tmp_path)
 
 
-def test_planners():
-    assert plans_name("ExperimentPlanner") == "nnUNetPlans"
-    assert plans_name("nnUNetPlannerResEncM") == "nnUNetResEncUNetMPlans"
+def test_plans_are_named_after_the_planner_and_what_the_recipe_changes():
+    def name(planner="ExperimentPlanner", **changes):
+        return plans_name(DatasetRecipe(name="Dataset901_Spheres", title="Spheres", planner=planner, **changes))
+
+    assert name() == "nnUNetPlans"
+    assert name("nnUNetPlannerResEncM") == "nnUNetResEncUNetMPlans"
+    assert name(memory_target_gb=1.5, maximum_features=128) == "nnUNetPlans_1_5gb_max128"
     with pytest.raises(InvalidSettingsError, match="NoSuchPlanner"):
-        plans_name("NoSuchPlanner")
+        name("NoSuchPlanner")
+    for change in ({"memory_target_gb": 0.0}, {"maximum_features": 0}):
+        with pytest.raises(InvalidSettingsError, match=next(iter(change))):
+            name(**change)
 
 
 def preprocessed(workspace, raw, plans):

@@ -145,6 +145,26 @@ def test_preparation_is_complete_and_not_repeated(workspace, monkeypatch):
     assert (workspace.preprocessed / DATASET / "dataset_fingerprint.json").is_file()
 
 
+def test_a_recipe_may_plan_narrower_networks(workspace, monkeypatch):
+    monkeypatch.setattr("distillation.prepare._processes", lambda: 1)
+    recipe = DatasetRecipe(name=DATASET, title="Generated spheres", maximum_features=40)
+    architecture = prepare(workspace, recipe).plans["configurations"]["3d_fullres"]["architecture"]
+    assert architecture["arch_kwargs"]["features_per_stage"] == [32, 40, 40]
+    stock = prepare(workspace, spheres_recipe()).plans["configurations"]["3d_fullres"]["architecture"]
+    assert stock["arch_kwargs"]["features_per_stage"] == [32, 64, 128]
+
+
+@pytest.mark.parametrize("axes", [(), (1, 2)])
+def test_only_the_axes_of_the_recipe_are_mirrored(workspace, axes):
+    plans = small_plans(
+        workspace, f"nnUNetPlans_mirroring_{len(axes)}", epochs=1, iterations_per_epoch=1, mirroring_axes=axes
+    )
+    run(workspace, plans)
+    folder = folder_of(workspace, "KDSegPlainTrainer", plans)
+    assert load_model_folder(folder, 0).mirroring_axes == axes
+    train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)  # known again, axes and all
+
+
 def test_plain_training_writes_a_stock_checkpoint(workspace, teacher):
     content = checkpoint(teacher)
     assert content["trainer_name"] == "nnUNetTrainer"
