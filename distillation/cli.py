@@ -90,6 +90,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help=f"windows of training cases to quantise to int8 with; 0 for no int8 (default: {CALIBRATION_WINDOWS})",
     )
+    evaluate.add_argument(
+        "--packs",
+        type=Path,
+        metavar="FOLDER",
+        help="evaluate the packs in this folder, in place and with their own networks, instead of exporting the "
+        "workspace's: checkpoints are not needed, so that a machine with instructions for bfloat16 can add it later",
+    )
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
     export.add_argument("--output", type=Path, required=True, help="folder for the packs, one folder each")
     export.add_argument(
@@ -152,14 +159,17 @@ def _distil(stages: Stages, options: argparse.Namespace) -> None:
 
 
 def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
-    packs = [stages.teacher_pack(options.storage, _print_agreement)]
-    for student in _students(stages, options):
-        packs.append(stages.student_pack(student, options.storage, _print_agreement))
+    if options.packs is not None:
+        packs = stages.packs_in(options.packs)
+    else:
+        packs = [stages.teacher_pack(options.storage, _print_agreement)]
+        for student in _students(stages, options):
+            packs.append(stages.student_pack(student, options.storage, _print_agreement))
     result = stages.evaluate(
         packs,
         mirroring=options.mirroring,
         threads=options.threads,
-        calibration_windows=options.calibration_windows,
+        calibration_windows=options.calibration_windows if options.packs is None else None,
         quantizing=_print_quantizing,
         progress=_print_progress,
     )

@@ -21,11 +21,12 @@ from distillation.students import (
     teacher_folder,
     warm_up_folder,
 )
-from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
+from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError, TrainingError
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.packs.manifest import Manifest, Method
-from KDSegmentatorLib.packs.pack import StudentPack, open_pack
-from KDSegmentatorLib.packs.rules import pack_id
+from KDSegmentatorLib.packs.names import MANIFEST_NAME
+from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
+from KDSegmentatorLib.packs.rules import divisor, pack_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -112,6 +113,22 @@ class Stages:
         """Return a student's pack, exported if there is none or it is out of date."""
         return self._pack(student.size, student.method, storage, exported)
 
+    def packs_in(self, folder: Path) -> list[StudentPack]:
+        """Return the packs of this recipe's task in a folder, one folder each, the largest first.
+
+        Raises:
+            InvalidSettingsError: there are none.
+            PackError: one is damaged.
+            ManifestError: its manifest is not valid.
+        """
+        packs = [open_pack(path.parent) for path in folder.glob(f"*/{MANIFEST_NAME}")]
+        packs = [pack for pack in packs if pack.manifest.task == self.recipe.pack.task]
+        if not packs:
+            raise InvalidSettingsError(f"{folder} holds no pack of the task {self.recipe.pack.task}")
+        for pack in packs:
+            verify_pack(pack)
+        return sorted(packs, key=lambda pack: divisor(pack.manifest.size))
+
     def held_out_cases(self) -> list[Case]:
         """Return the cases that neither teacher nor students were trained on."""
         prepared = self.prepared()
@@ -123,7 +140,7 @@ class Stages:
         *,
         mirroring: bool = False,
         threads: int | None = None,
-        calibration_windows: int = CALIBRATION_WINDOWS,
+        calibration_windows: int | None = CALIBRATION_WINDOWS,
         quantizing: Callable[[str], None] | None = None,
         progress: FamilyProgress | None = None,
     ) -> FamilyResult:
@@ -133,7 +150,8 @@ class Stages:
             packs: the teacher first.
             mirroring: average over mirrored windows.
             threads: CPU threads of the engine.
-            calibration_windows: windows of training cases that networks are quantised to int8 with; 0 for no int8.
+            calibration_windows: windows of training cases that networks are quantised to int8 with; 0 for no int8;
+                None for the packs' own networks in int8, which needs no checkpoint.
             quantizing: called with a model's name before it is quantised, which may take minutes.
             progress: called after every case.
 
@@ -145,7 +163,9 @@ class Stages:
         from distillation.evaluation.reduced_precision import missing_for
 
         members = [Member(pack=pack) for pack in packs]
-        if calibration_windows > 0 and not mirroring and missing_for("int8") is None:
+        if calibration_windows is None:
+            members = [replace(member, int8_body=_own_int8_body(member.pack)) for member in members]
+        elif calibration_windows > 0 and not mirroring and missing_for("int8") is None:
             members = [
                 replace(member, int8_body=self._int8_body(member, calibration_windows, quantizing))
                 for member in members
@@ -256,6 +276,11 @@ class Stages:
             and provenance.checkpoint_sha256 == file_sha256(checkpoint)
             and provenance.teacher_sha256 in (None, self.teacher().sha256(self.recipe.dataset.fold))
         )
+
+
+def _own_int8_body(pack: StudentPack) -> bytes | None:
+    has_one = any(each.precision == "int8" for each in pack.manifest.network.reduced_precisions)
+    return pack.body("int8") if has_one else None
 
 
 def _open_if_there(folder: Path) -> StudentPack | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,13 +22,17 @@ import distillation.export.quantization as quantization
 import distillation.export.samples as samples
 from distillation.cli import main
 from distillation.dataset import Case, read_dataset
+from distillation.export.folder import copy_pack
 from distillation.launch import Workspace
 from distillation.recipe import Recipe
 from distillation.stages import CALIBRATION_WINDOWS, Stages
 from distillation.students import TeacherSource
 from distillation.teacher import ModelFolder
-from KDSegmentatorLib.errors import ExportError
+from KDSegmentatorLib.errors import ExportError, InvalidSettingsError, PackError
+from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
+from KDSegmentatorLib.packs.reader import write_manifest
+from support.generated_family import build_size
 
 HELD_OUT = ("case_00", "case_01")
 
@@ -170,6 +176,72 @@ def test_the_command_hands_the_number_of_windows_on(
     assert main(["evaluate", str(path), "--workspace", str(tmp_path), *given]) == 0
     assert options["calibration_windows"] == expected
     assert "x1 teacher: quantising to int8" in capsys.readouterr().out
+
+
+def test_packs_are_evaluated_where_they_lie_without_any_checkpoint(
+    stages: Stages, teacher_pack: StudentPack, quantizer: Quantizer, having: Callable[..., None], tmp_path: Path
+) -> None:
+    """A machine that has the instructions adds what the exporting one could not measure."""
+    pytest.importorskip("openvino", reason="OpenVINO runs int8")
+    having("INT8")
+    stages.evaluate([teacher_pack], calibration_windows=5, threads=1)
+    shipped = copy_pack(open_pack(teacher_pack.folder), tmp_path / "shipped")
+    before = shipped.reduced("int8")
+    shutil.rmtree(tmp_path / "teacher")
+    shutil.rmtree(stages.folder / "int8")
+    network = replace(shipped.manifest.network, reduced_precisions=(replace(before, mean_dice_loss=0.004),))
+    text = write_manifest(replace(shipped.manifest, network=network))
+    (shipped.folder / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
+
+    result = stages.evaluate(stages.packs_in(tmp_path / "shipped"), calibration_windows=None, threads=1)
+    assert [each.precision for each in result.reduced] == ["int8"]
+    after = open_pack(shipped.folder)
+    assert after.reduced("int8") == before
+    assert after.body("int8") == quantizer.body
+    assert quantizer.windows == [5]
+
+
+def test_a_pack_without_int8_stays_without(
+    stages: Stages, teacher_pack: StudentPack, having: Callable[..., None]
+) -> None:
+    having("INT8")
+    result = stages.evaluate([teacher_pack], calibration_windows=None, threads=1)
+    assert result.reduced == ()
+    assert open_pack(teacher_pack.folder).manifest.network.reduced_precisions == ()
+
+
+def test_packs_of_a_folder_are_the_tasks_own_the_largest_first(
+    stages: Stages, teacher_pack: StudentPack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shipped"
+    build_size(folder / "another", "x1/4")
+    with pytest.raises(InvalidSettingsError, match="holds no pack of the task spheres"):
+        stages.packs_in(folder)
+    copy_pack(teacher_pack, folder)
+    for size in ("x1/4", "x1/2"):
+        build_size(folder / f"spheres-{size.replace('/', '_')}", size, task="spheres")
+    assert [pack.manifest.size for pack in stages.packs_in(folder)] == ["x1", "x1/2", "x1/4"]
+    body = folder / "spheres-x1_4" / "body.onnx"
+    body.write_bytes(body.read_bytes()[:-1])
+    with pytest.raises(PackError, match=r"body\.onnx"):
+        stages.packs_in(folder)
+
+
+def test_the_command_evaluates_the_packs_of_a_folder(
+    teacher_pack: StudentPack, recipe_text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def evaluate(self: Stages, packs: Sequence[StudentPack], **arguments: Any) -> SimpleNamespace:
+        seen.extend([[pack.manifest.id for pack in packs], arguments["calibration_windows"]])
+        return SimpleNamespace(table="")
+
+    monkeypatch.setattr(Stages, "evaluate", evaluate)
+    path = tmp_path / "spheres.yaml"
+    path.write_text(recipe_text)
+    packs = str(teacher_pack.folder.parent)
+    assert main(["evaluate", str(path), "--workspace", str(tmp_path), "--packs", packs]) == 0
+    assert seen == [[teacher_pack.manifest.id], None]
 
 
 @pytest.mark.parametrize("value", ["-1", "many", "1.5", ""])
