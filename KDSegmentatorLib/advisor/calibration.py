@@ -32,6 +32,10 @@ from KDSegmentatorLib.version import __version__
 BUDGET_SECONDS = 2.0
 """Most time that one :class:`Calibration` spends with measuring; loading an engine's library is not counted."""
 
+SHARE = 0.5
+"""Most of the budget that one engine in one precision may take: sizes of a task may need two (int8 where it was
+accepted, bfloat16 elsewhere)."""
+
 DISTURBED_SECONDS = 3600.0
 """How long a measurement is kept that failed, or during which other programs used the processor."""
 
@@ -64,6 +68,7 @@ class Calibration:
     ) -> None:
         self._folder = (cache or default_cache_folder()) / "speed"
         self._cancelled = cancelled
+        self._most = SHARE * budget
         self._left = budget
 
     def speed(self, candidate: Candidate | None, threads: int | None) -> Speed:
@@ -74,7 +79,8 @@ class Calibration:
             threads: as asked for; None leaves it to the engine.
 
         Returns:
-            What was measured, now or earlier; a guess if there is no engine, it failed, or there was no time left.
+            What was measured, now or earlier; a guess if there is no engine, it failed, or there was no time left. What
+            there was no time for is measured when another calibration is asked.
 
         Raises:
             CancelledError: ``cancelled`` returned True.
@@ -88,23 +94,25 @@ class Calibration:
         hardware = detect_hardware()
         trial = array_trial()
         disturbed = trial.interruption > _DISTURBED
-        flops: tuple[tuple[int, float], ...] = ()
-        if candidate is not None:
-            cores = threads or hardware.physical_cores or hardware.logical_cores
-            flops = self._flops(candidate, threads, cores if disturbed else None, start + self._left)
+        guess = nominal_speed(threads or hardware.logical_cores, trial.speed)
+        if candidate is None:
+            return _kept(path, _Stored(key=key, disturbed=disturbed, speed=guess))
+        if self._left <= 0:
+            return guess
+        cores = threads or hardware.physical_cores or hardware.logical_cores
+        end = start + min(self._left, self._most)
+        flops = self._flops(candidate, threads, cores if disturbed else None, end)
         self._left -= time.perf_counter() - start
-        if flops:
-            speed = Speed(flops=flops, arrays=trial.speed)
-        else:
-            speed = nominal_speed(threads or hardware.logical_cores, trial.speed)
-            disturbed = disturbed or candidate is not None  # it failed, or had no time: worth another try
-        _write(path, _Stored(key=key, disturbed=disturbed, speed=speed))
-        return speed
+        if flops is None:  # it failed: worth another try, later
+            return _kept(path, _Stored(key=key, disturbed=True, speed=guess))
+        if not flops:
+            return guess
+        return _kept(path, _Stored(key=key, disturbed=disturbed, speed=Speed(flops=flops, arrays=trial.speed)))
 
     def _flops(
         self, candidate: Candidate, threads: int | None, shared_cores: int | None, end: float
-    ) -> tuple[tuple[int, float], ...]:
-        """Return the rates at the widths that could be measured until ``end``."""
+    ) -> tuple[tuple[int, float], ...] | None:
+        """Return the rates at the widths that could be measured until ``end``; None if the engine failed."""
         found = []
         for number, (width, edges) in enumerate(TRIALS):
             now = time.perf_counter()
@@ -123,7 +131,7 @@ class Calibration:
                 raise
             except KDSegmentatorError as error:
                 _log.warning("%s could not be timed: %s", candidate.title, error)
-                return ()
+                return None
             if rate is not None:
                 found.append((width, rate))
         return tuple(found)
@@ -161,15 +169,18 @@ def _read(path: Path, key: str) -> Speed | None:
     except (OSError, ValueError, FieldError):
         return None
     widths = [width for width, _ in stored.speed.flops]
-    if stored.key != key or widths != sorted(set(widths)) or (stored.disturbed and age > DISTURBED_SECONDS):
+    outdated = stored.disturbed and not 0 <= age <= DISTURBED_SECONDS  # a file of the future, when clocks were set back
+    if stored.key != key or widths != sorted(set(widths)) or outdated:
         return None
     return stored.speed
 
 
-def _write(path: Path, stored: _Stored) -> None:
+def _kept(path: Path, stored: _Stored) -> Speed:
+    """Write down what was measured, and return it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_output(path) as temporary:
             temporary.write_text(json.dumps(asdict(stored)), encoding="utf-8")
     except (OSError, KDSegmentatorError) as error:  # measured again next time
         _log.info("the speed of this machine could not be written down: %s", error)
+    return stored.speed

@@ -75,7 +75,7 @@ def _nncf() -> Any:
             f"quantisation to int8 needs NNCF, which cannot be imported ({error}); install the extra 'distill' "
             "('pip install nncf'), or give --calibration-windows 0 to go without int8"
         ) from error
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level would also change handlers of others
     return nncf
 
 

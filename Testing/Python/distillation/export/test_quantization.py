@@ -193,7 +193,6 @@ def test_a_failing_nncf_is_an_export_error_and_telemetry_was_out_of_reach(
 
     fake = SimpleNamespace(
         quantize=fail,
-        set_log_level=lambda level: None,
         Dataset=lambda *arguments: None,
         QuantizationPreset=SimpleNamespace(MIXED=None),
         TargetDevice=SimpleNamespace(CPU=None),
