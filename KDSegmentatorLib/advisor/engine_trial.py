@@ -76,6 +76,8 @@ def _window_seconds(
     def stop() -> bool:
         return cancelled() or time.perf_counter() >= until
 
+    if cancelled():
+        raise CancelledError("cancelled; nothing was written")
     if stop():
         return None
     engine = _engine(candidate, threads, width, edge)
