@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from KDSegmentatorLib.analysis.spreadsheet import as_text
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import Vector, Volume, vector
 from KDSegmentatorLib.io.atomic import atomic_output
@@ -132,11 +133,14 @@ def statistics_columns(intensity_unit: str = IMAGE_UNITS) -> list[str]:
 
 
 def statistics_cells(row: LabelStatistics) -> list[str]:
-    """Return what a statistics table says about a structure, in the order of the columns; empty where it is absent."""
+    """Return what a statistics table says about a structure, in the order of the columns; empty where it is absent.
+
+    A name that a spreadsheet would compute is written as text: packs may come from anywhere.
+    """
     measured = (row.mean_intensity, row.std_intensity, *(row.centroid or (None, None, None)))
     return [
         str(row.value),
-        row.name,
+        as_text(row.name),
         str(row.voxels),
         f"{row.volume_ml:.6g}",
         *("" if number is None else f"{number:.6g}" for number in measured),

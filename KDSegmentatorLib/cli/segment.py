@@ -6,12 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 from KDSegmentatorLib.advisor.selection import Choice
 from KDSegmentatorLib.analysis.overlay import write_overlay
-from KDSegmentatorLib.analysis.spreadsheet import as_text
 from KDSegmentatorLib.analysis.statistics import IMAGE_UNITS, LabelStatistics, label_statistics, write_statistics
 from KDSegmentatorLib.cli.interrupt import Interrupt, listening
 from KDSegmentatorLib.cli.outputs import PlannedOutput, Writer, check_outputs, write_together
@@ -148,7 +146,7 @@ def _writers(
         write_volume(result.volume, path)
 
     def write_table(path: Path) -> None:
-        write_statistics([_without_formula(row) for row in statistics], path, intensity_unit=unit)
+        write_statistics(statistics, path, intensity_unit=unit)
 
     def write_picture(path: Path) -> None:
         write_overlay(volume, result.volume, result.labels, path, title=title, modality=manifest.modality)
@@ -171,8 +169,3 @@ def _writers(
         label = select_labels(manifest, [_name_or_value(name)])[0]
         writers[f"--probability {name}"] = image(result.probabilities[label.value])
     return writers
-
-
-def _without_formula(row: LabelStatistics) -> LabelStatistics:
-    """Return a row whose name a spreadsheet shows and does not compute, for packs may come from anywhere."""
-    return replace(row, name=as_text(row.name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from KDSegmentatorLib.analysis.spreadsheet import as_text
@@ -46,5 +46,5 @@ def write_table(entries: Sequence[TableRow], path: Path, *, intensity_unit: str)
                 continue
             record = entry.run.record
             for row in entry.run.statistics:
-                cells = statistics_cells(replace(row, name=as_text(row.name)))
+                cells = statistics_cells(row)
                 table.writerow([name, record.pack_id, record.pack_version, *cells, ""])

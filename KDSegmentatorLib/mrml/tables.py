@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from KDSegmentatorLib.analysis.spreadsheet import as_text
 from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.io.atomic import atomic_output
 
@@ -113,5 +114,5 @@ def _rounded(value: float | None) -> float | None:
 def _cell(value: str | float) -> str | float:
     """Return what a CSV file has: nothing where there is no number, a text where a spreadsheet would compute."""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(("=", "+", "-", "@")) else value
+        return as_text(value)
     return "" if math.isnan(value) else value

@@ -95,9 +95,7 @@ class PackStore:
                 return entry
             if isinstance(entry, DamagedPack) and entry.id == pack_id:
                 raise entry.error
-        raise PackError(
-            f"there is no pack {pack_id!r}; packs: {self._known()}. Install it with 'kdseg packs install FILE.kdpack'"
-        )
+        raise PackError(f"{self._unknown(pack_id)}. 'kdseg packs install FILE.kdpack' adds one")
 
     def is_shipped(self, pack_id: str) -> bool:
         """Return whether the pack with this id is the one that came with KDSegmentator (not one of the user)."""
@@ -143,7 +141,7 @@ class PackStore:
         if not self._is_installed(pack_id):
             if self._is_shipped_folder(pack_id):
                 raise PackError(f"{pack_id} came with KDSegmentator and cannot be removed; only installed packs can be")
-            raise PackError(f"there is no pack {pack_id!r} to remove; packs: {self._known()}")
+            raise PackError(self._unknown(pack_id))
         with self._changing():
             (folder / LIST_NAME).unlink(missing_ok=True)  # from here on it is not installed any more
             delete_tree(folder)
@@ -156,7 +154,7 @@ class PackStore:
             ManifestError: its manifest is not valid.
         """
         if not _is_id(pack_id):
-            raise PackError(f"there is no pack {pack_id!r}; packs: {self._known()}")
+            raise PackError(self._unknown(pack_id))
         with self._changing():
             installed = self._installed(pack_id)
             if installed is None or installed.previous is None:
@@ -208,8 +206,14 @@ class PackStore:
                 entries[folder.name] = _entry(folder.name, folder / installed.current, shipped=False)
         return [entries[key] for key in sorted(entries)]
 
-    def _known(self) -> str:
-        return ", ".join(pack.manifest.id for pack in self.packs()) or "none"
+    def _unknown(self, pack_id: str) -> str:
+        """Return what to say of an id that no pack has."""
+        packs = self.packs()
+        of_task = [pack.manifest.id for pack in packs if pack.manifest.task == pack_id]
+        if of_task:
+            return f"{pack_id!r} is a task, not a pack; its packs: {', '.join(of_task)}"
+        known = ", ".join(pack.manifest.id for pack in packs) or "none"
+        return f"there is no pack {pack_id!r}; packs: {known}"
 
     def _is_shipped_folder(self, pack_id: str) -> bool:
         return _is_id(pack_id) and (self.shipped_folder / pack_id).is_dir()

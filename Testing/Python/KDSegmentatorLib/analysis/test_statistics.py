@@ -97,6 +97,15 @@ def test_table(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_a_spreadsheet_shows_a_name_and_does_not_compute_it(start: str, tmp_path: Path) -> None:
+    segmentation, image = case()
+    name = f"{start}1+1"
+    write_statistics(label_statistics(segmentation, [label(1, name)], image), tmp_path / "statistics.csv")
+    with (tmp_path / "statistics.csv").open(encoding="utf-8", newline="") as file:
+        assert [row["label_name"] for row in csv.DictReader(file)] == [f"'{name}"]
+
+
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ImageWriteError):
         write_statistics((), tmp_path / "missing" / "statistics.csv")

@@ -112,6 +112,13 @@ def test_unknown_id(kdseg: Any, action: str, pack_id: str) -> None:
     assert err.startswith("kdseg: ")
 
 
+@pytest.mark.parametrize("action", ["show", "remove", "verify", "roll-back"])
+def test_a_task_in_the_place_of_an_id_is_told_its_packs(kdseg: Any, action: str) -> None:
+    code, _, err = kdseg("packs", action, "generated")
+    assert code == 2
+    assert "'generated' is a task, not a pack; its packs: generated-x1, generated-x1_2, generated-x1_4" in err
+
+
 def changed_byte(folder: Path) -> None:
     content = bytearray((folder / "body.onnx").read_bytes())
     content[40] ^= 1
