@@ -95,12 +95,13 @@ def select(store: PackStore, task: str, size: str = AUTOMATIC) -> Selection:
         PackError: there is no such pack, or it is damaged; with :data:`AUTOMATIC`, all of the task are.
         ManifestError: its manifest is not valid.
     """
-    packs, damaged = store.packs(), store.damaged()
-    of_task = tuple(pack for pack in damaged if pack.id.rpartition("-")[0] == task)
+    if size != AUTOMATIC and (pack := store.find(pack_id(task, size))) is not None:
+        return Selection(packs=Family(task=task, packs=(pack,)), automatic=False)
+    packs, damaged = store.all_packs()
     family = next((family for family in families(packs) if family.task == task), None)
-    if size == AUTOMATIC and family is not None:
-        return Selection(packs=family, automatic=True, damaged=of_task)
-    for pack in of_task:
-        if size == AUTOMATIC or pack.id == pack_id(task, size):
-            raise pack.error
-    return Selection(packs=Family(task=task, packs=(find(packs, task, size),)), automatic=False)
+    of_task = tuple(pack for pack in damaged if pack.id.rpartition("-")[0] == task)
+    if size != AUTOMATIC or (family is None and not of_task):
+        return Selection(packs=Family(task=task, packs=(find(packs, task, size),)), automatic=False)
+    if family is None:
+        raise of_task[0].error
+    return Selection(packs=family, automatic=True, damaged=of_task)

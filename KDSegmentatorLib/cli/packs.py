@@ -29,9 +29,9 @@ def run(arguments: argparse.Namespace) -> None:
     store = PackStore()
     action = arguments.action
     if action == "list":
-        packs = store.packs()
+        packs, all_damaged = store.all_packs()
         print(_json([_summary(pack) for pack in packs]) if arguments.json else listing(families(packs)))
-        for damaged in store.damaged():
+        for damaged in all_damaged:
             print(f"kdseg: {damaged.id} cannot be used: {damaged.error}", file=sys.stderr)
     elif action == "show":
         pack = store.get(arguments.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from KDSegmentatorLib.advisor.selection import Choice
@@ -43,12 +43,13 @@ def run(arguments: argparse.Namespace) -> None:
         interrupt.check()
         choice = segmenter.choose(volume, mirroring=arguments.mirroring)
         result = _segment(segmenter, volume, choice, arguments, interrupt)
-        statistics = label_statistics(result.volume, result.labels, volume)
         reason = segmenter.engine_for(choice.pack).reason
-        writers = _writers(result, statistics, volume, choice.pack, reason, arguments)
-        write_together([(output.path, writers[output.option]) for output in outputs], interrupt)
+        with ThreadPoolExecutor(max_workers=1) as executor:  # counts while the labels, the first output, are written
+            statistics = executor.submit(label_statistics, result.volume, result.labels, volume)
+            writers = _writers(result, statistics, volume, choice.pack, reason, arguments)
+            write_together([(output.path, writers[output.option]) for output in outputs], interrupt)
         if not arguments.quiet:
-            print(summary(result, statistics, choice, reason))
+            print(summary(result, statistics.result(), choice, reason))
             print(f"Wrote {', '.join(str(output.path) for output in outputs)}")
 
 
@@ -131,7 +132,7 @@ def _segment(
 
 def _writers(
     result: Segmentation,
-    statistics: Sequence[LabelStatistics],
+    statistics: Future[tuple[LabelStatistics, ...]],
     volume: Volume,
     pack: StudentPack,
     reason: str,
@@ -144,9 +145,10 @@ def _writers(
 
     def write_labels(path: Path) -> None:
         write_volume(result.volume, path)
+        statistics.result()  # should they fail, they do while nothing is in its place yet
 
     def write_table(path: Path) -> None:
-        write_statistics(statistics, path, intensity_unit=unit)
+        write_statistics(statistics.result(), path, intensity_unit=unit)
 
     def write_picture(path: Path) -> None:
         write_overlay(volume, result.volume, result.labels, path, title=title, modality=manifest.modality)

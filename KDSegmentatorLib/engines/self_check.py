@@ -69,14 +69,14 @@ def checked_agreement(
         EngineError: the engine failed.
         CancelledError: ``cancelled`` returned True.
     """
-    probe = pack.probe()
-    if probe is None:
-        raise PackError(f"{pack.manifest.id} has no probe to check an engine with")
     key = json.dumps([machine, engine.name, engine.device, engine.precision, pack.manifest_sha256])
     path = None if cache is None else cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
     known = _read(path, key)
     if known is not None:
-        return known
+        return known  # the probe may be as large as a scan: it is only read where it is used
+    probe = pack.probe()
+    if probe is None:
+        raise PackError(f"{pack.manifest.id} has no probe to check an engine with")
     measured = agreement(engine, probe, pack.head(), cancelled)
     _write(path, key, measured)
     return measured

@@ -76,11 +76,19 @@ class PackStore:
 
     def packs(self) -> list[StudentPack]:
         """Return the usable packs, sorted by id; :meth:`damaged` has the others."""
-        return [entry for entry in self._entries() if isinstance(entry, StudentPack)]
+        return self.all_packs()[0]
 
     def damaged(self) -> list[DamagedPack]:
         """Return the packs that cannot be opened, sorted by id, each with its error."""
-        return [entry for entry in self._entries() if isinstance(entry, DamagedPack)]
+        return self.all_packs()[1]
+
+    def all_packs(self) -> tuple[list[StudentPack], list[DamagedPack]]:
+        """Return the usable and the damaged packs, each sorted by id; every manifest is read once."""
+        names = {folder.name for folder in _folders(self.shipped_folder)}
+        names |= {folder.name for folder in _folders(self.user_folder) if _is_id(folder.name)}
+        entries = [entry for name in sorted(names) if (entry := self._entry(name)) is not None]
+        usable = [entry for entry in entries if isinstance(entry, StudentPack)]
+        return usable, [entry for entry in entries if isinstance(entry, DamagedPack)]
 
     def get(self, pack_id: str) -> StudentPack:
         """Return the pack with an id.
@@ -89,13 +97,22 @@ class PackStore:
             PackError: there is none (the message lists those that there are), or it is damaged.
             ManifestError: its manifest is not valid.
         """
-        entries = self._entries()
-        for entry in entries:
-            if isinstance(entry, StudentPack) and entry.manifest.id == pack_id:
-                return entry
-            if isinstance(entry, DamagedPack) and entry.id == pack_id:
-                raise entry.error
-        raise PackError(f"{self._unknown(pack_id)}. 'kdseg packs install FILE.kdpack' adds one")
+        found = self.find(pack_id)
+        if found is None:
+            raise PackError(f"{self._unknown(pack_id)}. 'kdseg packs install FILE.kdpack' adds one")
+        return found
+
+    def find(self, pack_id: str) -> StudentPack | None:
+        """Return the pack with an id, None if there is none; no other pack is opened.
+
+        Raises:
+            PackError: it is damaged.
+            ManifestError: its manifest is not valid.
+        """
+        found = self._entry(pack_id) if _is_id(pack_id) else None
+        if isinstance(found, DamagedPack):
+            raise found.error
+        return found
 
     def is_shipped(self, pack_id: str) -> bool:
         """Return whether the pack with this id is the one that came with KDSegmentator (not one of the user)."""
@@ -190,21 +207,16 @@ class PackStore:
             with self._changing():
                 pass
 
-    def _entries(self) -> list[StudentPack | DamagedPack]:
-        entries: dict[str, StudentPack | DamagedPack] = {}
-        for folder in _folders(self.shipped_folder):
-            entries[folder.name] = _entry(folder.name, folder, shipped=True)
-        for folder in _folders(self.user_folder):
-            if not _is_id(folder.name):
-                continue
-            try:
-                installed = self._installed(folder.name)
-            except PackError as error:
-                entries[folder.name] = DamagedPack(id=folder.name, folder=folder, shipped=False, error=error)
-                continue
-            if installed is not None:
-                entries[folder.name] = _entry(folder.name, folder / installed.current, shipped=False)
-        return [entries[key] for key in sorted(entries)]
+    def _entry(self, name: str) -> StudentPack | DamagedPack | None:
+        """Return what a folder name stands for: what the user installed, else what was shipped, else nothing."""
+        own, shipped = self.user_folder / name, self.shipped_folder / name
+        try:
+            installed = self._installed(name) if _is_folder(own) else None
+        except PackError as error:
+            return DamagedPack(id=name, folder=own, shipped=False, error=error)
+        if installed is not None:
+            return _opened(name, own / installed.current, shipped=False)
+        return _opened(name, shipped, shipped=True) if _is_folder(shipped) else None
 
     def _unknown(self, pack_id: str) -> str:
         """Return what to say of an id that no pack has."""
@@ -327,7 +339,14 @@ def _folders(parent: Path) -> list[Path]:
         return []
 
 
-def _entry(pack_id: str, folder: Path, *, shipped: bool) -> StudentPack | DamagedPack:
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # no permission to look
+        return False
+
+
+def _opened(pack_id: str, folder: Path, *, shipped: bool) -> StudentPack | DamagedPack:
     try:
         return _open_named(folder, pack_id)
     except KDSegmentatorError as error:
