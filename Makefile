@@ -37,8 +37,8 @@ lint-types: $(VENV)/dev.stamp
 lint-imports: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
-# Writes docs/benchmarks.md.
-bench: $(VENV)/demo.stamp
+# Writes docs/benchmarks.md and its picture. Stock nnU-Net is part of it: torch is needed.
+bench: $(VENV)/dev.stamp
 	$(RUN) Testing/Benchmarks/bench.py $(ARGS)
 
 # Writes the table of packs in README.md from the manifests of the shipped packs.

@@ -111,7 +111,7 @@ def advisor_errors(
 
     Args:
         cases: in any order; they take turns, round by round.
-        rounds: runs of each case, after one that does not count if there are several.
+        rounds: runs of each case; before them, each pack is run once in each way, which compiles its network.
         speed_of: see :func:`KDSegmentatorLib.advisor.advice.advise`; None measures this machine before the first run.
         say: takes a line for the user.
 
@@ -119,16 +119,17 @@ def advisor_errors(
         KDSegmentatorError: a scan cannot be read, or does not fit the pack.
         subprocess.CalledProcessError: ``kdseg segment`` failed.
     """
-    speed_of = speed_of or Calibration().speed
-    estimates = [_estimate(case, speed_of) for case in cases]
+    # as separate runs of the program would ask: each has its own time to measure
+    estimates = [_estimate(case, speed_of or Calibration().speed) for case in cases]
     runs: list[list[_Run]] = [[] for _ in cases]
     with _installed({case.pack.manifest.id: case.pack for case in cases}.values()) as store:
-        for number in range(rounds + (rounds > 1)):
+        for case in {(case.pack.manifest.id, case.request): case for case in cases}.values():
+            _run(case, store)
+        for _ in range(rounds):
             for case, done in zip(cases, runs, strict=True):
                 run = _run(case, store)
                 say(f"{case.title}: {run.seconds:.2f} s")
-                if number > 0 or rounds == 1:
-                    done.append(run)
+                done.append(run)
     return [
         AdvisorError(
             case=case,

@@ -1,6 +1,7 @@
 """Measure what segmenting costs, and write docs/benchmarks.md with its picture.
 
-    python Testing/Benchmarks/bench.py [--only paper classes ...] [--rounds 5] [--stock-rounds 1] [--sizes x1/4 ...]
+    python Testing/Benchmarks/bench.py [--quick] [--only paper classes ...] [--rounds 5] [--stock-rounds 1]
+                                       [--sizes x1/4 ...]
 
 Parts: ``paper`` (the paper's family, ours against stock nnU-Net), ``shipped`` (shipped packs on a real volume),
 ``volumes`` and ``classes`` (how cost grows), ``arithmetic`` (share of the machine's peak), ``brain`` (one brain from
@@ -29,6 +30,7 @@ from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.packs.locations import default_cache_folder
 
 RESULTS, PAGE = "benchmarks.json", "benchmarks.md"
+ROUNDS, QUICK_ROUNDS = 5, 3
 INTERRUPTED = 130
 
 
@@ -72,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     file = chosen.output / RESULTS
     setting = Setting(
         cache=open_cache(chosen.cache),
-        rounds=chosen.rounds,
+        rounds=chosen.rounds or (QUICK_ROUNDS if chosen.quick else ROUNDS),
+        long_rounds=1 if chosen.quick else chosen.rounds or ROUNDS,
         stock_rounds=chosen.stock_rounds,
         sizes=tuple(chosen.sizes),
     )
@@ -99,12 +102,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code or int(bool(failed))
 
 
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, got {text!r}")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure what segmenting costs.")
     parser.add_argument(
         "--only", nargs="+", choices=list(PARTS), default=list(PARTS), metavar="PART", help=f"parts: {', '.join(PARTS)}"
     )
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each of our subjects (default: %(default)s)")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help=f"everything in about half an hour: {QUICK_ROUNDS} rounds, and one of the large volumes and the advisor",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_at_least_one,
+        help=f"runs of each of our subjects (default: {ROUNDS}, {QUICK_ROUNDS} if quick)",
+    )
     parser.add_argument(
         "--stock-rounds",
         type=int,

@@ -57,6 +57,7 @@ class Setting:
     Attributes:
         cache: what is made once.
         rounds: runs of each of our subjects.
+        long_rounds: runs of those that take longest: the large volumes, and each of the advisor's cases.
         stock_rounds: runs of stock nnU-Net; None for one with the teacher and three with students, 0 for none.
         sizes: of the paper's family.
         warm_up: whether subjects that fill caches on the disk make a first run that does not count.
@@ -66,6 +67,7 @@ class Setting:
 
     cache: Cache
     rounds: int = 5
+    long_rounds: int = 5
     stock_rounds: int | None = None
     sizes: tuple[str, ...] = ("x1", "x1/2", "x1/4")
     warm_up: bool = True

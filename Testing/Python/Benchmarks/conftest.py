@@ -71,4 +71,6 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
         repeats=2,
     )
     cache = Cache(folder=tmp_path_factory.mktemp("benchmark"))
-    return TinySetting(cache=cache, rounds=1, stock_rounds=1, sizes=("x1/4",), warm_up=False, scope=scope, say=str)
+    return TinySetting(
+        cache=cache, rounds=1, long_rounds=1, stock_rounds=1, sizes=("x1/4",), warm_up=False, scope=scope, say=str
+    )

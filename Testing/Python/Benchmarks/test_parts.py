@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,36 @@ def test_no_module_of_the_benchmark_imports_torch_before_it_has_to() -> None:
 
     folders = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'Testing' / 'Benchmarks')]!r}; "
     assert subprocess.run([sys.executable, "-c", folders + code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "rounds", "long_rounds"),
+    [([], 5, 5), (["--quick"], 3, 1), (["--rounds", "2"], 2, 2), (["--quick", "--rounds", "2"], 2, 1)],
+)
+def test_quick_has_all_parts_with_fewer_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: list[str], rounds: int, long_rounds: int
+) -> None:
+    measured: list[tuple[str, int, int]] = []
+
+    def note(part: str, setting: Setting, file: Path) -> None:
+        measured.append((part, setting.rounds, setting.long_rounds))
+
+    monkeypatch.setattr(bench, "measure", note)
+    assert bench.main([*given, "--cache", str(tmp_path / "cache"), "--output", str(tmp_path)]) == 0
+    assert measured == [(part, rounds, long_rounds) for part in PARTS]
+
+
+def test_the_largest_volumes_are_the_long_ones(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdbench.parts.volumes.LARGE_VOXELS", 40 * 40 * 36)
+    (subjects,) = PARTS["volumes"](replace(setting, rounds=4, long_rounds=2))
+    assert {(subject.labels["scan_size"], subject.rounds) for subject in subjects} == {
+        ("32 x 32 x 30", 4),
+        ("40 x 40 x 36", 2),
+    }
+
+
+@pytest.mark.parametrize("rounds", ["0", "-1", "many"])
+def test_a_number_of_rounds_that_makes_no_sense(rounds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main(["--rounds", rounds])
+    assert "must be 1 or more" in capsys.readouterr().err

@@ -19,7 +19,11 @@ def stages(setting: Setting) -> Iterator[list[Subject]]:
         Subject(
             name="advisor",
             function="kdbench.advising:ask_the_advisor",
-            arguments={"packs": [str(pack.folder) for pack in packs], "scans": str(scans), "rounds": setting.rounds},
+            arguments={
+                "packs": [str(pack.folder) for pack in packs],
+                "scans": str(scans),
+                "rounds": setting.long_rounds,
+            },
             environment=setting.cache.environment,
         )
     ]

@@ -12,6 +12,8 @@ from kdbench.runner import Subject
 from kdbench.setting import Setting
 
 SIZE = "x1/4"
+LARGE_VOXELS = 70_000_000
+"""Volumes from here on take long."""
 
 
 def stages(setting: Setting) -> Iterator[list[Subject]]:
@@ -31,5 +33,6 @@ def stages(setting: Setting) -> Iterator[list[Subject]]:
                 facts={"voxels": math.prod(size)},
                 scan_size=written,
             )
-            subjects.append(replace(subject, warm_up=subject.warm_up and number == 0))
+            rounds = setting.long_rounds if math.prod(size) >= LARGE_VOXELS else setting.rounds
+            subjects.append(replace(subject, warm_up=subject.warm_up and number == 0, rounds=rounds))
     yield subjects

@@ -31,7 +31,8 @@ def page(results: Results) -> str:
         "*Wall* is the time from a process's start to its end, imports, reading and writing of files included; *CPU* "
         "is user and system time of all its threads and of the processes that it started; *memory* is the peak "
         "resident size of the process itself (nnU-Net's helper processes come on top of it and are not counted). GB "
-        'are 10^9 bytes. `make bench` measures all parts again; `make bench ARGS="--only classes --rounds 3"` one.',
+        "are 10^9 bytes. `make bench` measures all parts again, `make bench ARGS=--quick` with fewer runs; "
+        '`make bench ARGS="--only classes --rounds 3"` one part.',
         "",
         "## Targets",
         "",
@@ -127,9 +128,11 @@ def _origin(part: Part) -> list[str]:
             versions.setdefault(package, set()).add(version)
     used = ", ".join(f"{package} {_range(sorted(found))}" for package, found in versions.items())
     machine = part.machine
+    runs = sorted({len(outcome.runs) for outcome in outcomes})
+    counted = str(runs[0]) if runs[0] == runs[-1] else f"{runs[0]} to {runs[-1]}"
     return [
         f"*{machine.processor}, {machine.logical_cores} logical cores ({', '.join(machine.abilities)}), "
-        f"{machine.system}; {_range(days)}{load}. {used}.*"
+        f"{machine.system}; {_range(days)}{load}; runs of each: {counted}. {used}.*"
     ]
 
 
