@@ -1,7 +1,7 @@
 """Finding out how fast this machine is, in two seconds, once.
 
 No network of a pack is run for it: a teacher's window takes longer than that. Engines are timed with small networks of
-three widths instead (:mod:`KDSegmentatorLib.advisor.trial_network`), whose rates hold for networks of any depth, window
+four widths instead (:mod:`KDSegmentatorLib.advisor.trial_network`), whose rates hold for networks of any depth, window
 and width (:func:`KDSegmentatorLib.advisor.duration.window_seconds`).
 """
 
@@ -39,8 +39,10 @@ accepted, bfloat16 elsewhere)."""
 DISTURBED_SECONDS = 3600.0
 """How long a measurement is kept that failed, or during which other programs used the processor."""
 
-TRIALS = ((8, (64, 96, 128)), (32, (32, 48, 64)), (96, (16, 24, 32)))
-"""Channels, and edges of windows; see :func:`KDSegmentatorLib.advisor.engine_trial.engine_flops`."""
+TRIALS = ((8, (64, 96, 128)), (16, (48, 64, 96)), (32, (32, 48, 64)), (96, (16, 24, 32)))
+"""Channels, and edges of windows; see :func:`KDSegmentatorLib.advisor.engine_trial.engine_flops`.
+
+16 is the width of an AVX-512 register: rates of narrower networks rise steeply to there, and little beyond."""
 
 _DISTURBED = 1.25
 """Wall time as a multiple of processor time, from which on other programs use the processor."""

@@ -219,7 +219,7 @@ def test_without_an_engine_numpy_alone_is_measured(trials: Trials, tmp_path: Pat
 
 
 def test_two_formats_fit_into_the_budget_and_a_third_is_measured_next_time(trials: Trials, tmp_path: Path) -> None:
-    trials.seconds = 0.3  # three widths fit into half of it
+    trials.seconds = 0.24  # four widths fit into half of it
     asked = Calibration(tmp_path, budget=2.0)
     first, second, third = (asked.speed(candidate(precision), None) for precision in ("int8", "bfloat16", "float32"))
     assert trials.now <= 2.0
@@ -233,7 +233,7 @@ def test_one_format_does_not_take_the_time_of_the_other(trials: Trials, tmp_path
     asked = Calibration(tmp_path, budget=4.0)
     trials.seconds = 1.9  # too slow for anything
     assert not asked.speed(candidate("int8"), None).measured
-    trials.seconds = 0.6
+    trials.seconds = 0.4
     assert asked.speed(candidate("bfloat16"), None) == MEASURED
 
 
