@@ -2,7 +2,6 @@
 
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +15,6 @@ from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
-    ScriptedLoadableModuleTest,
     ScriptedLoadableModuleWidget,
 )
 from slicer.util import VTKObservationMixin
@@ -27,13 +25,25 @@ try:
 except ImportError:  # run from a source checkout, where it lies beside the module's folder
     sys.path.append(str(_MODULE_FOLDER.parent))
 
-from KDSegmentatorPanel.choices import EngineChoice, PairView, PrecisionChoice  # noqa: E402 - the path is known only now
+# Slicer imports all modules at its start: these take next to no time, everything else is imported when the panel is
+# opened. The path is known only now.
+from KDSegmentatorPanel.about import acknowledgement_text, help_text  # noqa: E402
+from KDSegmentatorPanel.choices import EngineChoice, Inputs, PairView, PrecisionChoice  # noqa: E402
+from KDSegmentatorPanel.sample_data import register_sample_data  # noqa: E402
+from KDSegmentatorPanel.self_tests import KDSegmentatorTest  # noqa: E402
 
-# Everything else is imported when the panel is opened: Slicer imports all modules at its start.
+__all__ = [
+    "KDSegmentator",
+    "KDSegmentatorLogic",
+    "KDSegmentatorParameterNode",
+    "KDSegmentatorTest",
+    "KDSegmentatorWidget",
+]
 
-_DOCUMENTATION_URL = "https://github.com/KDSegmentator/KDSegmentator/blob/main/docs/slicer-module.md"
-_SAMPLE_CATEGORY = "KDSegmentator"
-_SAMPLE = "KDSegmentator hippocampus"
+_RESOURCES = _MODULE_FOLDER / "Resources"
+
+_VOLUME_MILLISECONDS = 500
+"""How long the volume has to stay as it is before it is looked at again: somebody may be dragging its transform."""
 
 _POLL_MILLISECONDS = 20
 _YIELD_SECONDS = 0.010
@@ -50,58 +60,13 @@ class KDSegmentator(ScriptedLoadableModule):
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
         self.parent.dependencies = ["Segmentations", "SubjectHierarchy", "Terminologies"]
         self.parent.contributors = ["KDSegmentator developers"]
-        self.parent.helpText = _("""
-<p>Multi-label segmentation on this computer with small <b>students</b> that were distilled from large nnU-Net
-<b>teachers</b>: no cloud, no graphics card, no torch.</p>
-<ol>
-<li>Choose a volume. Tasks that do not fit it are greyed, with the reason as their tooltip.</li>
-<li>Choose a size, or leave the advised one. Time and memory are estimates for this computer and this volume.</li>
-<li>Click Segment. Slicer can be used meanwhile, and the run can be cancelled; nothing changes in the scene before the
-result is complete.</li>
-</ol>
-<p><b>Not a medical device; for research.</b> Every result has to be checked by a person. What a pack is made for, how
-it was tested and where its limits are is said in its card under Packs.</p>
-""")
-        self.parent.helpText += _("<p>More in the <a href='{url}'>documentation</a>.</p>").format(
-            url=_DOCUMENTATION_URL
-        )
-        self.parent.acknowledgementText = _("""
-<p>Built on nnU-Net: Isensee et al., <i>nnU-Net: a self-configuring method for deep learning-based biomedical image
-segmentation</i>, Nature Methods 18, 203-211 (2021).</p>
-<p>The students are made with knowledge distillation as in <i>From Performance to Practice: Knowledge-Distilled
-Segmentator for On-Premises Clinical Workflows</i> (Lan, Choi, Ma, Wang, Zhao, Jiang, Hsu) and <i>ReCo-KD: Region- and
-Context-Aware Knowledge Distillation for Efficient 3D Medical Image Segmentation</i> (arXiv 2601.08301).</p>
-<p>Hippocampus packs and sample: Medical Segmentation Decathlon, Task04 Hippocampus, Vanderbilt University Medical
-Center, CC BY-SA 4.0; Antonelli et al., <i>The Medical Segmentation Decathlon</i>, Nature Communications 13, 4128
-(2022).</p>
-""")
-        slicer.app.connect("startupCompleted()", registerSampleData)
+        self.parent.helpText = help_text()
+        self.parent.acknowledgementText = acknowledgement_text()
+        slicer.app.connect("startupCompleted()", _registerSampleData)
 
 
-def registerSampleData() -> None:
-    """Add the sample that comes with the extension to the Sample Data module; nothing is downloaded."""
-    import SampleData
-
-    samples = _MODULE_FOLDER / "Resources" / "Samples"
-    logic = SampleData.SampleDataLogic
-    if hasattr(logic, "registerCustomSampleDataCategory"):  # since Slicer 5.12
-        logic.registerCustomSampleDataCategory(_SAMPLE_CATEGORY, title=_("KDSegmentator"))
-    logic.registerCustomSampleDataSource(
-        category=_SAMPLE_CATEGORY,
-        sampleName=_SAMPLE,
-        thumbnailFileName=str(_MODULE_FOLDER / "Resources" / "Icons" / "KDSegmentator-hippocampus.png"),
-        uris=[
-            (samples / "KDSegmentator-hippocampus.nrrd").as_uri(),
-            (samples / "KDSegmentator-hippocampus-reference.seg.nrrd").as_uri(),
-        ],
-        fileNames=["KDSegmentator-hippocampus.nrrd", "KDSegmentator-hippocampus-reference.seg.nrrd"],
-        nodeNames=["KDSegmentator-hippocampus", "KDSegmentator-hippocampus-reference"],
-        loadFileTypes=["VolumeFile", "SegmentationFile"],
-        checksums=[
-            "SHA256:dd45dd1d8878f42525419da649130b93bf807b706028c40e992c6be72a25e14c",
-            "SHA256:402f09020e39b97da2fbed4fe917a9e30faa3d142b4259ab9a1fcb8d09346260",
-        ],
-    )
+def _registerSampleData() -> None:
+    register_sample_data(_RESOURCES)
 
 
 @parameterNodeWrapper
@@ -139,10 +104,12 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode: Any = None  # a KDSegmentatorParameterNode
         self._parameterNodeGuiTag: int | None = None
         self._polling = False
+        self._observedVolume: vtkMRMLScalarVolumeNode | None = None
 
     def setup(self) -> None:
         """Build the panel when it is opened for the first time."""
         ScriptedLoadableModuleWidget.setup(self)
+        from KDSegmentatorPanel import application
         from KDSegmentatorPanel.boxes.batch_box import BatchBox
         from KDSegmentatorPanel.boxes.compare_box import CompareBox
         from KDSegmentatorPanel.boxes.packs_box import PacksBox
@@ -156,9 +123,9 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
 
         self.logic = KDSegmentatorLogic()
-        self.panel = self.logic.newPanel()
-        self.comparePanel = self.logic.newComparePanel()
-        self.batchPanel = self.logic.newBatchPanel()
+        self.panel = application.segment_panel(_RESOURCES)
+        self.comparePanel = application.compare_panel()
+        self.batchPanel = application.batch_panel()
         self._outcomes = self.panel.outcomes
         self.segmentBox = SegmentBox(self.ui, self.panel, confirm=self._confirm, changed=self._show)
         self.resultBox = ResultBox(self.ui, report=slicer.util.errorDisplay)
@@ -166,19 +133,22 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.ui,
             self.comparePanel,
             self.panel,
-            SliceLayouts(self.logic.layouts()),
+            SliceLayouts(application.layouts()),
             jump=self.logic.jumpSlices,
             changed=self._show,
         )
         self.packsBox = PacksBox(
-            self.ui, self.logic.newPacksPanel(), confirm=self._confirm, changed=self._onPacksChanged
+            self.ui, application.packs_panel(), confirm=self._confirm, changed=self._onPacksChanged
         )
-
         self.batchBox = BatchBox(self.ui, self.batchPanel, changed=self._show)
 
         self.timer = qt.QTimer()
         self.timer.setInterval(_POLL_MILLISECONDS)
         self.timer.timeout.connect(self._onTimer)
+        self.volumeTimer = qt.QTimer()
+        self.volumeTimer.setInterval(_VOLUME_MILLISECONDS)
+        self.volumeTimer.setSingleShot(True)
+        self.volumeTimer.timeout.connect(self._onVolumeChanged)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
@@ -190,6 +160,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Stop everything when the application closes or the module is reloaded."""
         if hasattr(self, "panel"):
             self.timer.stop()
+            self.volumeTimer.stop()
             self.setParameterNode(None)
             self.comparePanel.close()
             self.panel.shut_down()
@@ -218,6 +189,8 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.compareBox.hidePair()
         self.comparePanel.close()
         self.panel.close(_("The run was cancelled because the scene was closed."))
+        self.panel.update(Inputs())
+        self.comparePanel.update(None, None)
         self._show()
 
     def onSceneEndClose(self, _caller: Any, _event: Any) -> None:
@@ -229,6 +202,16 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Take over the parameters of a scene that was loaded, if the panel is open."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+
+    @property
+    def parameters(self) -> Any:
+        """The choices that are shown, a KDSegmentatorParameterNode; None while the panel is closed."""
+        return self._parameterNode
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to wait for."""
+        return bool(self.panel.busy or self.comparePanel.busy or self.batchPanel.busy)
 
     def initializeParameterNode(self) -> None:
         """Observe the parameter node, and choose a volume if none is chosen."""
@@ -246,6 +229,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentBox.setParameters(parameterNode)
         self.compareBox.setParameters(parameterNode)
         self.batchBox.setParameters(parameterNode)
+        self._observeVolume(None if parameterNode is None else parameterNode.inputVolume)
         if parameterNode is not None:
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
             self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
@@ -256,10 +240,33 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
         parameters = self._parameterNode
         if parameters is not None:
+            self._observeVolume(parameters.inputVolume)
             self.panel.update(inputs_of(parameters))
             self.comparePanel.update(parameters.firstSegmentation, parameters.secondSegmentation)
             self.batchPanel.update(batch_inputs_of(parameters, self.panel.settings, self.panel.obstacle))
             self._show()
+
+    def _observeVolume(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
+        """Notice when the voxels of the chosen volume, or the transforms that it is under, become other ones."""
+        events = (
+            slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
+            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+        )
+        if volume is self._observedVolume:
+            return
+        for event in events:
+            if self._observedVolume is not None:
+                self.removeObserver(self._observedVolume, event, self._onVolumeModified)
+            if volume is not None:
+                self.addObserver(volume, event, self._onVolumeModified)
+        self._observedVolume = volume
+
+    def _onVolumeModified(self, _caller: Any, _event: Any) -> None:
+        self.volumeTimer.start()
+
+    def _onVolumeChanged(self) -> None:
+        self.panel.volume_changed()
+        self._show()
 
     def _onPacksChanged(self) -> None:
         self.panel.refresh()
@@ -270,11 +277,8 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onTimer(self) -> None:
         time.sleep(_YIELD_SECONDS)
         changed = [panel.poll() for panel in (self.panel, self.comparePanel, self.batchPanel)]
-        if any(changed) or not self._busy():
+        if any(changed) or not self.busy:
             self._show()
-
-    def _busy(self) -> bool:
-        return bool(self.panel.busy or self.comparePanel.busy or self.batchPanel.busy)
 
     def _show(self) -> None:
         """Show the state of all boxes, and poll as long as there is something to wait for."""
@@ -284,8 +288,8 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.segmentBox.show()
         self.compareBox.show()
         self.batchBox.show()
-        if self._busy() != self._polling:
-            self._polling = self._busy()
+        if self.busy != self._polling:
+            self._polling = self.busy
             if self._polling:
                 self.timer.start()
             else:
@@ -327,66 +331,6 @@ class KDSegmentatorLogic(ScriptedLoadableModuleLogic):
         scans = [volume for volume in volumes if volume.GetClassName() == "vtkMRMLScalarVolumeNode"]
         return shown if shown in scans else next(iter(scans), None)
 
-    def newPanel(self) -> Any:
-        """Return a new KDSegmentatorPanel.segment_panel.SegmentPanel on the packs of this machine."""
-        from KDSegmentatorLib.jobs.process import start_segmentation
-        from KDSegmentatorLib.packs.store import PackStore
-        from KDSegmentatorPanel.assessment import assess
-        from KDSegmentatorPanel.segment_panel import SegmentPanel
-        from KDSegmentatorPanel.slicer_packages import SlicerPackages
-
-        def start(request: Any, volume: Any) -> Any:
-            # in the Python that runs, which in Slicer is PythonSlicer
-            return start_segmentation(request, volume, temporary_folder=Path(slicer.app.temporaryPath))
-
-        return SegmentPanel(
-            packs=PackStore(),
-            start=start,
-            assess=assess,
-            background=ThreadPoolExecutor(1, thread_name_prefix="KDSegmentator"),
-            packages=SlicerPackages(_MODULE_FOLDER / "Resources" / "requirements.txt"),
-        )
-
-    @staticmethod
-    def newBatchPanel() -> Any:
-        """Return a new KDSegmentatorPanel.batch_panel.BatchPanel."""
-        from KDSegmentatorLib.jobs.process import start_batch
-        from KDSegmentatorPanel.batch_panel import BatchPanel
-
-        def start(request: Any) -> Any:
-            return start_batch(request, temporary_folder=Path(slicer.app.temporaryPath))
-
-        return BatchPanel(start)
-
-    @staticmethod
-    def newComparePanel() -> Any:
-        """Return a new KDSegmentatorPanel.compare_panel.ComparePanel."""
-        from KDSegmentatorPanel.compare_panel import ComparePanel
-
-        return ComparePanel(ThreadPoolExecutor(1, thread_name_prefix="KDSegmentator comparison"))
-
-    @staticmethod
-    def newPacksPanel() -> Any:
-        """Return a new KDSegmentatorPanel.packs_panel.PacksPanel on the packs of this machine."""
-        from KDSegmentatorLib.packs.store import PackStore
-        from KDSegmentatorPanel.packs_panel import PacksPanel
-
-        return PacksPanel(PackStore())
-
-    @staticmethod
-    def layouts() -> Any:
-        """Return the application's KDSegmentatorPanel.slice_layouts.Layouts; None without a main window."""
-        from KDSegmentatorPanel.slice_layouts import Layouts
-
-        manager = slicer.app.layoutManager()
-        if manager is None:
-            return None
-        return Layouts(
-            current=lambda: manager.layout,
-            change=manager.setLayout,
-            side_by_side=slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView,
-        )
-
     @staticmethod
     def jumpSlices(position: Any) -> None:
         """Centre all slice views on a point, (L, P, S) in mm."""
@@ -404,9 +348,9 @@ class KDSegmentatorLogic(ScriptedLoadableModuleLogic):
         :returns: the new vtkMRMLSegmentationNode.
         :raises RuntimeError: with the reason, if it did not work.
         """
-        from KDSegmentatorPanel.choices import Inputs
+        from KDSegmentatorPanel import application
 
-        panel = self.newPanel()
+        panel = application.segment_panel(_RESOURCES)
         try:
             panel.update(Inputs(volume=volumeNode, task=task, size=size, **choices))
             self.waitFor(panel)
@@ -425,22 +369,3 @@ class KDSegmentatorLogic(ScriptedLoadableModuleLogic):
             time.sleep(_YIELD_SECONDS)
             panel.poll()
             slicer.app.processEvents()
-
-
-class KDSegmentatorTest(ScriptedLoadableModuleTest):
-    """Self-tests, see KDSegmentatorPanel.self_tests: they run in the application, offline."""
-
-    def setUp(self) -> None:
-        """Start from an empty scene."""
-        slicer.mrmlScene.Clear()
-
-    def runTest(self) -> None:
-        """Run all of them."""
-        from KDSegmentatorPanel import self_tests
-
-        for test in self_tests.ALL:
-            self.setUp()
-            self.delayDisplay(test.__doc__)
-            test(self)
-        self.setUp()
-        self.delayDisplay(_("All tests passed"))

@@ -101,8 +101,13 @@ def estimate_here(question: Question, speed_of: SpeedOf | None = None) -> Answer
     return {family.task: _estimate(question, family, speed_of) for family in wanted}
 
 
-def estimate_apart(question: Question) -> Answer:
-    """Return the estimates, worked out in a process of its own; empty if that did not work, which the log tells."""
+def estimate_apart(question: Question, executable: str | None = None) -> Answer:
+    """Return the estimates, worked out in a process of its own; empty if that did not work, which the log tells.
+
+    Args:
+        question: what is to be estimated.
+        executable: Python; None takes the one that runs.
+    """
     package_folders = {str(Path(__file__).resolve().parents[1]), *(path for path in sys.path if _has_library(path))}
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([*sorted(package_folders), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
@@ -111,7 +116,7 @@ def estimate_apart(question: Question) -> Answer:
     }
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "KDSegmentatorPanel.estimation"],
+            [executable or sys.executable, "-m", "KDSegmentatorPanel.estimation"],
             input=json.dumps(dataclasses.asdict(question)),
             capture_output=True,
             text=True,

@@ -128,7 +128,7 @@ class Pending(Protocol[Result_co]):
 
 
 class Background(Protocol):
-    """Works things out without holding up the user: :class:`concurrent.futures.ThreadPoolExecutor`."""
+    """Works things out without holding up the user: :class:`KDSegmentatorPanel.background.BackgroundThread`."""
 
     def submit(self, function: Callable[[], Result], /) -> Pending[Result]:
         """Start working it out."""

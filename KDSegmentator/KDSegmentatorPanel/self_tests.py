@@ -1,208 +1,294 @@
-"""What runs in the application itself: ``Slicer --testing``, or "Reload and Test" in developer mode. Offline."""
+"""What runs in the application itself: ``Slicer --testing``, or "Reload and Test" in developer mode. Offline.
+
+Slicer imports this file at its start: what takes time to import is imported by the tests.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
+import unittest
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import SampleData
 import slicer
+from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
-from KDSegmentatorLib.analysis.comparison import compare
-from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.mrml.label_maps import label_volume
-from KDSegmentatorLib.mrml.results import STATISTICS_ROLE
-from KDSegmentatorLib.mrml.volumes import node_from_volume, volume_from_node
-from KDSegmentatorPanel.state import State
+from KDSegmentatorPanel.sample_data import SAMPLE, register_sample_data
 
-SAMPLE = "KDSegmentator hippocampus"
 TASK, STUDENT, TEACHER = "hippocampus", "x1/4", "x1"
 LEAST_DICE = 0.75
 """Below the least Dice of a structure that the students reach on the sample, and above that of any mistake."""
 
 _LONGEST_SECONDS = 300.0
+_CANCELLED_SECONDS = 10.0
+"""A cancelled worker is given one second; the rest is for a busy machine."""
 
 
-def test_states_without_an_engine(test: Any) -> None:
-    """The panel says what is missing."""
-    widget = _widget()
-    test.assertEqual(widget.panel.state, State.NO_VOLUME)
-    test.assertFalse(widget.ui.segmentButton.enabled)
-    test.assertTrue(widget.ui.segmentButton.toolTip)
-    _parameters(widget).inputVolume = _generated_volume()
-    _wait(test, lambda: not widget.panel.busy)
-    test.assertIn(widget.panel.state, (State.READY, State.PACKAGES_MISSING))
-    test.assertEqual(widget.ui.taskComboBox.currentText, "Hippocampus, anterior and posterior (MR)")
-    test.assertIn("advised", "".join(row.text for row in widget.panel.view().sizes))
-    single_slice = node_from_volume(Volume(np.ones((1, 9, 9), np.float32), (1.0, 1.0, 1.0)), slicer.mrmlScene, name="S")
-    _parameters(widget).inputVolume = single_slice
-    test.assertEqual(widget.panel.state, State.NO_VOLUME)
-    test.assertIn("single slice", widget.ui.segmentButton.toolTip)
+class KDSegmentatorTest(ScriptedLoadableModuleTest):
+    """The module's self-tests. Those that run a network are skipped if Slicer's Python has no engine."""
 
-
-def test_scene_keeps_the_choices(test: Any) -> None:
-    """The choices survive saving and loading the scene."""
-    widget = _widget()
-    parameters = _parameters(widget)
-    parameters.inputVolume = _generated_volume()
-    parameters.size, parameters.mirroring, parameters.leftOut = STUDENT, True, ["Anterior hippocampus"]
-    with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
-        path = str(Path(folder) / "scène.mrb")
-        test.assertTrue(slicer.util.saveScene(path))
+    def setUp(self) -> None:
+        """Start from an empty scene, with the panel open."""
         slicer.mrmlScene.Clear()
-        test.assertTrue(slicer.util.loadScene(path))
-    loaded = widget.logic.getParameterNode()
-    test.assertEqual(loaded.inputVolume.GetName(), "Generated")
-    test.assertEqual((loaded.size, loaded.mirroring, list(loaded.leftOut)), (STUDENT, True, ["Anterior hippocampus"]))
+        if slicer.util.mainWindow() is not None:
+            slicer.util.selectModule("KDSegmentator")
+        self.widget = slicer.util.getModuleWidget("KDSegmentator")
+        self.widget.enter()  # without a main window nobody else does, and twice does no harm
+        self.panel = self.widget.panel
+
+    def tearDown(self) -> None:
+        """Leave nothing behind for the next test."""
+        slicer.mrmlScene.Clear()
+        self._wait(lambda: not self.widget.busy)
+
+    def runTest(self) -> None:
+        """Run all of them ("Reload and Test")."""
+        suite = unittest.defaultTestLoader.loadTestsFromTestCase(type(self))
+        result = unittest.TextTestRunner(verbosity=2).run(suite)
+        if not result.wasSuccessful():
+            self.fail(
+                f"{len(result.errors) + len(result.failures)} of {result.testsRun} self-tests failed, see the log"
+            )
+        self.delayDisplay(f"{result.testsRun - len(result.skipped)} self-tests passed, {len(result.skipped)} skipped")
+
+    def test_states(self) -> None:
+        """The panel says what is missing, with or without an engine."""
+        import numpy as np
+
+        from KDSegmentatorLib.geometry import Volume
+        from KDSegmentatorLib.mrml.volumes import node_from_volume
+        from KDSegmentatorPanel.state import State
+
+        self.assertEqual(self.panel.state, State.NO_VOLUME)
+        self.assertFalse(self.widget.ui.segmentButton.enabled)
+        self.assertTrue(self.widget.ui.segmentButton.toolTip)
+        self.widget.parameters.inputVolume = _generated_volume()
+        self._wait(lambda: not self.panel.busy)
+        self.assertIn(self.panel.state, (State.READY, State.PACKAGES_MISSING))
+        self.assertEqual(self.widget.ui.taskComboBox.currentText, "Hippocampus, anterior and posterior (MR)")
+        self.assertIn("advised", "".join(row.text for row in self.panel.view().sizes))
+        single_slice = Volume(np.ones((1, 9, 9), np.float32), (1.0, 1.0, 1.0))
+        self.widget.parameters.inputVolume = node_from_volume(single_slice, slicer.mrmlScene, name="Slice")
+        self.assertEqual(self.panel.state, State.NO_VOLUME)
+        self.assertIn("single slice", self.widget.ui.segmentButton.toolTip)
+
+    def test_scene_keeps_the_choices(self) -> None:
+        """The choices survive saving and loading the scene."""
+        parameters = self.widget.parameters
+        parameters.inputVolume = _generated_volume()
+        parameters.size, parameters.mirroring, parameters.leftOut = STUDENT, True, ["Anterior hippocampus"]
+        with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+            path = str(Path(folder) / "scène.mrb")
+            self.assertTrue(slicer.util.saveScene(path))
+            slicer.mrmlScene.Clear()
+            self.assertTrue(slicer.util.loadScene(path))
+        loaded = self.widget.logic.getParameterNode()
+        self.assertEqual(loaded.inputVolume.GetName(), "Generated")
+        self.assertEqual(
+            (loaded.size, loaded.mirroring, list(loaded.leftOut)), (STUDENT, True, ["Anterior hippocampus"])
+        )
+
+    def test_sample(self) -> None:
+        """The shipped sample is segmented with the x1/4 student."""
+        from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
+        from KDSegmentatorPanel.state import State
+
+        self._need_engine()
+        volume, reference = _sample()
+        parameters = self.widget.parameters
+        parameters.inputVolume, parameters.size = volume, STUDENT
+        parameters.surfaces, parameters.entropy = True, True
+        self._wait(lambda: not self.panel.busy)
+        self.widget.ui.segmentButton.click()
+        self.assertEqual(self.panel.state, State.RUNNING)
+        self.assertEqual(self.widget.ui.segmentButton.text, "Cancel")
+        self._wait(lambda: not self.panel.busy)
+        self.assertEqual(self.panel.state, State.DONE, self.panel.view().message.text)
+        node = self.widget.ui.resultSelector.currentNode()
+        self.assertEqual(node.GetSegmentation().GetNumberOfSegments(), 2)
+        self.assertTrue(node.GetSegmentation().ContainsRepresentation("Closed surface"))
+        self.assertEqual(node.GetNodeReference(STATISTICS_ROLE).GetNumberOfRows(), 2)
+        uncertainty = node.GetNodeReference(ENTROPY_ROLE).GetImageData()
+        self.assertEqual(uncertainty.GetDimensions(), volume.GetImageData().GetDimensions())
+        self.assertGreater(uncertainty.GetScalarRange()[1], 0.0)
+        self.assertEqual(node.GetAttribute("KDSegmentator.pack_id"), "hippocampus-x1_4")
+        self.assertIn("hippocampus-x1_4", self.widget.ui.provenanceLabel.text)
+        for dice in _dice(node, reference, volume):
+            self.assertGreater(dice, LEAST_DICE)
+        hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
+        item, volume_item = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(volume)
+        self.assertEqual(hierarchy.GetItemParent(item), hierarchy.GetItemParent(volume_item))
+
+    def test_sizes_are_compared(self) -> None:
+        """Teacher and students are run one after the other and compared."""
+        self._need_engine()
+        volume, _reference = _sample()
+        self.widget.parameters.inputVolume = volume
+        self._wait(lambda: not self.panel.busy)
+        self.widget.ui.compareAllButton.click()
+        self._wait(lambda: not self.panel.busy and not self.widget.comparePanel.busy)
+        sizes = [outcome.result.segmentation.record.size for outcome in self.panel.outcomes]
+        self.assertEqual((sizes[0], sizes[-1]), (TEACHER, STUDENT), self.panel.view().message.text)
+        self.assertEqual(len(self.widget.comparePanel.pairs), len(sizes) - 1)
+        for pair in self.widget.comparePanel.pairs:
+            self.assertGreater(pair.comparison.mean.dice, LEAST_DICE)
+        self.assertEqual(self.widget.ui.comparisonTable.rowCount, 2)
+        for number in range(self.widget.ui.pairViewComboBox.count):
+            self.widget.ui.pairViewComboBox.setCurrentIndex(number)
+            self.widget.ui.showPairButton.setChecked(True)
+            slicer.app.processEvents()
+            self.widget.ui.showPairButton.setChecked(False)
+        region = self.widget.comparePanel.pairs[-1].comparison.labels[0].largest_disagreement
+        self.widget.logic.jumpSlices(region.position)
+
+    def test_cancel(self) -> None:
+        """A run is cancelled and leaves nothing behind."""
+        from KDSegmentatorPanel.state import State
+
+        self._need_engine()
+        nodes = self._start_long_run()
+        self.widget.ui.segmentButton.click()
+        self.assertEqual(self.panel.state, State.CANCELLING)
+        started = time.monotonic()
+        self._wait(lambda: not self.panel.busy)
+        self.assertLess(time.monotonic() - started, _CANCELLED_SECONDS)
+        self.assertEqual(self.panel.state, State.READY)
+        self.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)
+
+    def test_scene_is_closed_during_a_run(self) -> None:
+        """Closing the scene ends the run."""
+        from KDSegmentatorPanel.state import State
+
+        self._need_engine()
+        self._start_long_run()
+        slicer.mrmlScene.Clear()
+        self.assertEqual(self.panel.state, State.NO_VOLUME)
+        self._wait(lambda: not self.panel.busy)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 0)
+
+    def test_script(self) -> None:
+        """A script segments an oblique volume under a transform."""
+        import numpy as np
+
+        from KDSegmentatorLib.mrml.label_maps import label_volume
+        from KDSegmentatorLib.mrml.volumes import volume_from_node
+
+        self._need_engine()
+        volume = _generated_volume()
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        turn = slicer.util.vtkMatrixFromArray(
+            np.array([[0, -1, 0, 5], [1, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]], float)
+        )
+        transform.SetMatrixTransformToParent(turn)
+        volume.SetAndObserveTransformNodeID(transform.GetID())
+        node = self.widget.logic.segment(volume, TASK, STUDENT)
+        self.assertTrue(label_volume(node).same_grid(volume_from_node(volume)))
+        self.assertEqual(node.GetParentTransformNode(), transform)
+
+    def test_volume_is_removed_during_a_run(self) -> None:
+        """Removing the volume ends the run, and the panel says so."""
+        from KDSegmentatorPanel.state import State
+
+        self._need_engine()
+        self._start_long_run()
+        slicer.mrmlScene.RemoveNode(self.widget.parameters.inputVolume)
+        self._wait(lambda: not self.panel.busy)
+        self.assertIn(self.panel.state, (State.NO_VOLUME, State.FAILED))
+        self.assertIn("removed during the run", self.widget.ui.messageLabel.text)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 0)
+
+    def test_batch(self) -> None:
+        """A folder is segmented; one bad file does not stop the rest."""
+        from KDSegmentatorLib.io.images import write_volume
+        from KDSegmentatorLib.mrml.volumes import volume_from_node
+
+        self._need_engine()
+        volume, _reference = _sample()
+        parameters = self.widget.parameters
+        parameters.inputVolume, parameters.size = volume, STUDENT
+        with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
+            scans, results = Path(folder) / "scans é", Path(folder) / "results"
+            scans.mkdir()
+            results.mkdir()
+            write_volume(volume_from_node(volume), scans / "good.nii.gz")
+            (scans / "bad.nii.gz").write_bytes(b"no image")
+            self.widget.ui.batchInputEdit.currentPath = str(scans)
+            self.widget.ui.batchOutputEdit.currentPath = str(results)
+            self.assertEqual(self.widget.ui.batchTable.rowCount, 2)
+            self.assertTrue(self.widget.ui.batchButton.enabled, self.widget.ui.batchButton.toolTip)
+            self.widget.ui.batchButton.click()
+            self._wait(lambda: not self.widget.batchPanel.busy)
+            self.assertEqual(self.widget.ui.batchTable.item(0, 1).text(), "failed")
+            self.assertEqual(self.widget.ui.batchTable.item(1, 1).text(), "done")
+            self.assertTrue(Path(self.widget.batchPanel.view().table).is_file())
+
+    def test_packs(self) -> None:
+        """The shipped packs are there with their cards, and all their hashes are right."""
+        packs = self.widget.ui.packComboBox
+        self.assertGreaterEqual(packs.count, 3)
+        for number in range(packs.count):
+            packs.setCurrentIndex(number)
+            self.assertIn("SHA-256", self.widget.ui.packCard.toPlainText())
+            self.widget.ui.verifyPackButton.click()
+            self.assertIn("hashes are right", self.widget.ui.packMessageLabel.text)
+
+    def _need_engine(self) -> None:
+        """Skip the rest on a Slicer without an engine: tests install nothing."""
+        if self.panel.packages_missing:
+            self.skipTest(f"needs an engine in Slicer's Python: {', '.join(self.panel.packages_missing)}")
+
+    def _start_long_run(self) -> int:
+        """Start a run that takes minutes, wait until it is at its windows; return how many nodes the scene had."""
+        parameters = self.widget.parameters
+        parameters.inputVolume, parameters.size, parameters.mirroring = _generated_volume(side=160), TEACHER, True
+        self._wait(lambda: not self.panel.busy)
+        nodes = int(slicer.mrmlScene.GetNumberOfNodes())
+        self.widget.ui.segmentButton.click()
+        self._wait(lambda: not self.panel.busy or self.panel.view().progress.total > 1)
+        self.assertTrue(self.panel.busy, self.panel.view().message.text)
+        return nodes
+
+    def _wait(self, until: Callable[[], bool]) -> None:
+        """Let Slicer work until something has happened."""
+        end = time.monotonic() + _LONGEST_SECONDS
+        while not until():
+            self.assertLess(time.monotonic(), end, "this took too long")
+            time.sleep(0.005)  # lets the job's thread run
+            slicer.app.processEvents()
 
 
-def test_sample(test: Any) -> None:
-    """The shipped sample is segmented with the x1/4 student."""
-    _need_engine(test)
-    volume, reference = SampleData.SampleDataLogic().downloadSamples(SAMPLE)
-    widget = _widget()
-    parameters = _parameters(widget)
-    parameters.inputVolume, parameters.size, parameters.surfaces = volume, STUDENT, True
-    _wait(test, lambda: not widget.panel.busy)
-    widget.ui.segmentButton.click()
-    test.assertEqual(widget.panel.state, State.RUNNING)
-    test.assertEqual(widget.ui.segmentButton.text, "Cancel")
-    _wait(test, lambda: not widget.panel.busy)
-    test.assertEqual(widget.panel.state, State.DONE, widget.panel.view().message.text)
-    node = widget.ui.resultSelector.currentNode()
-    test.assertEqual(node.GetSegmentation().GetNumberOfSegments(), 2)
-    test.assertTrue(node.GetSegmentation().ContainsRepresentation("Closed surface"))
-    test.assertEqual(node.GetNodeReference(STATISTICS_ROLE).GetNumberOfRows(), 2)
-    for dice in _dice(node, reference, volume):
-        test.assertGreater(dice, LEAST_DICE)
-    hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
-    item, volume_item = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(volume)
-    test.assertEqual(hierarchy.GetItemParent(item), hierarchy.GetItemParent(volume_item))
+def _sample() -> tuple[Any, Any]:
+    """Load the sample: volume and reference segmentation."""
+    import SampleData
 
-
-def test_sizes_are_compared(test: Any) -> None:
-    """Teacher and students are run one after the other and compared."""
-    _need_engine(test)
-    volume = SampleData.SampleDataLogic().downloadSamples(SAMPLE)[0]
-    widget = _widget()
-    _parameters(widget).inputVolume = volume
-    _wait(test, lambda: not widget.panel.busy)
-    widget.ui.compareAllButton.click()
-    _wait(test, lambda: not widget.panel.busy and not widget.comparePanel.busy)
-    sizes = [outcome.result.segmentation.record.size for outcome in widget.panel.outcomes]
-    test.assertEqual((sizes[0], sizes[-1]), (TEACHER, STUDENT), widget.panel.view().message.text)
-    test.assertEqual(len(widget.comparePanel.pairs), len(sizes) - 1)
-    for pair in widget.comparePanel.pairs:
-        test.assertGreater(pair.comparison.mean.dice, LEAST_DICE)
-    test.assertEqual(widget.ui.comparisonTable.rowCount, 2)
-    for number in range(widget.ui.pairViewComboBox.count):
-        widget.ui.pairViewComboBox.setCurrentIndex(number)
-        widget.ui.showPairButton.setChecked(True)
-        slicer.app.processEvents()
-        widget.ui.showPairButton.setChecked(False)
-    region = widget.comparePanel.pairs[-1].comparison.labels[0].largest_disagreement
-    widget.logic.jumpSlices(region.position)
-
-
-def test_cancel(test: Any) -> None:
-    """A run is cancelled and leaves nothing behind."""
-    _need_engine(test)
-    widget = _widget()
-    parameters = _parameters(widget)
-    parameters.inputVolume, parameters.size, parameters.mirroring = _generated_volume(side=160), TEACHER, True
-    _wait(test, lambda: not widget.panel.busy)
-    nodes = slicer.mrmlScene.GetNumberOfNodes()
-    widget.ui.segmentButton.click()
-    _wait(test, lambda: widget.panel.view().progress.text.startswith("window"))
-    widget.ui.segmentButton.click()
-    test.assertEqual(widget.panel.state, State.CANCELLING)
-    started = time.monotonic()
-    _wait(test, lambda: not widget.panel.busy)
-    test.assertLess(time.monotonic() - started, 10.0)
-    test.assertEqual(widget.panel.state, State.READY)
-    test.assertEqual(slicer.mrmlScene.GetNumberOfNodes(), nodes)
-
-
-def test_scene_is_closed_during_a_run(test: Any) -> None:
-    """Closing the scene ends the run."""
-    _need_engine(test)
-    widget = _widget()
-    parameters = _parameters(widget)
-    parameters.inputVolume, parameters.size, parameters.mirroring = _generated_volume(side=160), TEACHER, True
-    _wait(test, lambda: not widget.panel.busy)
-    widget.ui.segmentButton.click()
-    _wait(test, lambda: widget.panel.view().progress.text.startswith("window"))
-    slicer.mrmlScene.Clear()
-    test.assertEqual(widget.panel.state, State.NO_VOLUME)
-    _wait(test, lambda: not widget.panel.busy)
-    test.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 0)
-
-
-def test_script(test: Any) -> None:
-    """A script segments an oblique volume under a transform."""
-    _need_engine(test)
-    volume = _generated_volume()
-    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-    turn = slicer.util.vtkMatrixFromArray(np.array([[0, -1, 0, 5], [1, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]], float))
-    transform.SetMatrixTransformToParent(turn)
-    volume.SetAndObserveTransformNodeID(transform.GetID())
-    node = _widget().logic.segment(volume, TASK, STUDENT)
-    test.assertTrue(label_volume(node).same_grid(volume_from_node(volume)))
-    test.assertEqual(node.GetParentTransformNode(), transform)
-
-
-ALL: tuple[Callable[[Any], None], ...] = (
-    test_states_without_an_engine,
-    test_scene_keeps_the_choices,
-    test_sample,
-    test_sizes_are_compared,
-    test_cancel,
-    test_scene_is_closed_during_a_run,
-    test_script,
-)
-
-
-def _widget() -> Any:
-    """Return the module's widget, entered and in an empty scene."""
-    widget = slicer.util.getModuleWidget("KDSegmentator")
-    widget.enter()
-    return widget
-
-
-def _parameters(widget: Any) -> Any:
-    return widget._parameterNode
+    logic = SampleData.SampleDataLogic()
+    if logic.sourceForSampleName(SAMPLE) is None:  # the tests run before the application says that it has started
+        register_sample_data(Path(__file__).parents[1] / "Resources")
+    volume, reference = logic.downloadSamples(SAMPLE)
+    return volume, reference
 
 
 def _generated_volume(side: int = 48) -> Any:
     """Return an oblique volume of noise, which every pack can segment into something."""
+    import numpy as np
+
+    from KDSegmentatorLib.geometry import Volume, matrix
+    from KDSegmentatorLib.mrml.volumes import node_from_volume
+
     voxels = np.random.default_rng(0).gamma(2, 100, size=(side, side, side)).astype(np.float32)
     cosine, sine = float(np.cos(0.3)), float(np.sin(0.3))
-    direction = ((cosine, -sine, 0.0), (sine, cosine, 0.0), (0.0, 0.0, 1.0))
+    direction = matrix([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
     volume = Volume(voxels, (1.0, 1.1, 0.9), (10.0, -20.0, 30.0), direction)
     return node_from_volume(volume, slicer.mrmlScene, name="Generated")
 
 
-def _need_engine(test: Any) -> None:
-    """Skip the rest on a Slicer without an engine: tests install nothing."""
-    widget = _widget()
-    if widget.panel.packages_missing:
-        test.skipTest(f"needs an engine in Slicer's Python: {', '.join(widget.panel.packages_missing)}")
-
-
-def _wait(test: Any, until: Callable[[], bool]) -> None:
-    """Let Slicer work until something has happened."""
-    end = time.monotonic() + _LONGEST_SECONDS
-    while not until():
-        test.assertLess(time.monotonic(), end, "this took too long")
-        time.sleep(0.005)  # lets the job's thread run
-        slicer.app.processEvents()
-
-
 def _dice(first: Any, second: Any, volume: Any) -> list[float]:
+    """Return the Dice of both structures, on the volume's grid."""
+    from KDSegmentatorLib.analysis.comparison import compare
+    from KDSegmentatorLib.mrml.label_maps import label_volume
+
     found = compare(
         label_volume(first, reference_node=volume),
         label_volume(second, reference_node=volume),

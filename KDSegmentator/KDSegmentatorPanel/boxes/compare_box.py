@@ -132,13 +132,12 @@ class CompareBox:
         else:
             self._layouts.restore(pair)
 
-    def _onPairView(self, index: int = -1) -> None:
-        del index  # the parameter node has it by now, or will tell
+    def _onPairView(self) -> None:
+        # the parameter node has the choice by now, or will have it
         if self._ui.showPairButton.checked:
             qt.QTimer.singleShot(0, lambda: self._onShowPair(True))
 
-    def _onRow(self, row: int = -1, column: int = -1) -> None:
-        del column
+    def _onRow(self, row: int) -> None:
         position = self._rows[row].position if self._rows and 0 <= row < len(self._rows) else None
         if position is not None:
             self._jump(position)

@@ -59,7 +59,8 @@ class PacksBox:
         show_message(self._ui.packMessageLabel, view.message)
         self._shown = view
 
-    def _onChosen(self, index: int = -1) -> None:
+    def _onChosen(self) -> None:
+        index = self._ui.packComboBox.currentIndex
         if index >= 0:
             self._panel.choose(self._ui.packComboBox.itemData(index))
             self.show()

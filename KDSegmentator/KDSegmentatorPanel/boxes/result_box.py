@@ -32,7 +32,7 @@ class ResultBox:
         self._report = report
         self._table = Enabling(ui.exportTableButton)
         self._labels = Enabling(ui.exportLabelsButton)
-        ui.resultSelector.currentNodeChanged.connect(self._onNodeChanged)
+        ui.resultSelector.currentNodeChanged.connect(self.show)
         ui.exportTableButton.clicked.connect(self._onExportTable)
         ui.exportLabelsButton.clicked.connect(self._onExportLabels)
         self.show()
@@ -53,10 +53,6 @@ class ResultBox:
         self._ui.provenanceLabel.setText(provenance_text(node))
         self._table.set(table is not None, _("This segmentation has no statistics of KDSegmentator."))
         self._labels.set(node is not None, _("Choose a segmentation first."))
-
-    def _onNodeChanged(self, node: Any = None) -> None:
-        del node
-        self.show()
 
     @staticmethod
     def _statistics(node: Any) -> Any:

@@ -148,26 +148,24 @@ class SegmentBox:
         self._ui.smallerButton.setText(_("Segment with {size} instead").format(size=size))
         self._ui.smallerButton.setVisible(bool(size))
 
-    def _onTaskChosen(self, index: int = -1) -> None:
+    def _onTaskChosen(self) -> None:
+        index = self._ui.taskComboBox.currentIndex  # not from the signal, which Qt 5 has with a text too
         if self._parameters is not None and index >= 0:
             self._parameters.size = ""  # advice again: another family, other sizes
             self._parameters.task = self._ui.taskComboBox.itemData(index)
 
-    def _onSizeChosen(self, size: str, checked: bool = True) -> None:
-        del checked
+    def _onSizeChosen(self, size: str, _checked: bool = True) -> None:
         if self._parameters is not None:
             self._parameters.size = size
 
-    def _onLabelChanged(self, item: Any = None) -> None:
-        del item  # all of them are stored
+    def _onLabelChanged(self) -> None:
         if self._parameters is not None:
             unchecked = [each.text() for each in self._label_items if each.checkState() == qt.Qt.Unchecked]
             shown = {each.text() for each in self._label_items}
             # names of other tasks stay: they may be wanted again
             self._parameters.leftOut = [*(name for name in self._parameters.leftOut if name not in shown), *unchecked]
 
-    def _onLabelSearch(self, text: str = "") -> None:
-        del text
+    def _onLabelSearch(self) -> None:
         wanted = self._ui.labelSearchEdit.text.casefold()
         for item in self._label_items:
             item.setHidden(wanted not in item.text().casefold())
