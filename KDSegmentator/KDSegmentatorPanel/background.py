@@ -14,8 +14,8 @@ Result = TypeVar("Result")
 class BackgroundThread:
     """Works things out one after the other, in a thread of its own.
 
-    Unlike ``concurrent.futures.ThreadPoolExecutor`` it is not waited for when Python ends: closing Slicer shall not take
-    as long as estimates or a comparison.
+    Unlike ``concurrent.futures.ThreadPoolExecutor`` it is not waited for when Python ends: closing Slicer shall not
+    take as long as estimates or a comparison.
 
     Args:
         name: of the thread.

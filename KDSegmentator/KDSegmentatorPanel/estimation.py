@@ -115,7 +115,7 @@ def estimate_apart(question: Question, executable: str | None = None) -> Answer:
         "PYTHONUTF8": "1",
     }
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - a program of our own, no shell
             [executable or sys.executable, "-m", "KDSegmentatorPanel.estimation"],
             input=json.dumps(dataclasses.asdict(question)),
             capture_output=True,

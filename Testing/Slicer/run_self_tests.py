@@ -3,16 +3,23 @@
     Slicer --testing --no-splash --additional-module-path KDSegmentator \\
         --python-script Testing/Slicer/run_self_tests.py
 
-Needs no internet. Install the engines once before, in Slicer's Python console:
-``slicer.packaging.pip_install("onnxruntime openvino")``. The exit code is 0 if all tests passed.
+Needs no internet. Tests that run a network are skipped if Slicer's Python has no engine, and said so; install one
+before, in Slicer's Python console: ``slicer.packaging.pip_install("onnxruntime openvino")``. The exit code is 0 if no
+test failed; with the environment variable ``KDSEG_CI=1`` a skipped test is a failure.
 """
 
 from __future__ import annotations
 
+import os
 import unittest
 
 import slicer
 
 suite = unittest.defaultTestLoader.loadTestsFromName("KDSegmentator.KDSegmentatorTest")
 result = unittest.TextTestRunner(verbosity=2).run(suite)
-slicer.util.exit(0 if result.wasSuccessful() and result.testsRun and not result.skipped else 1)
+for test, reason in result.skipped:
+    print(f"NOT TESTED: {test.id().rpartition('.')[2]}: {reason}")
+passed = result.wasSuccessful() and result.testsRun > 0
+if os.environ.get("KDSEG_CI") == "1" and result.skipped:
+    passed = False
+slicer.util.exit(0 if passed else 1)

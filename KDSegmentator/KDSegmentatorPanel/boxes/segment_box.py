@@ -39,6 +39,7 @@ class SegmentBox:
         self._changed = changed
         self._parameters: Parameters | None = None
         self._shown: dict[str, object] = {}
+        self._sizes: tuple[SizeRow, ...] = ()
         self._size_buttons: list[Any] = []
         self._label_items: list[Any] = []
         self._enabling = Enabling(
@@ -95,6 +96,13 @@ class SegmentBox:
                 box.setItemData(index, 0, qt.Qt.UserRole - 1)  # the item's flags: none
 
     def _showSizes(self, sizes: tuple[SizeRow, ...], chosen: str) -> None:
+        if sizes != self._sizes:  # else a click would take the keyboard's focus away from the button
+            self._sizes = sizes
+            self._buildSizes(sizes)
+        for button, row in zip(self._size_buttons, sizes, strict=True):
+            button.setChecked(row.size == chosen)
+
+    def _buildSizes(self, sizes: tuple[SizeRow, ...]) -> None:
         layout = self._ui.sizesWidget.layout()
         for button in self._size_buttons:
             layout.removeWidget(button)
@@ -104,7 +112,6 @@ class SegmentBox:
         for row in sizes:
             button = qt.QRadioButton(row.text)
             button.setToolTip(row.tooltip)
-            button.setChecked(row.size == chosen)
             button.clicked.connect(partial(self._onSizeChosen, row.size))
             layout.addWidget(button)
             self._size_buttons.append(button)
