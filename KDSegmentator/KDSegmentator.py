@@ -123,7 +123,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         uiWidget.setMRMLScene(slicer.mrmlScene)
 
         self.logic = KDSegmentatorLogic()
-        self.panel = application.segment_panel(_RESOURCES)
+        self.panel = application.segment_panel()
         self.comparePanel = application.compare_panel()
         self.batchPanel = application.batch_panel()
         self._outcomes = self.panel.outcomes
@@ -350,7 +350,7 @@ class KDSegmentatorLogic(ScriptedLoadableModuleLogic):
         """
         from KDSegmentatorPanel import application
 
-        panel = application.segment_panel(_RESOURCES)
+        panel = application.segment_panel()
         try:
             panel.update(Inputs(volume=volumeNode, task=task, size=size, **choices))
             self.waitFor(panel)

@@ -59,6 +59,10 @@ class JobError(KDSegmentatorError):
     """The separate process of a segmentation could not be started, or broke before its result was complete."""
 
 
+class WheelhouseError(KDSegmentatorError):
+    """The wheels of the engines could not be downloaded or put into their folder."""
+
+
 class TeacherError(KDSegmentatorError):
     """A folder is not a trained nnU-Net that can be distilled or exported."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import slicer
 
+import KDSegmentatorLib
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.launcher import PythonLauncher
 from KDSegmentatorLib.jobs.process import start_batch, start_segmentation
@@ -24,15 +25,17 @@ from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.slice_layouts import Layouts
 from KDSegmentatorPanel.slicer_packages import SlicerPackages
 
+_REQUIREMENTS = Path(KDSegmentatorLib.__file__).parent / "slicer-requirements.txt"
 
-def segment_panel(resources: Path) -> SegmentPanel:
-    """Return a new panel; ``resources`` is the module's folder of that name."""
+
+def segment_panel() -> SegmentPanel:
+    """Return a new panel."""
     return SegmentPanel(
         packs=PackStore(),
         start=_start_segmentation,
         assess=partial(assess, estimate=partial(estimate_apart, executable=python_executable())),
         background=BackgroundThread("KDSegmentator estimates"),
-        packages=SlicerPackages(resources / "requirements.txt"),
+        packages=SlicerPackages(_REQUIREMENTS),
     )
 
 

@@ -31,6 +31,7 @@ INTERRUPTED = 130
 # What the library has (a test compares them): named here because importing it would take longer than all of --help.
 ENGINES = ("auto", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "int8", "bfloat16", "float32")
+WHEEL_PLATFORMS = ("linux", "windows", "macos-arm64", "macos-x86_64")
 DEVICES = ("auto", "cpu", "cuda", "directml", "coreml", "gpu", "npu")
 
 _BAD_INPUT_ERRORS = (
@@ -66,6 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from KDSegmentatorLib.cli import compare
 
             compare.run(chosen)
+        elif chosen.command == "wheelhouse":
+            from KDSegmentatorLib.cli import wheelhouse
+
+            wheelhouse.run(chosen)
         else:
             from KDSegmentatorLib.cli import packs
 
@@ -112,6 +117,14 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     _add_packs(commands.add_parser("packs", help="list, show, install, remove, verify or roll back student packs"))
+    _add_wheelhouse(
+        commands.add_parser(
+            "wheelhouse",
+            help="download the engines for a 3D Slicer without internet",
+            description="Download the wheels of the engines, and of what they need, into a folder, for the "
+            "KDSegmentator module of a 3D Slicer on a computer without internet. Nothing is installed here.",
+        )
+    )
     return parser
 
 
@@ -201,6 +214,21 @@ def _add_packs(parser: argparse.ArgumentParser) -> None:
         ("roll-back", "go back to the version before the last update"),
     ):
         actions.add_parser(name, help=what).add_argument("id", metavar="ID")
+
+
+def _add_wheelhouse(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to put the wheels; may hold others already")
+    parser.add_argument("--platform", required=True, choices=WHEEL_PLATFORMS, help="of the computer without internet")
+    parser.add_argument(
+        "--python", type=_python_version, default="3.12", metavar="X.Y", help="of its 3D Slicer (default: 3.12)"
+    )
+
+
+def _python_version(text: str) -> str:
+    major, _, minor = text.partition(".")
+    if major != "3" or not minor.isascii() or not minor.isdigit():
+        raise argparse.ArgumentTypeError(f"must be a version such as 3.12, got {text!r}")
+    return text
 
 
 def _positive(text: str) -> int:

@@ -112,7 +112,7 @@ def test_no_name_clashes_with_a_package_of_slicer() -> None:
 def test_what_is_installed_on_request_is_what_the_library_needs() -> None:
     """The same packages and bounds as in pyproject.toml; markers may leave out machines without a wheel."""
     project = (ROOT / "pyproject.toml").read_text()
-    lines = (MODULE / "Resources" / "requirements.txt").read_text().splitlines()
+    lines = (ROOT / "KDSegmentatorLib" / "slicer-requirements.txt").read_text().splitlines()
     bounds = [line.partition(";")[0].strip() for line in lines if line and not line.startswith("#")]
     assert [bound.partition(">=")[0] for bound in bounds] == ["onnxruntime", "openvino"]
     for bound in bounds:
