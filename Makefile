@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | clean
+# make demo | test | lint | bench | readme | pictures | clean
 #
 # Each target sets up what it needs in .venv, from the package registry alone. PYTHON chooses the interpreter (3.10 or
 # later); ARGS is handed on: make test ARGS="-k geometry".
@@ -15,7 +15,7 @@ endif
 RUN := $(BIN)/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint lint-style lint-types lint-imports bench readme clean
+.PHONY: demo test lint lint-style lint-types lint-imports bench readme pictures clean
 .DELETE_ON_ERROR:
 
 # What a clinical machine has, and nilearn for its T1 template: no torch.
@@ -44,6 +44,11 @@ bench: $(VENV)/dev.stamp
 # Writes the table of packs in README.md from the manifests of the shipped packs.
 readme: $(VENV)/demo.stamp
 	$(RUN) Testing/Benchmarks/packs_table.py $(ARGS)
+
+# Draws docs/images/slicer-*.png with Slicer's own view code (slicer-core).
+pictures: export PYTHONPATH := Testing/Python
+pictures: $(VENV)/dev.stamp
+	$(RUN) docs/make_pictures.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -128,7 +128,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.batchPanel = application.batch_panel()
         self._outcomes = self.panel.outcomes
         self.segmentBox = SegmentBox(self.ui, self.panel, confirm=self._confirm, changed=self._show)
-        self.resultBox = ResultBox(self.ui, report=slicer.util.errorDisplay)
+        self.resultBox = ResultBox(self.ui, report=slicer.util.errorDisplay, export_dicom=application.export_dicom)
         self.compareBox = CompareBox(
             self.ui,
             self.comparePanel,

@@ -66,6 +66,14 @@ def layouts() -> Layouts | None:
     )
 
 
+def export_dicom(item: int) -> None:
+    """Open Slicer's dialog to export an item of the subject hierarchy; blocks until it is closed."""
+    dialog = slicer.qSlicerDICOMExportDialog(None)
+    dialog.setMRMLScene(slicer.mrmlScene)
+    dialog.execDialog(item)
+    dialog.deleteLater()
+
+
 def _start_segmentation(request: SegmentRequest, volume: Volume) -> Job:
     return start_segmentation(request, volume, launcher=_launcher(), temporary_folder=_temporary_folder())
 

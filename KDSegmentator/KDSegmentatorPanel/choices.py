@@ -46,6 +46,7 @@ class PairView(Enum):
 
     OVERLAY = "overlay"
     SIDE_BY_SIDE = "side by side"
+    CHECKERBOARD = "checkerboard"
     DISAGREEMENT = "disagreement"
 
     def label(self) -> str:
@@ -53,6 +54,7 @@ class PairView(Enum):
         return {
             PairView.OVERLAY: _("overlay (A filled, B outlined)"),
             PairView.SIDE_BY_SIDE: _("side by side (A left, B right)"),
+            PairView.CHECKERBOARD: _("checkerboard (A and B by turns)"),
             PairView.DISAGREEMENT: _("disagreement"),
         }[self]
 

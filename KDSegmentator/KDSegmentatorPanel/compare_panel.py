@@ -17,6 +17,7 @@ from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.mrml.comparisons import LabelMaps, comparable_label_maps, comparison_table_node
 from KDSegmentatorLib.mrml.label_maps import reference_volume
 from KDSegmentatorLib.mrml.placement import place_beside
+from KDSegmentatorLib.mrml.provenance import ATTRIBUTE_PREFIX
 from KDSegmentatorPanel.ports import Background, Pending
 from KDSegmentatorPanel.segment_view import Message, ProgressRow
 from KDSegmentatorPanel.translation import tr as _
@@ -49,6 +50,17 @@ class Pair:
     second: vtkMRMLSegmentationNode
     comparison: Comparison
     disagreement: Volume
+
+    @property
+    def titles(self) -> tuple[str, str]:
+        """What to call the two: their sizes if nothing else tells two runs apart, else the names of the nodes."""
+        nodes = (self.first, self.second)
+        sizes = [str(node.GetAttribute(f"{ATTRIBUTE_PREFIX}size") or "") for node in nodes]
+        tasks = {node.GetAttribute(f"{ATTRIBUTE_PREFIX}task") for node in nodes}
+        one_volume = reference_volume(self.first) is reference_volume(self.second)
+        if one_volume and len(tasks) == 1 and all(sizes) and sizes[0] != sizes[1]:
+            return sizes[0], sizes[1]
+        return str(self.first.GetName()), str(self.second.GetName())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +162,7 @@ class ComparePanel:
         except CancelledError:
             self._message = Message(text=_("Cancelled."))
         except KDSegmentatorError as error:
-            self._message = Message(text=for_people(error), level="error")
+            self.report(error)
         else:
             self._take(work, found)
         return True
@@ -160,13 +172,17 @@ class ComparePanel:
         try:
             write_comparison(self._pairs[-1].comparison, path)
         except KDSegmentatorError as error:
-            self._message = Message(text=for_people(error), level="error")
+            self.report(error)
+
+    def report(self, error: KDSegmentatorError) -> None:
+        """Show what went wrong."""
+        self._message = Message(text=for_people(error), level="error")
 
     def view(self) -> CompareView:
         """Return what the box shows."""
         problem = self._problem()
         pair = self._pairs[-1] if self._pairs else None
-        titles = ("A", "B") if pair is None else (str(pair.first.GetName()), str(pair.second.GetName()))
+        titles = ("A", "B") if pair is None else pair.titles
         progress = ProgressRow() if self._work is None else self._work.progress[-1]
         return CompareView(
             enabled=not problem,
@@ -201,7 +217,7 @@ class ComparePanel:
         try:
             maps = [comparable_label_maps(first, second) for first, second in nodes]
         except KDSegmentatorError as error:
-            self._message = Message(text=for_people(error), level="error")
+            self.report(error)
             return
         cancelled = threading.Event()
         progress = [ProgressRow(text=_("comparing"))]
@@ -223,7 +239,7 @@ class ComparePanel:
             for pair in pairs:
                 _add_table(pair)
         except KDSegmentatorError as error:
-            self._message = Message(text=for_people(error), level="error")
+            self.report(error)
         self._pairs = tuple(pairs)
 
 
@@ -245,9 +261,8 @@ def _compared(
 
 
 def _add_table(pair: Pair) -> vtkMRMLTableNode:
-    titles = (str(pair.first.GetName()), str(pair.second.GetName()))
-    name = f"{titles[0]} and {titles[1]}"
-    table = comparison_table_node(pair.comparison, pair.first.GetScene(), name=name, titles=titles)
+    name = f"{pair.first.GetName()} and {pair.second.GetName()}"
+    table = comparison_table_node(pair.comparison, pair.first.GetScene(), name=name, titles=pair.titles)
     grid = reference_volume(pair.first)
     if grid is not None:
         place_beside(table, grid)
@@ -273,17 +288,19 @@ def _rows(comparison: Comparison) -> tuple[CompareRow, ...]:
 
 def _summary(pair: Pair) -> str:
     mean = pair.comparison.mean
-    seconds = pair.second.GetAttribute("KDSegmentator.seconds.total")
-    text = _("{second} against {first}: mean Dice {dice}, surface Dice {nsd} ({tolerance} mm), HD95 {hd95} mm").format(
-        second=pair.second.GetName(),
-        first=pair.first.GetName(),
+    text = _("{second} against {first}: Dice {dice}, surface Dice {nsd} ({tolerance} mm), HD95 {hd95} mm").format(
+        first=pair.titles[0],
+        second=pair.titles[1],
         dice=_number(mean.dice, 3),
         nsd=_number(mean.nsd, 3),
         tolerance=f"{pair.comparison.tolerance_mm:g}",
         hd95=_number(mean.hd95_mm, 2),
     )
-    if seconds is not None:
-        text += _("; {second} took {seconds} s").format(second=pair.second.GetName(), seconds=f"{float(seconds):.1f}")
+    seconds = [node.GetAttribute(f"{ATTRIBUTE_PREFIX}seconds.total") for node in (pair.second, pair.first)]
+    if None not in seconds:
+        text += _("; {second} s instead of {first} s").format(
+            second=f"{float(seconds[0]):.1f}", first=f"{float(seconds[1]):.1f}"
+        )
     return text
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.mrml.comparisons import disagreement_node
 from KDSegmentatorLib.mrml.grids import numpy_matrix, vtk_matrix
+from KDSegmentatorLib.mrml.pair_maps import checkerboard_node, disagreement_node
 from KDSegmentatorLib.mrml.placement import remove_node
 from KDSegmentatorLib.mrml.slice_views import hide, link_slices, show_in_views
 from KDSegmentatorPanel.choices import PairView
@@ -51,19 +51,26 @@ class SliceLayouts:
         self._layouts = layouts
         self._before: int | None = None
         self._turned: tuple[vtkMRMLSliceNode, npt.NDArray[np.float64]] | None = None
-        self._disagreement: vtkMRMLSegmentationNode | None = None
+        self._both: vtkMRMLSegmentationNode | None = None
 
     def show(self, pair: Pair, view: PairView) -> None:
-        """Show two segmentations and nothing else of the kind, in linked views."""
+        """Show two segmentations and nothing else of the kind, in linked views.
+
+        Raises:
+            KDSegmentatorError: the two cannot be put into one any more, because their volume is gone or was changed.
+        """
         scene = pair.first.GetScene()
-        self._remove_disagreement()
+        self._remove_both()
         for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
             hide(scene.GetNthNodeByClass(number, "vtkMRMLSegmentationNode"))
         self._arrange(scene, view is PairView.SIDE_BY_SIDE)
+        titles = pair.titles
         if view is PairView.DISAGREEMENT:
-            titles = (str(pair.first.GetName()), str(pair.second.GetName()))
             name = _("Disagreement of {first} and {second}").format(first=titles[0], second=titles[1])
-            self._disagreement = disagreement_node(pair.disagreement, scene, name=name, titles=titles)
+            self._both = disagreement_node(pair.disagreement, scene, name=name, titles=titles)
+        elif view is PairView.CHECKERBOARD:
+            name = _("Checkerboard of {first} and {second}").format(first=titles[0], second=titles[1])
+            self._both = checkerboard_node(pair.first, pair.second, name=name)
         elif view is PairView.SIDE_BY_SIDE:
             show_in_views(pair.first, [LEFT_VIEW])
             show_in_views(pair.second, [RIGHT_VIEW])
@@ -74,7 +81,7 @@ class SliceLayouts:
 
     def restore(self, pair: Pair | None) -> None:
         """Bring the old layout back and show both segmentations everywhere."""
-        self._remove_disagreement()
+        self._remove_both()
         if pair is not None:
             for node in (pair.first, pair.second):
                 if node.GetScene() is not None:
@@ -100,10 +107,10 @@ class SliceLayouts:
                 _turn(*self._turned)
             self._turned = None
 
-    def _remove_disagreement(self) -> None:
-        if self._disagreement is not None:
-            remove_node(self._disagreement)
-            self._disagreement = None
+    def _remove_both(self) -> None:
+        if self._both is not None:
+            remove_node(self._both)
+            self._both = None
 
 
 def _turn(view: vtkMRMLSliceNode, slice_to_ras: npt.NDArray[np.float64]) -> None:

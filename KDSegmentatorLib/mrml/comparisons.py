@@ -1,16 +1,13 @@
-"""Comparisons in the scene: which segments correspond, the table, and the places of disagreement."""
+"""Comparisons in the scene: which segments correspond, and the table."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from KDSegmentatorLib.analysis.disagreement import Disagreement
 from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.mrml.grids import fill_image, quoted, ras_matrix
+from KDSegmentatorLib.mrml.grids import quoted
 from KDSegmentatorLib.mrml.label_maps import label_volume, reference_volume
 from KDSegmentatorLib.mrml.tables import Column, table_node
 
@@ -18,13 +15,6 @@ if TYPE_CHECKING:
     from slicer import vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLTableNode
 
     from KDSegmentatorLib.analysis.comparison import Comparison
-
-DISAGREEMENT_COLORS = {
-    Disagreement.ONLY_IN_FIRST: (230, 159, 0),
-    Disagreement.ONLY_IN_SECOND: (86, 180, 233),
-    Disagreement.OTHER_LABEL: (204, 121, 167),
-}
-"""RGB, 0 to 255: three of Okabe and Ito's colours, which colour-blind people can tell apart."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,49 +92,6 @@ def comparison_table_node(
         scene,
         name=name,
     )
-
-
-def disagreement_node(
-    disagreement: Volume, scene: vtkMRMLScene, *, name: str, titles: tuple[str, str]
-) -> vtkMRMLSegmentationNode:
-    """Add the voxels that two segmentations disagree on, as a segmentation of three segments.
-
-    Args:
-        disagreement: from :func:`KDSegmentatorLib.analysis.disagreement.disagreement_map`.
-        scene: where to add the node.
-        name: of the node.
-        titles: of the two segmentations.
-
-    Raises:
-        SceneError: Slicer did not take the node.
-    """
-    import slicer
-
-    image = slicer.vtkOrientedImageData()
-    fill_image(image, disagreement.voxels.astype(np.uint8, copy=False))
-    image.SetImageToWorldMatrix(ras_matrix(disagreement))
-    representation = slicer.vtkSegmentationConverter.GetSegmentationBinaryLabelmapRepresentationName()
-    segments = slicer.vtkSegmentation()
-    segments.SetSourceRepresentationName(representation)
-    names = {
-        Disagreement.ONLY_IN_FIRST: f"only in {titles[0]}",
-        Disagreement.ONLY_IN_SECOND: f"only in {titles[1]}",
-        Disagreement.OTHER_LABEL: "another structure in each",
-    }
-    for value, color in DISAGREEMENT_COLORS.items():
-        segment = slicer.vtkSegment()
-        segment.SetName(names[value])
-        segment.SetColor(*(channel / 255 for channel in color))
-        segment.SetLabelValue(int(value))
-        segment.AddRepresentation(representation, image)
-        segments.AddSegment(segment, f"Disagreement_{int(value)}")
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
-    if node is None:
-        raise SceneError(f"Slicer could not add the segmentation “{name}” to the scene; save it and restart Slicer")
-    node.SetAndObserveSegmentation(segments)
-    node.InvokeCustomModifiedEvent(slicer.vtkSegmentation.SegmentModified)
-    node.CreateDefaultDisplayNodes()
-    return node
 
 
 def _segments_by_name(node: vtkMRMLSegmentationNode) -> dict[str, str]:

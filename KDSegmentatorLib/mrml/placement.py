@@ -29,6 +29,23 @@ def place_beside(node: vtkMRMLNode, reference_node: vtkMRMLNode) -> None:
         raise SceneError(f"Slicer could not put {quoted(node)} beside {quoted(reference_node)} in the data tree")
 
 
+def dicom_item(node: vtkMRMLNode) -> int | None:
+    """Return a node's subject-hierarchy item if it is under a study of a patient, as DICOM export needs it."""
+    import slicer
+
+    hierarchy = _hierarchy(node.GetScene())
+    if hierarchy is None:
+        return None
+    levels = slicer.vtkMRMLSubjectHierarchyConstants
+    item = hierarchy.GetItemByDataNode(node)
+    above = item
+    for level in (levels.GetDICOMLevelStudy(), levels.GetDICOMLevelPatient()):
+        above = hierarchy.GetItemParent(above) if above != hierarchy.GetInvalidItemID() else above
+        if above == hierarchy.GetInvalidItemID() or not hierarchy.IsItemLevel(above, level):
+            return None
+    return int(item)
+
+
 def remove_node(node: vtkMRMLNode) -> None:
     """Take a node with its display and its place in the data tree out of its scene, if it is in one."""
     scene = node.GetScene()

@@ -8,6 +8,7 @@ from typing import Any
 
 import qt
 
+from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Vector
 from KDSegmentatorPanel.boxes.message_line import show_message
 from KDSegmentatorPanel.boxes.tooltips import Enabling
@@ -127,10 +128,15 @@ class CompareBox:
 
     def _onShowPair(self, shown: bool = False) -> None:
         pair = self._panel.pairs[-1] if self._panel.pairs else None
-        if shown and pair is not None and self._parameters is not None:
-            self._layouts.show(pair, self._parameters.pairView)
-        else:
+        if not shown or pair is None or self._parameters is None:
             self._layouts.restore(pair)
+            return
+        try:
+            self._layouts.show(pair, self._parameters.pairView)
+        except KDSegmentatorError as error:
+            self._panel.report(error)
+            self.hidePair()
+            self.show()
 
     def _onPairView(self) -> None:
         # the parameter node has the choice by now, or will have it

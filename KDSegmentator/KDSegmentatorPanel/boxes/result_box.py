@@ -11,6 +11,7 @@ import qt
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.io.images import write_volume
 from KDSegmentatorLib.mrml.label_maps import label_volume
+from KDSegmentatorLib.mrml.placement import dicom_item
 from KDSegmentatorLib.mrml.results import STATISTICS_ROLE
 from KDSegmentatorLib.mrml.tables import write_table
 from KDSegmentatorPanel.boxes.tooltips import Enabling
@@ -25,16 +26,20 @@ class ResultBox:
     Args:
         ui: the panel's widgets by name.
         report: shows the user what went wrong.
+        export_dicom: opens Slicer's dialog for an item of the subject hierarchy.
     """
 
-    def __init__(self, ui: Any, *, report: Callable[[str], None]) -> None:
+    def __init__(self, ui: Any, *, report: Callable[[str], None], export_dicom: Callable[[int], None]) -> None:
         self._ui = ui
         self._report = report
+        self._export_dicom = export_dicom
         self._table = Enabling(ui.exportTableButton)
         self._labels = Enabling(ui.exportLabelsButton)
+        self._dicom = Enabling(ui.exportDicomButton)
         ui.resultSelector.currentNodeChanged.connect(self.show)
         ui.exportTableButton.clicked.connect(self._onExportTable)
         ui.exportLabelsButton.clicked.connect(self._onExportLabels)
+        ui.exportDicomButton.clicked.connect(self._onExportDicom)
         self.show()
 
     def open(self) -> None:
@@ -53,6 +58,11 @@ class ResultBox:
         self._ui.provenanceLabel.setText(provenance_text(node))
         self._table.set(table is not None, _("This segmentation has no statistics of KDSegmentator."))
         self._labels.set(node is not None, _("Choose a segmentation first."))
+        self._dicom.set(
+            node is not None and dicom_item(node) is not None,
+            _("The segmentation has no patient and study, because its volume does not come from DICOM. In the module "
+              "Data, right-click it and choose “Export to DICOM”: Slicer makes them."),
+        )  # fmt: skip
 
     @staticmethod
     def _statistics(node: Any) -> Any:
@@ -75,6 +85,12 @@ class ResultBox:
         path = self._asked_path(_("Save label map"), f"{node.GetName()}.nii.gz", images)
         if path:
             self._tried(lambda: write_volume(label_volume(node), path))
+
+    def _onExportDicom(self) -> None:
+        node = self._ui.resultSelector.currentNode()
+        item = None if node is None else dicom_item(node)
+        if item is not None:
+            self._export_dicom(item)
 
     def _asked_path(self, title: str, name: str, kinds: str) -> Path | None:
         """Return the file that the user chose; the dialog asks before it overwrites one."""

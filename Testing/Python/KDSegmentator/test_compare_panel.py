@@ -13,6 +13,8 @@ import pytest
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 import slicer
 
+from KDSegmentatorLib.errors import SceneError
+from KDSegmentatorLib.mrml.label_maps import reference_volume
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from KDSegmentatorPanel.choices import PairView
 from KDSegmentatorPanel.compare_panel import ComparePanel
@@ -64,6 +66,14 @@ def compared(*pair: Any) -> ComparePanel:
 
 
 class TestCompare:
+    def test_runs_on_one_volume_are_called_by_their_sizes(self, nodes: list[Any]) -> None:
+        nodes[0].SetName("Scan of 12 March hippocampus x1")
+        assert compared(nodes[0], nodes[2]).pairs[0].titles == ("x1", "x1/4")
+        nodes[2].SetAttribute("KDSegmentator.size", "x1")
+        assert compared(nodes[0], nodes[2]).pairs[0].titles == ("Scan of 12 March hippocampus x1", "x1/4")
+        nodes[2].RemoveAttribute("KDSegmentator.size")  # drawn by hand
+        assert compared(nodes[0], nodes[2]).pairs[0].titles == ("Scan of 12 March hippocampus x1", "x1/4")
+
     def test_two_segmentations(self, nodes: list[Any]) -> None:
         view = compared(nodes[0], nodes[2]).view()
         assert view.columns[4:6] == ("x1 (ml)", "x1/4 (ml)")
@@ -75,8 +85,8 @@ class TestCompare:
         assert same.position is None
         assert absent.cells[1:4] == ("-", "-", "-")
         assert absent.cells[6] == "+0.00 ml"
-        assert view.summary.startswith("x1/4 against x1: mean Dice 0.833")
-        assert view.summary.endswith("x1/4 took 2.0 s")
+        assert view.summary.startswith("x1/4 against x1: Dice 0.833")
+        assert view.summary.endswith("; 2.0 s instead of 2.0 s")
         assert view.has_result
 
     def test_a_structure_of_one_only(self, nodes: list[Any]) -> None:
@@ -225,6 +235,25 @@ class TestViews:
         views.show(pair, PairView.OVERLAY)
         assert node.GetScene() is None
         views.restore(None)
+
+    def test_checkerboard(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        views = SliceLayouts(layouts)
+        views.show(pair, PairView.CHECKERBOARD)
+        node = mrml.scene.GetFirstNodeByName("Checkerboard of x1 and x1/4")
+        assert self.shown(node, LEFT_VIEW)
+        assert not any(self.shown(each, LEFT_VIEW) for each in nodes)
+        views.restore(pair)
+        assert node.GetScene() is None
+        assert self.shown(nodes[0], LEFT_VIEW)
+
+    def test_a_checkerboard_of_a_volume_that_is_gone(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
+        panel = compared(nodes[0], nodes[2])
+        mrml.scene.RemoveNode(reference_volume(nodes[0]))
+        with pytest.raises(SceneError, match="load it") as caught:
+            SliceLayouts(layouts).show(panel.pairs[0], PairView.CHECKERBOARD)
+        panel.report(caught.value)
+        assert panel.view().message.level == "error"
 
     def test_without_a_main_window(self, nodes: list[Any]) -> None:
         pair = compared(nodes[0], nodes[2]).pairs[0]

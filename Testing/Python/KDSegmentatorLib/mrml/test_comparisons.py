@@ -7,10 +7,8 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 from KDSegmentatorLib.analysis.comparison import compare
-from KDSegmentatorLib.analysis.disagreement import disagreement_map
 from KDSegmentatorLib.errors import SceneError
-from KDSegmentatorLib.mrml.comparisons import comparable_label_maps, comparison_table_node, disagreement_node
-from KDSegmentatorLib.mrml.label_maps import label_volume
+from KDSegmentatorLib.mrml.comparisons import comparable_label_maps, comparison_table_node
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from support.mrml_scene import LABELS, TILTED, MrmlScene, affine, placed, random_labels, segmentation_of
@@ -60,19 +58,6 @@ def test_table(mrml: MrmlScene) -> None:
     assert table.GetNumberOfRows() == 3
     assert [table.GetColumnName(n) for n in (0, 4, 5)] == ["Structure", "x1 (ml)", "x1/4 (ml)"]
     assert table.GetTable().GetColumn(1).GetValue(0) == pytest.approx(comparison.labels[0].dice, abs=1e-4)
-
-
-def test_disagreement_is_where_it_is(mrml: MrmlScene) -> None:
-    volume = placed(SCAN, "RIA", TILTED)
-    reference = mrml.volume_node(volume)
-    one, other = random_labels(SHAPE), random_labels(SHAPE, 1)
-    found = disagreement_map(volume.with_voxels(one), volume.with_voxels(other))
-    node = disagreement_node(found, mrml.scene, name="Disagreement", titles=("x1", "x1/4"))
-    segments = node.GetSegmentation()
-    names = [segments.GetSegment(each).GetName() for each in segments.GetSegmentIDs()]
-    assert names == ["only in x1", "only in x1/4", "another structure in each"]
-    result = label_volume(node, reference_node=reference)
-    np.testing.assert_array_equal(result.voxels, found.voxels)
 
 
 class TestBadInput:

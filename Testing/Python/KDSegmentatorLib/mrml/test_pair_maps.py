@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
+from KDSegmentatorLib.analysis.disagreement import disagreement_map
+from KDSegmentatorLib.mrml.label_maps import label_volume
+from KDSegmentatorLib.mrml.pair_maps import checkerboard_node, disagreement_node
+from KDSegmentatorLib.mrml.segmentations import segmentation_node
+from support.mrml_scene import LABELS, TILTED, MrmlScene, placed, random_labels, segmentation_of
+
+SHAPE = (4, 5, 6)
+SCAN = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+
+
+def test_disagreement_is_where_it_is(mrml: MrmlScene) -> None:
+    volume = placed(SCAN, "RIA", TILTED)
+    reference = mrml.volume_node(volume)
+    one, other = random_labels(SHAPE), random_labels(SHAPE, 1)
+    found = disagreement_map(volume.with_voxels(one), volume.with_voxels(other))
+    node = disagreement_node(found, mrml.scene, name="Disagreement", titles=("x1", "x1/4"))
+    segments = node.GetSegmentation()
+    names = [segments.GetSegment(each).GetName() for each in segments.GetSegmentIDs()]
+    assert names == ["only in x1", "only in x1/4", "another structure in each"]
+    result = label_volume(node, reference_node=reference)
+    np.testing.assert_array_equal(result.voxels, found.voxels)
+
+
+def test_a_checkerboard_has_both_by_turns(mrml: MrmlScene) -> None:
+    volume = placed(SCAN, "RIA", TILTED)
+    reference = mrml.volume_node(volume)
+    one, other = random_labels(SHAPE), random_labels(SHAPE, 1)
+    first = segmentation_node(segmentation_of(volume.with_voxels(one)), reference)
+    pink = replace(LABELS[0], color=(255, 0, 255))  # the colours are those of the first
+    second = segmentation_node(segmentation_of(volume.with_voxels(other), (pink, *LABELS[1:])), reference)
+    node = checkerboard_node(first, second, name="Both")
+    k, j, i = np.indices(SHAPE)
+    odd = (k // 2 + j // 2 + i // 2) % 2 == 1
+    number = np.zeros(4, np.uint8)  # of the structures, which are numbered in the order of the label table
+    number[[label.value for label in LABELS]] = [1, 2, 3]
+    result = label_volume(node, reference_node=reference)
+    np.testing.assert_array_equal(result.voxels, number[np.where(odd, other, one)])
+    segments = node.GetSegmentation()
+    found = [segments.GetSegment(each) for each in segments.GetSegmentIDs()]
+    assert [segment.GetName() for segment in found] == [label.name for label in LABELS]
+    for segment, label in zip(found, LABELS, strict=True):
+        np.testing.assert_allclose(segment.GetColor(), np.array(label.color) / 255)
