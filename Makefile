@@ -45,10 +45,11 @@ bench: $(VENV)/dev.stamp
 readme: $(VENV)/demo.stamp
 	$(RUN) Testing/Benchmarks/packs_table.py $(ARGS)
 
-# Draws docs/images/slicer-*.png with Slicer's own view code (slicer-core).
+# Draws docs/images/slicer-*.png with Slicer's own view code (slicer-core), and the panel with plain Qt.
 pictures: export PYTHONPATH := Testing/Python
 pictures: $(VENV)/dev.stamp
-	$(RUN) docs/make_pictures.py $(ARGS)
+	$(RUN) docs/make_pictures.py
+	$(RUN) docs/make_panel_picture.py
 
 clean:
 	rm -rf $(VENV) demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

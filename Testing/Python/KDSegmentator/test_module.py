@@ -1,0 +1,30 @@
+"""The module itself, its boxes and its self-tests, in the application in miniature (support/slicer_application)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
+pytest.importorskip("PySide6", reason="needs Qt: pip install PySide6-Essentials")
+pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_self_tests_pass() -> None:
+    """In a process of its own: they put things into ``sys.modules`` that other tests must not see."""
+    paths = [str(ROOT / "Testing" / "Python"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", "support.slicer_application.run_self_tests"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths).rstrip(os.pathsep), "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
