@@ -14,16 +14,15 @@ from KDSegmentatorLib.jobs.events import Cancelled, Failed, Log, Progressed, Seg
 from KDSegmentatorLib.jobs.request import SegmentRequest, Settings
 from KDSegmentatorLib.mrml.results import PlacedResult, place_result
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
-from KDSegmentatorLib.packs.catalogue import Family, families
-from KDSegmentatorPanel.assessment import Assessment, TaskAssessment
+from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorPanel.choices import Inputs
-from KDSegmentatorPanel.estimation import Question
-from KDSegmentatorPanel.outline import Outline
-from KDSegmentatorPanel.ports import Assess, Background, Job, Packages, Packs, Pending, StartSegmentation
-from KDSegmentatorPanel.segment_view import Message, ProgressRow, SegmentView, label_rows, size_rows, task_rows
+from KDSegmentatorPanel.ports import Assess, Background, Job, Packages, Packs, StartSegmentation
+from KDSegmentatorPanel.run_texts import about_size, done_message
+from KDSegmentatorPanel.segment_view import Message, ProgressRow, SegmentView
+from KDSegmentatorPanel.selection import Selection
 from KDSegmentatorPanel.state import State, controls
 from KDSegmentatorPanel.translation import tr as _
-from KDSegmentatorPanel.wording import duration, for_people, progress
+from KDSegmentatorPanel.wording import for_people, progress
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
@@ -72,12 +71,9 @@ class SegmentPanel:
     def __init__(
         self, *, packs: Packs, start: StartSegmentation, assess: Assess, background: Background, packages: Packages
     ) -> None:
-        self._packs = packs
+        self._selection = Selection(packs=packs, assess=assess, background=background)
         self._start = start
-        self._assess = assess
-        self._background = background
         self._packages = packages
-        self._inputs = Inputs()
         self._run: _Run | None = None
         self._leaving: list[Job] = []
         self._ended = State.READY
@@ -85,10 +81,6 @@ class SegmentPanel:
         self._smaller = ""
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._outcomes: tuple[Outcome, ...] = ()
-        self._volume_problem = ""
-        self._assessment: Assessment = {}
-        self._pending: Pending[Assessment] | None = None
-        self._families: tuple[Family, ...] = ()
         self._missing: tuple[str, ...] = ()
         self.refresh()
 
@@ -97,14 +89,14 @@ class SegmentPanel:
         """Where the panel is."""
         if self._run is not None:
             return State.CANCELLING if self._run.cancelled else State.RUNNING
-        if self._problem():
+        if self._selection.problem:
             return State.NO_VOLUME
         return State.PACKAGES_MISSING if self._missing else self._ended
 
     @property
     def busy(self) -> bool:
         """Whether :meth:`poll` has to be called: a run is at work or being ended, or estimates are worked out."""
-        return self._run is not None or self._pending is not None or bool(self._leaving)
+        return self._run is not None or self._selection.pending or bool(self._leaving)
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -122,68 +114,39 @@ class SegmentPanel:
         return self._missing
 
     @property
-    def families(self) -> tuple[Family, ...]:
-        """The installed families."""
-        return self._families
-
-    @property
     def family(self) -> Family | None:
         """The family that will be run; None if none is installed."""
-        for family in self._families:
-            if family.task == self._inputs.task:
-                return family
-        fitting = (each for each in self._families if not self._assessed(each).problem)
-        return next(fitting, self._families[0] if self._families else None)
-
-    @property
-    def size(self) -> str:
-        """The size that will be run: the chosen one, else the advised one, else the smallest; empty without a pack."""
-        family = self.family
-        if family is None:
-            return ""
-        sizes = [pack.manifest.size for pack in family.packs]
-        if self._inputs.size in sizes:
-            return self._inputs.size
-        return self._assessed(family).advised or sizes[-1]
+        return self._selection.family
 
     @property
     def settings(self) -> Settings | None:
         """How volumes are segmented with these choices; None if no pack is installed."""
-        return None if self.family is None else self._settings(self.family)
+        return self._selection.settings
 
     @property
     def obstacle(self) -> str:
         """Why nothing can be segmented, whatever the volume; empty if it can."""
-        family = self.family
-        if family is None:
-            return self._problem()
-        if self._missing:
-            return self._missing_text()
-        return self._label_problem(family)
+        return self._selection.obstacle or (self._missing_text() if self._missing else "")
 
     def refresh(self) -> None:
         """Look again which packs and packages there are."""
-        self._families = tuple(families(self._packs.packs()))
         self._missing = self._packages.missing()
-        self._consider_volume()
+        self._selection.refresh()
 
     def update(self, inputs: Inputs) -> None:
         """Take over what the user has chosen."""
-        before, self._inputs = self._inputs, inputs
-        if inputs == before:
-            return
+        before = self._selection.inputs
         if self._run is None and inputs.volume is not before.volume:
             self._ended, self._message, self._smaller = State.READY, Message(), ""
-        if _basis(inputs) != _basis(before):
-            self._consider_volume()
+        self._selection.update(inputs)
 
     def volume_changed(self) -> None:
         """Look again at the volume: its voxels, or the transforms that it is under, are other ones."""
-        self._consider_volume()
+        self._selection.consider_volume()
 
     def overwritten(self) -> str:
         """Return the name of the segmentation that the next run will overwrite; empty if it overwrites nothing."""
-        output = self._inputs.output
+        output = self._selection.inputs.output
         if output is None or output.GetSegmentation().GetNumberOfSegments() == 0:
             return ""
         return str(output.GetName())
@@ -196,7 +159,8 @@ class SegmentPanel:
         """
         if self.state in (State.RUNNING, State.CANCELLING, State.NO_VOLUME, State.PACKAGES_MISSING):
             return
-        family, volume = self.family, self._inputs.volume
+        inputs, family = self._selection.inputs, self.family
+        volume = inputs.volume
         if family is None or volume is None:
             return
         self._message, self._smaller, self._outcomes = Message(), "", ()
@@ -208,15 +172,15 @@ class SegmentPanel:
             self._fail(for_people(error))
             return
         # without a choice and before the estimates are there, the worker finds out which size is advised
-        own = AUTOMATIC if self._pending is not None and not self._inputs.size else self.size
+        own = AUTOMATIC if self._selection.pending and not inputs.size else self._selection.size
         chosen = tuple(sizes) or (own,)
         self._run = _Run(
-            job=self._start(SegmentRequest(settings=self._settings(family), sizes=chosen), scan),
+            job=self._start(SegmentRequest(settings=self._selection.settings_of(family), sizes=chosen), scan),
             volume=volume,
-            output=None if sizes else self._inputs.output,
+            output=None if sizes else inputs.output,
             family=family,
             sizes=chosen,
-            surfaces=self._inputs.surfaces,
+            surfaces=inputs.surfaces,
             progress=ProgressRow(text=_("starting")),
         )
 
@@ -233,9 +197,7 @@ class SegmentPanel:
         Args:
             reason: shown if there was a run.
         """
-        if self._pending is not None:
-            self._pending.cancel()
-            self._pending = None
+        self._selection.forget_pending()
         self._outcomes = ()
         self._ended, self._smaller, self._message = State.READY, "", Message()
         if self._run is not None:
@@ -263,6 +225,7 @@ class SegmentPanel:
             self._message = Message(text=for_people(error), level="error")
         else:
             self._message = Message()
+            self._selection.consider_volume()  # the estimates were guesses, for want of an engine
         self._missing = self._packages.missing()
 
     def poll(self) -> bool:
@@ -303,115 +266,32 @@ class SegmentPanel:
 
     def view(self) -> SegmentView:
         """Return what the box shows."""
-        family = self.family
-        state = self.state
-        problem = self._problem()
-        if state is State.PACKAGES_MISSING:
-            problem = self._missing_text()
+        selection, state = self._selection, self.state
+        problem = self._missing_text() if state is State.PACKAGES_MISSING else selection.problem
         message = self._message
         if not message.text and state in (State.NO_VOLUME, State.PACKAGES_MISSING):
             message = Message(text=problem)
         return SegmentView(
             controls=controls(state, problem),
-            tasks=task_rows(self._families, self._assessment),
-            task="" if family is None else family.task,
-            sizes=() if family is None else size_rows(family, self._assessment.get(family.task)),
-            size=self.size,
-            labels=() if family is None else label_rows(family, self._inputs.left_out),
+            tasks=selection.task_rows(),
+            task="" if selection.family is None else selection.family.task,
+            sizes=selection.size_rows(),
+            size=selection.size,
+            labels=selection.label_rows(),
             progress=ProgressRow() if self._run is None else self._run.progress,
             message=message,
             smaller=self._smaller,
         )
 
-    def _problem(self) -> str:
-        """Return why nothing can be segmented; empty if it can."""
-        family = self.family
-        if family is None:
-            damaged = [f"{pack.id}: {for_people(pack.error)}" for pack in self._packs.damaged()]
-            return " ".join([_("No pack is installed. Install one under Packs."), *damaged])
-        if self._volume_problem:
-            return self._volume_problem
-        if problem := self._assessed(family).problem:
-            return problem
-        return self._label_problem(family)
-
-    def _label_problem(self, family: Family) -> str:
-        if not any(row.kept for row in label_rows(family, self._inputs.left_out)):
-            return _("No structure is chosen. Choose at least one under Labels.")
-        return ""
-
     def _missing_text(self) -> str:
         return _("Install the missing packages first: {packages}.").format(packages=", ".join(self._missing))
 
-    def _consider_volume(self) -> None:
-        """Check the volume, and have it assessed in the background."""
-        if self._pending is not None:
-            self._pending.cancel()
-            self._pending = None
-        self._assessment = {}
-        self._volume_problem = ""
-        if self._inputs.volume is None:
-            self._volume_problem = _("Choose a volume.")
-            return
-        try:
-            check_scan(self._inputs.volume)
-            volume = volume_from_node(self._inputs.volume)
-        except KDSegmentatorError as error:
-            self._volume_problem = for_people(error)
-            return
-        inputs, installed = self._inputs, self._families
-        self._pending = self._background.submit(
-            lambda: self._assess(
-                volume,
-                installed,
-                lambda outline, tasks: self._question(inputs, outline, tasks),
-                check_intensities=inputs.check_intensities,
-            )
-        )
-
-    def _question(self, inputs: Inputs, outline: Outline, tasks: tuple[str, ...]) -> Question:
-        return Question(
-            outline=outline,
-            tasks=tasks,
-            user_packs=str(self._packs.user_folder),
-            shipped_packs=str(self._packs.shipped_folder),
-            engine=inputs.engine.value,
-            precision=inputs.precision.value,
-            threads=inputs.threads or None,
-            mirroring=inputs.mirroring,
-            entropy=inputs.entropy,
-        )
-
     def _poll_assessment(self) -> bool:
-        pending = self._pending
-        if pending is None or not pending.done():
-            return False
-        self._pending = None
         try:
-            self._assessment = pending.result()
+            return self._selection.poll()
         except MemoryError:  # a run may still fit: it takes its copy in another process
             self._log.append(_("There is not enough memory for estimates."))
-        return True
-
-    def _assessed(self, family: Family) -> TaskAssessment:
-        return self._assessment.get(family.task, TaskAssessment(estimates={}))
-
-    def _settings(self, family: Family) -> Settings:
-        inputs = self._inputs
-        rows = label_rows(family, inputs.left_out)
-        kept = tuple(row.name for row in rows if row.kept)
-        return Settings(
-            task=family.task,
-            user_packs=str(self._packs.user_folder),
-            shipped_packs=str(self._packs.shipped_folder),
-            engine=inputs.engine.value,
-            precision=inputs.precision.value,
-            threads=inputs.threads or None,
-            mirroring=inputs.mirroring,
-            labels=None if len(kept) == len(rows) else kept,
-            entropy=inputs.entropy,
-            check_modality=inputs.check_intensities,
-        )
+            return True
 
     def _place(self, run: _Run, event: Segmented) -> None:
         """Put the results into the scene."""
@@ -424,7 +304,7 @@ class SegmentPanel:
                     result.segmentation, result.statistics, run.volume, into=output, intensity_unit=unit
                 )
                 outcomes.append(Outcome(result=result, nodes=nodes))
-                self._log.append(_about(result))
+                self._log.append(about_size(result))
         except KDSegmentatorError as error:
             self._outcomes = tuple(outcomes)
             self._fail(for_people(error))
@@ -434,7 +314,7 @@ class SegmentPanel:
             for outcome in outcomes:
                 outcome.nodes.segmentation.CreateClosedSurfaceRepresentation()
         self._ended = State.DONE
-        self._message = _done_message(event)
+        self._message = done_message(event)
 
     def _take_failure(self, run: _Run, error: KDSegmentatorError) -> None:
         if isinstance(error, EngineUnavailableError):
@@ -455,45 +335,3 @@ class SegmentPanel:
     def _fail(self, text: str) -> None:
         self._ended = State.FAILED
         self._message = Message(text=text, level="error")
-
-
-def _basis(inputs: Inputs) -> tuple[object, ...]:
-    """Return the choices that decide which tasks fit and how long a run takes."""
-    engine = (inputs.engine, inputs.precision, inputs.threads)
-    return inputs.volume, *engine, inputs.mirroring, inputs.entropy, inputs.check_intensities
-
-
-def _about(result: SizeResult) -> str:
-    record = result.segmentation.record
-    reasons = ". ".join(reason for reason in (result.size_reason, result.engine_reason) if reason)
-    return _("{size}: {seconds} s with {engine} {precision} on {device}. {reasons}").format(
-        size=record.size,
-        seconds=f"{record.seconds['total']:.1f}",
-        engine=record.engine,
-        precision=record.precision,
-        device=record.device,
-        reasons=reasons,
-    )
-
-
-def _done_message(event: Segmented) -> Message:
-    """Return what the user has to know about the results: times, sizes that failed, structures that are missing."""
-    parts = [
-        _("{size}: done in {time}.").format(
-            size=result.segmentation.record.size, time=duration(result.segmentation.record.seconds["total"])
-        )
-        for result in event.results
-    ]
-    problems = [
-        _("{size} failed: {reason}").format(size=failure.size, reason=for_people(failure.error))
-        for failure in event.failures
-    ]
-    for result in event.results:
-        absent = [row.name for row in result.statistics if row.voxels == 0]
-        if absent:
-            problems.append(
-                _("{size} did not find: {names}. Look at the volume's field of view.").format(
-                    size=result.segmentation.record.size, names=", ".join(absent)
-                )
-            )
-    return Message(text=" ".join(parts + problems), level="warning" if problems else "information")
