@@ -188,7 +188,7 @@ class BatchPanel:
                 batch.progress = ProgressRow(done=event.run, total=event.runs, text=text)
             elif isinstance(event, (BatchFinished, Failed, Cancelled)):
                 self._batch = None
-                self._ended = dict(batch.states)
+                self._ended = {name: state for name, state in batch.states.items() if state[0] != "running"}
                 self._end(event)
         return bool(events)
 

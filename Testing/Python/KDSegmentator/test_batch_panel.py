@@ -1,0 +1,172 @@
+"""The Batch box without Qt: real files, an injected job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
+from KDSegmentatorLib.errors import JobError
+from KDSegmentatorLib.jobs.events import BatchFile, BatchFinished, Failed, Log, Progressed, RunChanged
+from KDSegmentatorLib.jobs.request import Settings
+from KDSegmentatorPanel.batch_panel import BatchInputs, BatchPanel
+from support.panel_doubles import FakeStartBatch
+
+SETTINGS = Settings(task="hippocampus", user_packs="/user", shipped_packs="/shipped")
+NAMES = ("a.nii.gz", "b.nrrd", "sub é/c.mha")
+
+
+@dataclass
+class Box:
+    """The panel and what is around it."""
+
+    panel: BatchPanel
+    start: FakeStartBatch
+    inputs: BatchInputs
+
+    def choose(self, **inputs: Any) -> None:
+        self.inputs = replace(self.inputs, **inputs)
+        self.panel.update(self.inputs)
+
+    def end(self, *events: Any) -> None:
+        self.start.jobs[-1].events += events
+        assert self.panel.poll()
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    """Return a box with a folder of files, ready to start."""
+    for name in NAMES:
+        path = tmp_path / "scans" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "results").mkdir()
+    start = FakeStartBatch()
+    result = Box(BatchPanel(start), start, BatchInputs())
+    result.choose(
+        settings=SETTINGS,
+        size="x1/4",
+        pattern="**/*",
+        input_folder=str(tmp_path / "scans"),
+        output_folder=str(tmp_path / "results"),
+    )
+    return result
+
+
+def test_ready(box: Box) -> None:
+    view = box.panel.view()
+    assert view.enabled
+    assert view.reason == "Segment 3 files."
+    assert [row.name for row in view.rows] == list(NAMES)
+    assert {row.state for row in view.rows} == {"waiting"}
+    assert "x1/4" in view.what
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        ({"input_folder": ""}, "Choose the folder with the volumes."),
+        ({"input_folder": "/no/where"}, "/no/where"),
+        ({"output_folder": ""}, "Choose the folder for the results."),
+        ({"pattern": "*.dcm"}, "has no volumes"),
+        ({"obstacle": "Install the missing packages first: onnxruntime."}, "Install the missing packages"),
+    ],
+)
+def test_the_reason_why_it_cannot_start_is_the_tooltip(box: Box, inputs: dict[str, str], reason: str) -> None:
+    box.choose(**inputs)
+    view = box.panel.view()
+    assert not view.enabled
+    assert reason in view.reason
+    box.panel.start()
+    assert not box.start.jobs
+
+
+def test_files_that_came_later_are_found_at_the_start(box: Box) -> None:
+    (Path(box.inputs.input_folder) / "new.nii").touch()
+    box.panel.start()
+    assert box.start.requests[0].inputs == ("a.nii.gz", "b.nrrd", "new.nii", "sub é/c.mha")
+
+
+def test_from_start_to_end(box: Box) -> None:
+    box.panel.start()
+    request = box.start.requests[0]
+    assert (request.settings, request.size, request.resume) == (SETTINGS, "x1/4", True)
+    assert request.input_folder == box.inputs.input_folder
+    assert box.panel.busy
+    box.end(
+        RunChanged(run=0, runs=3, name="a.nii.gz", state="done"),
+        RunChanged(run=1, runs=3, name="b.nrrd", state="failed", message="b.nrrd is damaged"),
+        RunChanged(run=2, runs=3, name="sub é/c.mha", state="running"),
+        Progressed(run=2, runs=3, stage="windows", done=1, total=4, seconds_left=2.0),
+        Log(level="info", message="reading"),
+    )
+    view = box.panel.view()
+    assert [row.state for row in view.rows] == ["done", "failed", "at work"]
+    assert view.rows[1].message == "b.nrrd is damaged"
+    assert view.current == 2
+    assert (view.progress.done, view.progress.total) == (2, 3)
+    assert view.progress.text == "file 3 of 3 · window 1 of 4 · 2 s left"
+    assert "reading" in box.panel.log
+    files = tuple(
+        BatchFile(input=name, state=state, message=message, labels=None, entropy=None)
+        for name, state, message in zip(NAMES, ("done", "failed", "skipped"), ("", "damaged", ""), strict=True)
+    )
+    box.end(BatchFinished(files=files, table="/results/statistics.csv"))
+    view = box.panel.view()
+    assert not view.running
+    assert not box.panel.busy
+    assert view.table == "/results/statistics.csv"
+    assert view.message.level == "warning"
+    assert view.message.text.startswith("1 done, 1 done before, 1 failed.")
+    assert [row.state for row in view.rows] == ["done", "failed", "done before"]
+
+
+def test_one_batch_at_a_time(box: Box) -> None:
+    box.panel.start()
+    box.panel.start()
+    assert len(box.start.jobs) == 1
+
+
+def test_what_is_chosen_during_a_batch_does_not_change_it(box: Box, tmp_path: Path) -> None:
+    box.panel.start()
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "z.nii").touch()
+    box.choose(input_folder=str(tmp_path / "others"))
+    assert [row.name for row in box.panel.view().rows] == list(NAMES)
+
+
+def test_cancel_keeps_what_is_finished(box: Box) -> None:
+    box.panel.start()
+    box.end(
+        RunChanged(run=0, runs=3, name="a.nii.gz", state="done"),
+        RunChanged(run=1, runs=3, name="b.nrrd", state="running"),
+    )
+    box.panel.cancel()
+    box.panel.cancel()
+    assert box.start.jobs[0].cancelled == 1
+    assert not box.panel.view().enabled
+    box.start.jobs[0].end_cancelled()
+    assert box.panel.poll()
+    view = box.panel.view()
+    assert view.enabled
+    assert "start again to go on" in view.message.text
+    assert [row.state for row in view.rows] == ["done", "waiting", "waiting"]
+
+
+def test_a_failure_is_said(box: Box) -> None:
+    box.panel.start()
+    box.end(Failed(error=JobError("the disk is full; free some space"), log=()))
+    view = box.panel.view()
+    assert (view.message.level, view.message.text) == ("error", "The disk is full; free some space")
+    assert view.enabled
+
+
+def test_the_application_is_closed(box: Box) -> None:
+    box.panel.start()
+    box.panel.shut_down()
+    job = box.start.jobs[0]
+    assert (job.cancelled, job.waited) == (1, 1)
+    assert not box.panel.busy

@@ -1,0 +1,124 @@
+"""Installing the engines, with slicer.packaging (which slicer-core lacks) put in its place."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from subprocess import CalledProcessError
+from types import ModuleType
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+
+pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
+import slicer
+
+from KDSegmentatorPanel.ports import InstallationError
+from KDSegmentatorPanel.slicer_packages import SlicerPackages
+
+REQUIREMENTS = (
+    "# engines\nonnxruntime>=1.23\nopenvino>=2025.4; sys_platform != 'vms'\nother>=1; sys_platform == 'vms'\n"
+)
+
+
+class Packaging(ModuleType):
+    """``slicer.packaging``: pip installs the engines, or raises what it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__("slicer.packaging")
+        self.installed: set[str] = set()
+        self.calls: list[tuple[str, Any]] = []
+        self.error: Exception | None = None
+        self.works = True
+
+    def load_requirements(self, path: Path) -> list[Requirement]:
+        lines = path.read_text().splitlines()
+        return [Requirement(line) for line in lines if not line.startswith("#")]
+
+    def pip_ensure(self, requirements: list[Requirement], *, requester: str) -> None:
+        assert requester == "KDSegmentator"
+        self._install("pip_ensure", [each.name for each in requirements])
+
+    def pip_install(self, arguments: list[str], *, requester: str) -> None:
+        assert requester == "KDSegmentator"
+        self._install("pip_install", arguments)
+
+    def _install(self, how: str, what: list[str]) -> None:
+        self.calls.append((how, what))
+        if self.error is not None:
+            raise self.error
+        if self.works:
+            self.installed |= {"onnxruntime", "openvino"}
+
+
+@pytest.fixture
+def packaging(monkeypatch: pytest.MonkeyPatch) -> Packaging:
+    found = Packaging()
+    monkeypatch.setitem(sys.modules, "slicer.packaging", found)
+    monkeypatch.setattr(slicer, "packaging", found, raising=False)
+    real = importlib.util.find_spec
+
+    def find_spec(name: str, package: str | None = None) -> object:
+        if name in ("onnxruntime", "openvino"):
+            return real("json") if name in found.installed else None
+        return real(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    return found
+
+
+@pytest.fixture
+def packages(packaging: Packaging, tmp_path: Path) -> SlicerPackages:
+    path = tmp_path / "requirements.txt"
+    path.write_text(REQUIREMENTS)
+    return SlicerPackages(path)
+
+
+def test_what_is_missing(packaging: Packaging, packages: SlicerPackages) -> None:
+    assert packages.missing() == ("onnxruntime", "openvino")
+    packaging.installed = {"openvino"}
+    assert packages.missing() == (), "one engine is enough"
+    assert not packaging.calls
+
+
+def test_from_the_index(packaging: Packaging, packages: SlicerPackages) -> None:
+    packages.install(None)
+    assert packaging.calls == [("pip_ensure", ["onnxruntime", "openvino"])]
+    assert packages.missing() == ()
+
+
+def test_from_a_folder(packaging: Packaging, packages: SlicerPackages, tmp_path: Path) -> None:
+    folder = tmp_path / "wheels é"
+    folder.mkdir()
+    (folder / "onnxruntime-1.31.1-cp312-cp312-win_amd64.whl").touch()
+    packages.install(folder)
+    expected = ["--no-index", "--find-links", str(folder), "onnxruntime>=1.23", "openvino>=2025.4"]
+    assert packaging.calls == [("pip_install", expected)]
+
+
+def test_a_folder_without_wheels(packaging: Packaging, packages: SlicerPackages, tmp_path: Path) -> None:
+    with pytest.raises(InstallationError, match=r"holds no wheels .*kdseg wheelhouse"):
+        packages.install(tmp_path)
+    assert not packaging.calls
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (RuntimeError("User declined package installation"), "were not installed .*declined"),
+        (CalledProcessError(1, "pip"), "could not be installed .*code 1"),
+    ],
+)
+def test_failures(packaging: Packaging, packages: SlicerPackages, error: Exception, message: str) -> None:
+    packaging.error = error
+    with pytest.raises(InstallationError, match=message):
+        packages.install(None)
+
+
+def test_packages_that_are_still_not_there(packaging: Packaging, packages: SlicerPackages) -> None:
+    """In testing mode, slicer.packaging installs nothing and says nothing."""
+    packaging.works = False
+    with pytest.raises(InstallationError, match="still missing"):
+        packages.install(None)
