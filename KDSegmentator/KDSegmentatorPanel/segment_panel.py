@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.advisor.selection import AUTOMATIC
 from KDSegmentatorLib.errors import EngineUnavailableError, InsufficientMemoryError, KDSegmentatorError
-from KDSegmentatorLib.jobs.events import Cancelled, Failed, Log, Progressed, Segmented, SizeResult, Started
+from KDSegmentatorLib.inference.segmentation import RunRecord
+from KDSegmentatorLib.jobs.events import Cancelled, Failed, Log, Progressed, Segmented, Started
 from KDSegmentatorLib.jobs.request import SegmentRequest, Settings
 from KDSegmentatorLib.mrml.results import PlacedResult, place_result
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
@@ -34,9 +35,9 @@ _SHUT_DOWN_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """One result of a run, in the scene."""
+    """One result of a run, in the scene; its voxels are there and nowhere else."""
 
-    result: SizeResult
+    record: RunRecord
     nodes: PlacedResult
 
 
@@ -303,7 +304,7 @@ class SegmentPanel:
                 nodes = place_result(
                     result.segmentation, result.statistics, run.volume, into=output, intensity_unit=unit
                 )
-                outcomes.append(Outcome(result=result, nodes=nodes))
+                outcomes.append(Outcome(record=result.segmentation.record, nodes=nodes))
                 self._log.append(about_size(result))
         except KDSegmentatorError as error:
             self._outcomes = tuple(outcomes)

@@ -129,7 +129,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         self._wait(lambda: not self.panel.busy)
         self.widget.ui.compareAllButton.click()
         self._wait(lambda: not self.panel.busy and not self.widget.comparePanel.busy)
-        sizes = [outcome.result.segmentation.record.size for outcome in self.panel.outcomes]
+        sizes = [outcome.record.size for outcome in self.panel.outcomes]
         self.assertEqual((sizes[0], sizes[-1]), (TEACHER, STUDENT), self.panel.view().message.text)
         self.assertEqual(len(self.widget.comparePanel.pairs), len(sizes) - 1)
         for pair in self.widget.comparePanel.pairs:

@@ -518,6 +518,7 @@ class TestPackages:
         box.panel.install_packages()
         assert box.packages.installed_from == [None]
         assert box.panel.state is State.READY
+        assert box.panel.busy, "what was a guess without an engine is estimated again"
 
     def test_from_a_folder(self, mrml: MrmlScene, packs: PackStore, tmp_path: Path) -> None:
         box = empty_box(mrml, packs, "onnxruntime>=1.23")
