@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import KDSegmentatorLib
 from KDSegmentatorLib.advisor.advice import SpeedOf, advise
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.errors import KDSegmentatorError
@@ -108,7 +109,7 @@ def estimate_apart(question: Question, executable: str | None = None) -> Answer:
         question: what is to be estimated.
         executable: Python; None takes the one that runs.
     """
-    package_folders = {str(Path(__file__).resolve().parents[1]), *(path for path in sys.path if _has_library(path))}
+    package_folders = {str(Path(file).resolve().parents[1]) for file in (__file__, KDSegmentatorLib.__file__)}
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([*sorted(package_folders), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         "PYTHONSAFEPATH": "1",
@@ -157,10 +158,6 @@ def _estimate(question: Question, family: Family, speed_of: SpeedOf | None) -> T
         for each in advice.sizes
     }
     return TaskEstimate(sizes=sizes, advised=advice.pack.manifest.size, reason=advice.reason)
-
-
-def _has_library(folder: str) -> bool:
-    return (Path(folder) / "KDSegmentatorLib" / "__init__.py").is_file()
 
 
 def _read_answer(text: str) -> Answer:

@@ -199,6 +199,24 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         self.assertIn("removed during the run", self.widget.ui.messageLabel.text)
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 0)
 
+    def test_two_instances(self) -> None:
+        """A second panel of the module, and its end, leave a run of the first one alone."""
+        from KDSegmentatorPanel.state import State
+
+        self._need_engine()
+        self._start_long_run()
+        second = slicer.util.getNewModuleWidget("KDSegmentator")
+        second.enter()
+        self._wait(lambda: not second.busy)
+        self.assertEqual(second.panel.state, State.READY)
+        self.assertEqual(second.ui.segmentButton.text, "Segment")
+        second.cleanup()
+        second.parent.deleteLater()
+        self.assertEqual(self.panel.state, State.RUNNING)
+        self.widget.ui.segmentButton.click()
+        self._wait(lambda: not self.panel.busy)
+        self.assertEqual(self.panel.state, State.READY)
+
     def test_batch(self) -> None:
         """A folder is segmented; one bad file does not stop the rest."""
         from KDSegmentatorLib.io.images import write_volume

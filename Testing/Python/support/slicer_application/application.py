@@ -22,7 +22,7 @@ from PySide6.QtWidgets import QApplication, QVBoxLayout
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.mrml.volumes import node_from_volume
 from support.slicer_application import parameter_node, widgets
-from support.slicer_application.pythonqt import custom_widgets, qt_module, wrapped, wrapper_class
+from support.slicer_application.pythonqt import custom_widgets, qt_module, unwrapped, wrapped, wrapper_class
 
 MODULE = Path(__file__).parents[4] / "KDSegmentator"
 
@@ -165,12 +165,18 @@ def open_module(temporary: Path) -> tuple[ModuleType, Any, Any]:
     assert parent.helpText
     for slot in slicer.app.startup:
         slot()
+    widget = _new_widget(module)
+    slicer.util.getModuleWidget = lambda _name: widget
+    slicer.util.getNewModuleWidget = lambda _name: _new_widget(module)
+    return module, widget, unwrapped(widget.parent)
+
+
+def _new_widget(module: ModuleType) -> Any:
     place = _EnteredWidget()
     QVBoxLayout(place)
     widget = module.KDSegmentatorWidget(wrapped(place))
-    slicer.util.getModuleWidget = lambda _name: widget
     widget.setup()
-    return module, widget, place
+    return widget
 
 
 def _install_modules() -> None:

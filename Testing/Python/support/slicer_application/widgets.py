@@ -21,6 +21,7 @@ from PySide6.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from shiboken6 import isValid
 
 from support.slicer_application.pythonqt import custom_widgets, wrapped
 
@@ -108,7 +109,7 @@ class qMRMLNodeComboBox(QComboBox):
     def setMRMLScene(self, scene: Any) -> None:
         self._scene = scene
         for event in (scene.NodeAddedEvent, scene.NodeRemovedEvent, scene.EndCloseEvent, scene.EndImportEvent):
-            scene.AddObserver(event, lambda *_: self._fill())
+            scene.AddObserver(event, lambda *_: self._fill() if isValid(self) else None)
         self._fill()
 
     def currentNode(self) -> Any:
