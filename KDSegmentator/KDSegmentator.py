@@ -300,14 +300,15 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         segmentations = [outcome.nodes.segmentation for outcome in self._outcomes]
         if not segmentations:
             return
-        self.ui.resultSelector.setCurrentNode(segmentations[-1])
+        # while another module is open, the selectors are not bound to the parameters
+        parameters = self.logic.getParameterNode() if self._parameterNode is None else self._parameterNode
+        parameters.resultSegmentation = segmentations[-1]
+        if len(segmentations) > 1:
+            parameters.firstSegmentation, parameters.secondSegmentation = segmentations[0], segmentations[-1]
+            self.ui.compareBox.collapsed = False
+            self.comparePanel.compare_all(segmentations)
         self.resultBox.show()
         self.resultBox.open()
-        if len(segmentations) > 1:
-            self.ui.compareBox.collapsed = False
-            self.ui.firstSelector.setCurrentNode(segmentations[0])
-            self.ui.secondSelector.setCurrentNode(segmentations[-1])
-            self.comparePanel.compare_all(segmentations)
 
     @staticmethod
     def _confirm(question: str) -> bool:

@@ -35,7 +35,7 @@ def main() -> None:
         from KDSegmentatorPanel.sample_data import SAMPLE
 
         SampleData.SampleDataLogic().downloadSamples(SAMPLE)
-        widget.enter()
+        slicer.util.selectModule("KDSegmentator")
         wait(lambda: not widget.busy)
         widget.ui.compareAllButton.click()
         wait(lambda: not widget.busy)

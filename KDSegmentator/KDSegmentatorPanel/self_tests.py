@@ -32,10 +32,11 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
     def setUp(self) -> None:
         """Start from an empty scene, with the panel open."""
         slicer.mrmlScene.Clear()
+        self.widget = slicer.util.getModuleWidget("KDSegmentator")
         if slicer.util.mainWindow() is not None:
             slicer.util.selectModule("KDSegmentator")
-        self.widget = slicer.util.getModuleWidget("KDSegmentator")
-        self.widget.enter()  # without a main window nobody else does, and twice does no harm
+        else:
+            self.widget.enter()
         self.panel = self.widget.panel
 
     def tearDown(self) -> None:
@@ -167,6 +168,40 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         self.assertEqual(self.panel.state, State.NO_VOLUME)
         self._wait(lambda: not self.panel.busy)
         self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 0)
+
+    def test_scene_is_closed_behind_another_module(self) -> None:
+        """A run goes on while another module is open, and ends with the scene."""
+        from KDSegmentatorPanel.state import State
+
+        if slicer.util.mainWindow() is None:
+            self.skipTest("needs a main window")
+        self._need_engine()
+        self._start_long_run()
+        slicer.util.selectModule("Data")
+        self.assertEqual(self.panel.state, State.RUNNING)
+        slicer.mrmlScene.Clear()
+        self.assertEqual(self.panel.state, State.NO_VOLUME)
+        self._wait(lambda: not self.panel.busy)
+        self.assertEqual(len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode")), 0)
+        slicer.util.selectModule("KDSegmentator")
+        self.assertIsNotNone(self.widget.parameters)
+
+    def test_result_comes_behind_another_module(self) -> None:
+        """What was run while another module is open is shown when the panel is opened again."""
+        if slicer.util.mainWindow() is None:
+            self.skipTest("needs a main window")
+        self._need_engine()
+        parameters = self.widget.parameters
+        parameters.inputVolume, parameters.size = _generated_volume(), STUDENT
+        self._wait(lambda: not self.panel.busy)
+        self.widget.ui.segmentButton.click()
+        slicer.util.selectModule("Data")
+        self._wait(lambda: not self.panel.busy)
+        self.assertEqual(len(self.panel.outcomes), 1, self.panel.view().message.text)
+        slicer.util.selectModule("KDSegmentator")
+        node = self.panel.outcomes[0].nodes.segmentation
+        self.assertEqual(self.widget.ui.resultSelector.currentNode(), node)
+        self.assertIn("hippocampus-x1_4", self.widget.ui.provenanceLabel.text)
 
     def test_script(self) -> None:
         """A script segments an oblique volume under a transform."""

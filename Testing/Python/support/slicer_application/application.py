@@ -30,9 +30,10 @@ _qt_application = QApplication.instance() or QApplication([])
 
 
 class _EnteredWidget(widgets.qMRMLWidget):
-    """What a module's widget lies in, while the module is the selected one."""
+    """What a module's widget lies in; it is entered while the module is the selected one."""
 
-    isEntered = Property(bool, lambda self: True)
+    entered = False
+    isEntered = Property(bool, lambda self: self.entered)
 
 
 custom_widgets["_EnteredWidget"] = _EnteredWidget
@@ -167,8 +168,17 @@ def open_module(temporary: Path) -> tuple[ModuleType, Any, Any]:
         slot()
     widget = _new_widget(module)
     slicer.util.getModuleWidget = lambda _name: widget
+    slicer.util.selectModule = lambda name: _select(widget, name == "KDSegmentator")
     slicer.util.getNewModuleWidget = lambda _name: _new_widget(module)
     return module, widget, unwrapped(widget.parent)
+
+
+def _select(widget: Any, selected: bool) -> None:
+    """Enter the module, or leave it for another one."""
+    place = unwrapped(widget.parent)
+    if selected != place.entered:
+        place.entered = selected
+        (widget.enter if selected else widget.exit)()
 
 
 def _new_widget(module: ModuleType) -> Any:
@@ -201,7 +211,7 @@ def _install_modules() -> None:
     slicer.parameterNodeWrapper = parameter_node
     util = slicer.util
     util.loadUI = widgets.load_ui
-    util.mainWindow = lambda: None
+    util.mainWindow = lambda: _qt_application
     util.errorDisplay = print
     util.confirmOkCancelDisplay = lambda *_arguments, **_options: True
     util.saveScene = lambda path: bool(slicer.mrmlScene.WriteToMRB(str(path)))
