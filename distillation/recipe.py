@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from distillation.evaluation.scores import SurfaceSettings
 from distillation.settings import Precision, TrainingSettings
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.packs.manifest import Credit, Label, Manifest, Method, Modality
 from KDSegmentatorLib.packs.rules import RULES, TEXT
-from KDSegmentatorLib.packs.strict_json import FieldError, Rules, build
+from KDSegmentatorLib.packs.strict_json import FieldError, Rule, Rules, build
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
@@ -159,7 +160,11 @@ class PackRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole family, from dataset to packs."""
+    """A whole family, from dataset to packs.
+
+    Attributes:
+        evaluation: how NSD is defined, in the tables and in the packs.
+    """
 
     dataset: DatasetRecipe
     training: TrainingRecipe
@@ -167,6 +172,7 @@ class Recipe:
     methods: MethodsRecipe
     students: tuple[StudentRecipe, ...]
     pack: PackRecipe
+    evaluation: SurfaceSettings = field(default_factory=SurfaceSettings)
 
     def __post_init__(self) -> None:
         sizes = [student.size for student in self.students]
@@ -238,6 +244,7 @@ def shipped_recipes() -> list[str]:
 # A pack's own rules, so that they are not broken after days of training only.
 _RULES: Rules = {
     **RULES,
+    (SurfaceSettings, "tolerance_mm"): Rule(minimum=0),
     **{
         (PackRecipe, field.name): RULES[Manifest, field.name]
         for field in fields(PackRecipe)

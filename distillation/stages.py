@@ -176,6 +176,7 @@ class Stages:
             dataset=self.recipe.dataset.title,
             split=f"validation cases of fold {self.recipe.dataset.fold} of nnU-Net's five-fold split",
             into=self.folder / "evaluation",
+            surface=self.recipe.evaluation,
             mirroring=mirroring,
             threads=threads,
             progress=progress,

@@ -18,7 +18,6 @@ from KDSegmentatorLib.analysis.surface_distance import (
     ABSENT,
     DEFAULT_TOLERANCE_MM,
     Agreement,
-    SurfaceKind,
     agreement,
     check_tolerance,
 )
@@ -26,6 +25,7 @@ from KDSegmentatorLib.errors import UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
 from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.packs.manifest import SurfaceKind
 
 
 @dataclass(frozen=True, kw_only=True)

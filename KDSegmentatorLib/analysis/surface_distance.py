@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +17,7 @@ from KDSegmentatorLib.analysis.overlap import dice_of_counts
 from KDSegmentatorLib.analysis.surface_elements import SurfaceElements, edge_voxels, patches
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.geometry import Vector, Volume
-
-SurfaceKind = Literal["voxels", "subvoxel"]
+from KDSegmentatorLib.packs.manifest import SurfaceKind
 
 DEFAULT_TOLERANCE_MM = 1.0
 """How far apart two surfaces may be to count as the same in NSD."""

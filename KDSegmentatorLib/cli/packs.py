@@ -122,6 +122,7 @@ def _evaluation(evaluation: Evaluation | None) -> str:
     mirroring = "with mirroring" if evaluation.mirroring else "without mirroring"
     facts = [
         ("Mean Dice", _interval(evaluation.mean_dice) + " (95 % CI)"),
+        *_surface_facts(evaluation),
         ("Data", f"{evaluation.dataset}, {evaluation.split}, n = {evaluation.cases}, {mirroring}"),
     ]
     teacher = evaluation.teacher_mean_dice
@@ -129,6 +130,19 @@ def _evaluation(evaluation: Evaluation | None) -> str:
         reached = f"{evaluation.mean_dice.mean / teacher:.1%}"
         facts.append(("Teacher", f"{teacher:.4f} on the same cases; this pack reaches {reached} of it"))
     return table(facts)
+
+
+def _surface_facts(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Return surface Dice and HD95, which packs of earlier versions do not have."""
+    facts = []
+    if evaluation.mean_nsd is not None:
+        patches = "" if evaluation.nsd_surface == "voxels" else ", sub-voxel"
+        title = f"Mean NSD at {evaluation.nsd_tolerance_mm:g} mm{patches}"
+        facts.append((title, _interval(evaluation.mean_nsd)))
+    if evaluation.mean_hd95_mm is not None:
+        found = evaluation.mean_hd95_mm
+        facts.append(("Mean HD95", f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f}) mm"))
+    return facts
 
 
 def _provenance(manifest: Manifest) -> str:

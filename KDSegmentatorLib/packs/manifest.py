@@ -17,6 +17,7 @@ NormalizationScheme = Literal["CT", "ZScore"]
 ReducedFormat = Literal["bfloat16", "int8"]
 Precision = Literal["float32", "bfloat16", "int8"]
 Method = Literal["plain", "logit", "teacher"]
+SurfaceKind = Literal["voxels", "subvoxel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,17 +149,29 @@ class Interval:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelScore:
-    """Accuracy of one label over the cases; HD95 and surface Dice join when they are measured."""
+    """Accuracy of one label over the cases that have it, and the teacher's means on the same cases.
+
+    ``nsd`` is the surface Dice; ``hd95_mm`` the 95 % Hausdorff distance in mm. What earlier versions did not measure is
+    None.
+    """
 
     value: int
     dice: Interval
+    nsd: Interval | None = None
+    hd95_mm: Interval | None = None
+    teacher_dice: float | None = None
+    teacher_nsd: float | None = None
+    teacher_hd95_mm: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Accuracy on cases that training did not see, measured through this library's own pipeline.
 
-    ``teacher_mean_dice`` is the teacher's on the same cases; for the teacher itself it equals ``mean_dice.mean``.
+    ``teacher_mean_dice`` is the teacher's on the same cases; for the teacher itself it equals ``mean_dice.mean``. NSD
+    is the share of both surfaces within ``nsd_tolerance_mm`` of each other, of surface voxels or of sub-voxel patches
+    weighted by area (``nsd_surface``). Where a label is in one of both segmentations only, Dice and NSD are 0 and the
+    infinite HD95 counts as the diagonal of the image: ``hd95_replaced`` times.
     """
 
     dataset: str
@@ -168,6 +181,13 @@ class Evaluation:
     mean_dice: Interval
     labels: tuple[LabelScore, ...]
     teacher_mean_dice: float | None
+    mean_nsd: Interval | None = None
+    mean_hd95_mm: Interval | None = None
+    teacher_mean_nsd: float | None = None
+    teacher_mean_hd95_mm: float | None = None
+    nsd_tolerance_mm: float | None = None
+    nsd_surface: SurfaceKind | None = None
+    hd95_replaced: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -122,7 +122,14 @@ RULES: Rules = {
     (ReducedPrecision, "probe_agreement"): _UNIT,
     (LabelScore, "value"): Rule(minimum=1, maximum=MAXIMUM_LABELS),
     (Evaluation, "cases"): _COUNT,
+    (LabelScore, "teacher_dice"): _UNIT,
+    (LabelScore, "teacher_nsd"): _UNIT,
+    (LabelScore, "teacher_hd95_mm"): _NOT_NEGATIVE,
     (Evaluation, "teacher_mean_dice"): _UNIT,
+    (Evaluation, "teacher_mean_nsd"): _UNIT,
+    (Evaluation, "teacher_mean_hd95_mm"): _NOT_NEGATIVE,
+    (Evaluation, "nsd_tolerance_mm"): _NOT_NEGATIVE,
+    (Evaluation, "hd95_replaced"): _NOT_NEGATIVE,
     (Provenance, "checkpoint_sha256"): _SHA256,
     (Provenance, "teacher_sha256"): _SHA256,
     (Provenance, "temperature"): Rule(above=0),
@@ -276,15 +283,28 @@ def _check_provenance(provenance: Provenance) -> None:
 
 def _check_evaluation(evaluation: Evaluation, values: set[int]) -> None:
     _check_unique([score.value for score in evaluation.labels], "evaluation.labels", "value")
-    _check_dice(evaluation.mean_dice, "evaluation.mean_dice")
+    _check_interval(evaluation.mean_dice, "evaluation.mean_dice", maximum=1)
+    _check_interval(evaluation.mean_nsd, "evaluation.mean_nsd", maximum=1)
+    _check_interval(evaluation.mean_hd95_mm, "evaluation.mean_hd95_mm")
     for n, score in enumerate(evaluation.labels):
         if score.value not in values:
             raise FieldError(f"evaluation.labels[{n}].value", f"there is no label {score.value}")
-        _check_dice(score.dice, f"evaluation.labels[{n}].dice")
+        _check_interval(score.dice, f"evaluation.labels[{n}].dice", maximum=1)
+        _check_interval(score.nsd, f"evaluation.labels[{n}].nsd", maximum=1)
+        _check_interval(score.hd95_mm, f"evaluation.labels[{n}].hd95_mm")
+    if evaluation.mean_nsd is not None:
+        for name in ("nsd_tolerance_mm", "nsd_surface"):
+            if getattr(evaluation, name) is None:
+                raise FieldError(f"evaluation.{name}", "missing; NSD means nothing without it")
 
 
-def _check_dice(dice: Interval, path: str) -> None:
-    if not 0 <= dice.mean <= 1:
-        raise FieldError(f"{path}.mean", f"must be from 0 to 1, got {dice.mean}")
-    if not dice.low - _INTERVAL_TOLERANCE <= dice.mean <= dice.high + _INTERVAL_TOLERANCE:
-        raise FieldError(path, f"the mean {dice.mean} is not inside the interval from {dice.low} to {dice.high}")
+def _check_interval(interval: Interval | None, path: str, maximum: float = math.inf) -> None:
+    if interval is None:
+        return
+    if not 0 <= interval.mean <= maximum:
+        limits = "0 or more" if maximum == math.inf else f"from 0 to {maximum:g}"
+        raise FieldError(f"{path}.mean", f"must be {limits}, got {interval.mean}")
+    if not interval.low - _INTERVAL_TOLERANCE <= interval.mean <= interval.high + _INTERVAL_TOLERANCE:
+        raise FieldError(
+            path, f"the mean {interval.mean} is not inside the interval from {interval.low} to {interval.high}"
+        )

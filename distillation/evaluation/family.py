@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from distillation.evaluation.manifest import to_evaluation
 from distillation.evaluation.reduced_precision import (
     INT8_BODY_NAME,
     LARGEST_LOSS,
@@ -14,8 +15,15 @@ from distillation.evaluation.reduced_precision import (
     missing_for,
     reduced_engine,
 )
-from distillation.evaluation.scores import ReducedEngine, Score, read_scores, score_pack, write_scores
-from distillation.evaluation.statistics import Comparison, ModelResult, compare, summarise, to_evaluation
+from distillation.evaluation.scores import (
+    ReducedEngine,
+    Score,
+    SurfaceSettings,
+    read_scores,
+    score_pack,
+    write_scores,
+)
+from distillation.evaluation.statistics import Comparison, ModelResult, compare_all, summarise
 from distillation.evaluation.tables import markdown, to_json, write_text
 from distillation.export.folder import with_evaluation
 from KDSegmentatorLib.errors import EngineError
@@ -71,6 +79,7 @@ def evaluate_family(
     dataset: str,
     split: str,
     into: Path,
+    surface: SurfaceSettings | None = None,
     mirroring: bool = False,
     threads: int | None = None,
     progress: FamilyProgress | None = None,
@@ -91,6 +100,7 @@ def evaluate_family(
         dataset: what people call the data.
         split: which part of it the cases are.
         into: folder for the files.
+        surface: how NSD is defined; None takes the usual definition.
         mirroring: average over mirrored windows.
         threads: CPU threads of the engine.
         progress: called after every case.
@@ -99,18 +109,20 @@ def evaluate_family(
         KDSegmentatorError: a case or a pack is not usable.
     """
     into.mkdir(parents=True, exist_ok=True)
-    runs = _Runs(cases, into / "scores.csv", mirroring=mirroring, threads=threads, progress=progress)
+    surface = surface or SurfaceSettings()
+    runs = _Runs(cases, into / "scores.csv", surface=surface, mirroring=mirroring, threads=threads, progress=progress)
     scores = {member.name: runs.score(member) for member in members}
     results = {name: summarise(name, rows) for name, rows in scores.items()}
     reduced = _Reduced() if mirroring else _run_reduced(runs, members, scores)
     teacher = next((results[member.name] for member in members if member.method == "teacher"), None)
-    comparisons = _comparisons(members, results, teacher)
+    comparisons = compare_all(_pairs(members), results, teacher)
     table = markdown(
         list(results.values()),
         comparisons,
         title=f"{dataset}: {split}" + (", mirrored windows averaged" if mirroring else ""),
         labels=members[0].pack.manifest.labels,
         parameters={member.name: member.pack.manifest.network.parameters for member in members},
+        surface=surface,
         reduced=reduced.results,
         notes=reduced.notes,
     )
@@ -124,15 +136,16 @@ def evaluate_family(
         dataset=dataset,
         split=split,
         mirroring=mirroring,
+        surface=asdict(surface),
     )
     write_text(into / f"{name}.json", text)
     for member in members if not mirroring else ():
         result = results[member.name]
-        evaluation = to_evaluation(result, dataset=dataset, split=split, mirroring=mirroring, teacher=teacher)
+        evaluation = to_evaluation(
+            result, dataset=dataset, split=split, mirroring=mirroring, surface=surface, teacher=teacher
+        )
         _fill(member, evaluation, reduced)
-    return FamilyResult(
-        models=tuple(results.values()), comparisons=tuple(comparisons), reduced=reduced.results, table=table
-    )
+    return FamilyResult(models=tuple(results.values()), comparisons=comparisons, reduced=reduced.results, table=table)
 
 
 class _Runs:
@@ -141,6 +154,7 @@ class _Runs:
     Args:
         cases: held-out cases.
         path: the scores' file.
+        surface: how NSD is defined.
         mirroring: average over mirrored windows.
         threads: CPU threads of the engines.
         progress: called after every case.
@@ -154,12 +168,14 @@ class _Runs:
         cases: Sequence[Case],
         path: Path,
         *,
+        surface: SurfaceSettings,
         mirroring: bool,
         threads: int | None,
         progress: FamilyProgress | None,
     ) -> None:
         self._cases = cases
         self._path = path
+        self._surface = surface
         self._mirroring = mirroring
         self.threads = threads
         self._progress = progress
@@ -173,6 +189,7 @@ class _Runs:
             member.name,
             self._cases,
             list(self._known),
+            surface=self._surface,
             reduced=reduced,
             mirroring=self._mirroring,
             threads=self.threads,
@@ -255,13 +272,11 @@ def _named(progress: FamilyProgress, name: str) -> Callable[[int, int, float], N
     return lambda done, total, seconds: progress(name, done, total, seconds)
 
 
-def _comparisons(
-    members: Sequence[Member], results: dict[str, ModelResult], teacher: ModelResult | None
-) -> list[Comparison]:
-    """Compare every distilled student with the plain one of its size."""
+def _pairs(members: Sequence[Member]) -> list[tuple[str, str]]:
+    """Return the names of every distilled student and of the plain one of its size."""
     plain = {member.pack.manifest.size: member.name for member in members if member.method == "plain"}
     return [
-        compare(results[member.name], results[plain[member.pack.manifest.size]], teacher)
+        (member.name, plain[member.pack.manifest.size])
         for member in members
         if member.method not in ("plain", "teacher") and member.pack.manifest.size in plain
     ]
@@ -270,7 +285,8 @@ def _comparisons(
 def _merged(scores: Sequence[Score], known: Sequence[Score]) -> list[Score]:
     """Return the new scores and what was known about other packs and cases, without duplicates."""
 
-    def key(score: Score) -> tuple[str, str, bool, str, int]:
-        return score.model, score.pack_hash, score.mirroring, score.case, score.label
+    def key(score: Score) -> tuple[object, ...]:
+        surface = score.nsd_tolerance_mm, score.nsd_surface
+        return score.model, score.pack_hash, score.mirroring, score.case, score.label, surface
 
     return list({key(score): score for score in [*known, *scores]}.values())

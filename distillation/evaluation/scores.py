@@ -1,4 +1,4 @@
-"""Case scores: measured through the library's own pipeline, kept in a CSV file that a later run goes on from."""
+"""Scores of cases and labels, through the library's own pipeline; a CSV file keeps them for a later run to go on from."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from KDSegmentatorLib.analysis.overlap import dice
+from KDSegmentatorLib.analysis.surface_distance import DEFAULT_TOLERANCE_MM, surface_agreement
 from KDSegmentatorLib.engines.candidates import PRECISIONS, EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.packs.manifest import Precision
+from KDSegmentatorLib.packs.manifest import Precision, SurfaceKind
 from KDSegmentatorLib.packs.reader import write_manifest
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from KDSegmentatorLib.packs.pack import StudentPack
 
 _PRECISIONS: dict[str, Precision] = {precision: precision for precision in PRECISIONS}
+
+_SURFACES: dict[str, SurfaceKind] = {"voxels": "voxels", "subvoxel": "subvoxel"}
 
 CaseDone = Callable[[int, int, float], None]
 """Called after every case with (done, total, seconds left)."""
@@ -47,7 +49,14 @@ class Score:
         mirroring: whether mirrored windows were averaged.
         case: name of the case.
         label: label value.
-        dice: Dice coefficient; nan if the label is in neither segmentation.
+        reference_voxels: voxels of the label in the reference.
+        predicted_voxels: in the network's segmentation.
+        dice: Dice coefficient; nan if the label is in neither segmentation, 0 if it is in one of them.
+        nsd: surface Dice; nan and 0 as for Dice.
+        hd95_mm: 95 % Hausdorff distance in mm; nan if the label is in neither segmentation, infinite if it is in one.
+        diagonal_mm: diagonal of the image, what an infinite HD95 counts as in means.
+        nsd_tolerance_mm: tolerance of NSD.
+        nsd_surface: what NSD takes for the surface.
         seconds: wall time of the whole case, in milliseconds' precision.
     """
 
@@ -57,8 +66,28 @@ class Score:
     mirroring: bool
     case: str
     label: int
+    reference_voxels: int
+    predicted_voxels: int
     dice: float
+    nsd: float
+    hd95_mm: float
+    diagonal_mm: float
+    nsd_tolerance_mm: float
+    nsd_surface: SurfaceKind
     seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurfaceSettings:
+    """How NSD is defined; see :func:`KDSegmentatorLib.analysis.surface_distance.surface_agreement`.
+
+    Attributes:
+        tolerance_mm: how far apart two surfaces may be to count as the same.
+        surface: ``voxels`` (MONAI's default) or ``subvoxel`` (area-weighted patches between the voxels).
+    """
+
+    tolerance_mm: float = DEFAULT_TOLERANCE_MM
+    surface: SurfaceKind = "voxels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +128,7 @@ def score_pack(
     cases: Sequence[Case],
     known: Iterable[Score],
     *,
+    surface: SurfaceSettings | None = None,
     reduced: ReducedEngine | None = None,
     mirroring: bool = False,
     threads: int | None = None,
@@ -112,6 +142,7 @@ def score_pack(
         model: its name in the scores.
         cases: held-out cases.
         known: scores of earlier runs; cases that the same pack has scores for are not run again.
+        surface: how NSD is defined; None takes the usual definition.
         reduced: a reduced precision to run it in; None runs it in float32.
         mirroring: average over mirrored windows.
         threads: CPU threads of the engine in float32; None leaves it to the engine.
@@ -126,9 +157,11 @@ def score_pack(
     """
     fingerprint = pack_hash(pack, reduced)
     values = [label.value for label in pack.manifest.labels]
+    surface = surface or SurfaceSettings()
+    same = (fingerprint, model, mirroring, surface.tolerance_mm, surface.surface)
     kept: dict[str, list[Score]] = {}
     for score in known:
-        if (score.pack_hash, score.model, score.mirroring) == (fingerprint, model, mirroring):
+        if (score.pack_hash, score.model, score.mirroring, score.nsd_tolerance_mm, score.nsd_surface) == same:
             kept.setdefault(score.case, []).append(score)
     scores: list[Score] = []
     if reduced is not None:
@@ -146,7 +179,15 @@ def score_pack(
         if not reference.same_grid(result.volume):
             raise ExportError(f"the segmentation of {case.name} is not on the grid of {case.label}")
         seconds = round(result.record.seconds["total"], 3)
-        overlap = dice(reference.voxels, result.volume.voxels, values)
+        found = surface_agreement(
+            reference,
+            result.volume,
+            values,
+            tolerance_mm=surface.tolerance_mm,
+            surface=surface.surface,
+            threads=threads,
+        )
+        diagonal = math.hypot(*(length * step for length, step in zip(reference.size, reference.spacing, strict=True)))
         scores += [
             Score(
                 model=model,
@@ -155,10 +196,17 @@ def score_pack(
                 mirroring=mirroring,
                 case=case.name,
                 label=value,
-                dice=overlap[value],
+                reference_voxels=agreement.first_voxels,
+                predicted_voxels=agreement.second_voxels,
+                dice=agreement.dice,
+                nsd=agreement.nsd,
+                hd95_mm=agreement.hd95_mm,
+                diagonal_mm=diagonal,
+                nsd_tolerance_mm=surface.tolerance_mm,
+                nsd_surface=surface.surface,
                 seconds=seconds,
             )
-            for value in values
+            for value, agreement in found.items()
         ]
         fresh += 1
         if save is not None:
@@ -169,7 +217,7 @@ def score_pack(
 
 
 def read_scores(path: Path) -> list[Score]:
-    """Read a scores file; a missing one is empty.
+    """Read a scores file; a missing one is empty, as is one of a version that measured Dice only.
 
     Raises:
         ExportError: the file is not one of ours.
@@ -178,21 +226,35 @@ def read_scores(path: Path) -> list[Score]:
         return []
     try:
         with path.open(encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            if {"dice", "pack_hash"} <= set(table.fieldnames or ()) and "nsd" not in (table.fieldnames or ()):
+                return []
             return [
                 Score(
                     model=row["model"],
-                    precision=_PRECISIONS[row.get("precision", "float32")],  # older tables are of nothing else
+                    precision=_PRECISIONS[row["precision"]],
                     pack_hash=row["pack_hash"],
                     mirroring=row["mirroring"] == "True",
                     case=row["case"],
                     label=int(row["label"]),
-                    dice=float(row["dice"]) if row["dice"] else math.nan,
+                    reference_voxels=int(row["reference_voxels"]),
+                    predicted_voxels=int(row["predicted_voxels"]),
+                    dice=_number(row["dice"]),
+                    nsd=_number(row["nsd"]),
+                    hd95_mm=_number(row["hd95_mm"]),
+                    diagonal_mm=float(row["diagonal_mm"]),
+                    nsd_tolerance_mm=float(row["nsd_tolerance_mm"]),
+                    nsd_surface=_SURFACES[row["nsd_surface"]],
                     seconds=float(row["seconds"]),
                 )
-                for row in csv.DictReader(file)
+                for row in table
             ]
     except (OSError, UnicodeDecodeError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise ExportError(f"{path} is not a table of scores ({error}); remove it to evaluate again") from error
+
+
+def _number(text: str) -> float:
+    return float(text) if text else math.nan
 
 
 def _unused_files(manifest: Manifest) -> set[str]:
@@ -203,7 +265,7 @@ def _unused_files(manifest: Manifest) -> set[str]:
 
 
 def write_scores(path: Path, scores: Iterable[Score]) -> None:
-    """Write a scores file, whole or not at all; an undefined Dice is an empty cell.
+    """Write a scores file, whole or not at all; an undefined score is an empty cell, an infinite HD95 is ``inf``.
 
     Raises:
         ImageWriteError: the disk is full or not writable.
@@ -212,8 +274,7 @@ def write_scores(path: Path, scores: Iterable[Score]) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([field.name for field in dataclasses.fields(Score)])
     for score in scores:
-        row = dataclasses.asdict(score)
-        row["dice"] = "" if math.isnan(score.dice) else repr(score.dice)
-        writer.writerow(row.values())
+        values = dataclasses.asdict(score).values()
+        writer.writerow("" if isinstance(value, float) and math.isnan(value) else value for value in values)
     with atomic_output(path) as temporary:
         temporary.write_text(buffer.getvalue(), encoding="utf-8", newline="")

@@ -1,23 +1,47 @@
-"""From case scores to means with intervals, and paired comparisons of two networks on the same cases."""
+"""From scores to means with intervals, and paired comparisons of two networks on the same cases."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from KDSegmentatorLib.analysis.overlap import defined, mean_interval
 from KDSegmentatorLib.errors import InvalidSettingsError
-from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore
+from KDSegmentatorLib.packs.manifest import Interval
 
 if TYPE_CHECKING:
     from distillation.evaluation.scores import Score
 
 SEED = 0
 """Of every bootstrap."""
+
+Metric = Literal["dice", "nsd", "hd95_mm"]
+
+METRICS: tuple[Metric, ...] = ("dice", "nsd", "hd95_mm")
+
+METRIC_TITLES: dict[Metric, str] = {"dice": "Dice", "nsd": "NSD", "hd95_mm": "HD95 (mm)"}
+
+LOWER_IS_BETTER: frozenset[Metric] = frozenset({"hd95_mm"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricResult:
+    """One network by one metric.
+
+    Attributes:
+        cases: mean over the labels of each case; labels in neither segmentation, and cases without any, are left out.
+        mean: over cases.
+        labels: by label value, over the cases where it is defined; a label with one such case has no interval and is
+            left out.
+    """
+
+    cases: dict[str, float]
+    mean: Interval
+    labels: dict[int, Interval]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,39 +50,58 @@ class ModelResult:
 
     Attributes:
         model: its name.
-        case_dice: mean Dice over the labels of each case; cases without any label are left out.
-        mean: over cases.
-        labels: by label value, over the cases where it is defined.
-        undefined: number of case-label pairs where the label is in neither segmentation.
+        metrics: results by metric.
+        label_cases: by label value, in how many cases it is defined.
+        undefined: number of case-label pairs where the label is in neither segmentation; they are left out.
+        replaced: number of pairs where it is in one of them only: Dice and NSD are 0, and the infinite HD95 counts as
+            the diagonal of the image.
         seconds: median wall time of a case.
     """
 
     model: str
-    case_dice: dict[str, float]
-    mean: Interval
-    labels: dict[int, Interval]
+    metrics: dict[Metric, MetricResult]
+    label_cases: dict[int, int]
     undefined: int
+    replaced: int
     seconds: float
+
+    @property
+    def case_count(self) -> int:
+        """Cases with at least one label."""
+        return len(self.metrics["dice"].cases)
+
+    def mean(self, metric: Metric) -> float:
+        """Return the mean over cases."""
+        return self.metrics[metric].mean.mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two networks on the same cases.
+    """Two networks on the same cases, by one metric.
 
     Attributes:
         better: name of the network that should be better (distilled).
         baseline: name of the one it is compared with (plain).
-        difference: mean of the paired differences of case Dice.
+        metric: what is compared.
+        difference: mean of the paired differences of the cases, better - baseline, in the metric's unit.
         p_value: Wilcoxon signed-rank test, two-sided, zeros by Pratt's method.
+        p_holm: the p value adjusted by Holm's method over all comparisons by this metric.
         recovered: (better - baseline) / (teacher - baseline) of the means, the share of the lost accuracy that is won
             back; None if the baseline does not lose anything.
     """
 
     better: str
     baseline: str
+    metric: Metric
     difference: Interval
     p_value: float
+    p_holm: float
     recovered: float | None
+
+    @property
+    def gain(self) -> float:
+        """The mean difference, positive if it is for the better."""
+        return -self.difference.mean if self.metric in LOWER_IS_BETTER else self.difference.mean
 
 
 def summarise(model: str, scores: Iterable[Score]) -> ModelResult:
@@ -68,66 +111,100 @@ def summarise(model: str, scores: Iterable[Score]) -> ModelResult:
         InvalidSettingsError: fewer than two cases have a label.
     """
     own = [score for score in scores if score.model == model]
-    by_case: dict[str, list[float]] = {}
     by_label: dict[int, list[float]] = {}
     for score in own:
-        by_case.setdefault(score.case, []).append(score.dice)
         by_label.setdefault(score.label, []).append(score.dice)
-    case_dice = {case: _mean(values) for case, values in by_case.items()}
-    present = {case: value for case, value in case_dice.items() if not math.isnan(value)}
-    labels = {label: defined(values)[0] for label, values in by_label.items()}
     return ModelResult(
         model=model,
-        case_dice=present,
-        mean=mean_interval(list(present.values()), seed=SEED),
-        labels={label: mean_interval(values, seed=SEED) for label, values in labels.items() if len(values) > 1},
+        metrics={metric: _summarise(own, metric) for metric in METRICS},
+        label_cases={label: len(defined(values)[0]) for label, values in by_label.items()},
         undefined=sum(math.isnan(score.dice) for score in own),
+        replaced=sum(math.isinf(score.hd95_mm) for score in own),
         seconds=float(np.median([score.seconds for score in own])),
     )
 
 
-def compare(better: ModelResult, baseline: ModelResult, teacher: ModelResult | None) -> Comparison:
-    """Compare two networks, paired by case.
+def compare_all(
+    pairs: Sequence[tuple[str, str]], results: Mapping[str, ModelResult], teacher: ModelResult | None
+) -> tuple[Comparison, ...]:
+    """Compare networks, paired by case, by every metric; p values are adjusted over all pairs, metric by metric.
+
+    Args:
+        pairs: names of the better network and of the baseline.
+        results: by name.
+        teacher: None if it was not evaluated; there is no recovered loss then.
+
+    Raises:
+        InvalidSettingsError: two networks were not evaluated on the same cases.
+    """
+    found: list[Comparison] = []
+    for metric in METRICS:
+        raw = [compare(results[better], results[baseline], teacher, metric) for better, baseline in pairs]
+        adjusted = holm([each.p_value for each in raw])
+        found += [replace(each, p_holm=p_value) for each, p_value in zip(raw, adjusted, strict=True)]
+    return tuple(found)
+
+
+def compare(better: ModelResult, baseline: ModelResult, teacher: ModelResult | None, metric: Metric) -> Comparison:
+    """Compare two networks, paired by case; the p value is that of a single comparison.
 
     Raises:
         InvalidSettingsError: they were not evaluated on the same cases.
     """
     from scipy.stats import wilcoxon
 
-    if better.case_dice.keys() != baseline.case_dice.keys():
+    new, old = better.metrics[metric], baseline.metrics[metric]
+    if new.cases.keys() != old.cases.keys():
         raise InvalidSettingsError(f"{better.model} and {baseline.model} were not evaluated on the same cases")
-    cases = sorted(better.case_dice)
-    differences = [better.case_dice[case] - baseline.case_dice[case] for case in cases]
-    equal = not any(differences)
-    lost = teacher.mean.mean - baseline.mean.mean if teacher is not None else 0.0
+    differences = [new.cases[case] - old.cases[case] for case in sorted(new.cases)]
+    p_value = float(wilcoxon(differences, zero_method="pratt").pvalue) if any(differences) else 1.0
+    lost = teacher.mean(metric) - old.mean.mean if teacher is not None else 0.0
+    loses = lost < 0 if metric in LOWER_IS_BETTER else lost > 0
     return Comparison(
         better=better.model,
         baseline=baseline.model,
+        metric=metric,
         difference=mean_interval(differences, seed=SEED),
-        p_value=1.0 if equal else float(wilcoxon(differences, zero_method="pratt").pvalue),
-        recovered=(better.mean.mean - baseline.mean.mean) / lost if lost > 0 else None,
+        p_value=p_value,
+        p_holm=p_value,
+        recovered=(new.mean.mean - old.mean.mean) / lost if loses else None,
     )
 
 
-def to_evaluation(
-    result: ModelResult, *, dataset: str, split: str, mirroring: bool, teacher: ModelResult | None
-) -> Evaluation:
-    """Return a result in the form that a pack's manifest holds."""
-    return Evaluation(
-        dataset=dataset,
-        split=split,
-        cases=len(result.case_dice),
-        mirroring=mirroring,
-        mean_dice=_rounded(result.mean),
-        labels=tuple(LabelScore(value=label, dice=_rounded(dice)) for label, dice in sorted(result.labels.items())),
-        teacher_mean_dice=None if teacher is None else round(teacher.mean.mean, 6),
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values adjusted by Holm's step-down method, which keeps the family-wise error rate."""
+    order = sorted(range(len(p_values)), key=lambda n: p_values[n])
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
+    for rank, n in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[n]))
+        adjusted[n] = largest
+    return adjusted
+
+
+def metric_value(score: Score, metric: Metric) -> float:
+    """Return what a score counts as in means: an infinite HD95 is replaced by the diagonal of the image."""
+    value = float(getattr(score, metric))
+    return score.diagonal_mm if math.isinf(value) else value
+
+
+def _summarise(scores: Sequence[Score], metric: Metric) -> MetricResult:
+    by_case: dict[str, list[float]] = {}
+    by_label: dict[int, list[float]] = {}
+    for score in scores:
+        value = metric_value(score, metric)
+        by_case.setdefault(score.case, []).append(value)
+        by_label.setdefault(score.label, []).append(value)
+    cases = {case: _mean(values) for case, values in by_case.items()}
+    present = {case: value for case, value in cases.items() if not math.isnan(value)}
+    labels = {label: defined(values)[0] for label, values in by_label.items()}
+    return MetricResult(
+        cases=present,
+        mean=mean_interval(list(present.values()), seed=SEED),
+        labels={label: mean_interval(values, seed=SEED) for label, values in labels.items() if len(values) > 1},
     )
 
 
 def _mean(values: Sequence[float]) -> float:
     present, _ = defined(values)
     return sum(present) / len(present) if present else math.nan
-
-
-def _rounded(interval: Interval) -> Interval:
-    return Interval(mean=round(interval.mean, 6), low=round(interval.low, 6), high=round(interval.high, 6))

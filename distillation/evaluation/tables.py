@@ -1,4 +1,4 @@
-"""Results as files: Markdown for people, JSON for programs."""
+"""Results of a family as files: Markdown for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,37 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from distillation.evaluation.reduced_precision import LARGEST_LOSS
+from distillation.evaluation.statistics import METRIC_TITLES, METRICS
 from KDSegmentatorLib.io.atomic import atomic_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import Any
 
     from distillation.evaluation.reduced_precision import ReducedResult
-    from distillation.evaluation.statistics import Comparison, ModelResult
+    from distillation.evaluation.scores import SurfaceSettings
+    from distillation.evaluation.statistics import Comparison, Metric, ModelResult
     from KDSegmentatorLib.packs.manifest import Interval, Label
+
+DIGITS: dict[Metric, int] = {"dice": 4, "nsd": 4, "hd95_mm": 2}
+"""Decimal places in tables."""
+
+
+def definitions(surface: SurfaceSettings) -> str:
+    """Return how the metrics are defined, one paragraph; stands next to every table of them."""
+    kind = (
+        "surface voxels, as MONAI's default counts them"
+        if surface.surface == "voxels"
+        else "sub-voxel patches weighted by their area, as Nikolov et al. (arXiv:1809.04430) and MONAI's use_subvoxels"
+    )
+    return (
+        "Dice: 2|A∩B|/(|A|+|B|) over voxels. "
+        f"NSD (surface Dice): share of both surfaces within {surface.tolerance_mm:g} mm of the other one; {kind}. "
+        "HD95: 95th percentile of the distances from one surface to the other, the larger one of both ways, in mm. "
+        "Means over the labels of a case, then over cases. A label in neither segmentation has no score and is left "
+        "out; one in only one of them has Dice and NSD 0, and its infinite HD95 counts as the diagonal of the image."
+    )
 
 
 def markdown(
@@ -25,6 +47,7 @@ def markdown(
     title: str,
     labels: Sequence[Label],
     parameters: dict[str, int],
+    surface: SurfaceSettings,
     reduced: Sequence[ReducedResult] = (),
     notes: Sequence[str] = (),
 ) -> str:
@@ -34,50 +57,34 @@ def markdown(
         results: the teacher first.
         comparisons: distilled against plain.
         title: dataset and split, one line.
-        labels: for the names of the columns.
+        labels: for the names of the rows.
         parameters: number of parameters by model name.
+        surface: how NSD is defined.
         reduced: the models in reduced precisions.
         notes: sentences that follow the tables.
     """
-    cases = len(results[0].case_dice)
-    names = [label.name for label in labels]
+    titles = [METRIC_TITLES[metric] for metric in METRICS]
     lines = [
         f"### {title}",
         "",
-        f"Dice (voxel overlap, 2|A∩B|/(|A|+|B|)), mean over n = {cases} cases with 95 % bootstrap interval (BCa).",
+        f"n = {results[0].case_count} cases, with 95 % bootstrap intervals (BCa). {definitions(surface)}",
         "",
-        _row("Model", "Parameters", "Mean Dice", *names, "% of teacher", "Median s a case"),
-        _row("---", "---:", *["---"] * (1 + len(names)), "---:", "---:"),
+        row("Model", "Parameters", *(f"Mean {each}" for each in titles), "% of teacher's Dice", "Median s a case"),
+        row("---", "---:", *["---"] * len(titles), "---:", "---:"),
     ]
     for result in results:
-        share = result.mean.mean / results[0].mean.mean
-        per_label = [_interval(result.labels.get(label.value)) for label in labels]
-        size = f"{parameters[result.model]:,}"
+        means = [interval_text(result.metrics[metric].mean, metric) for metric in METRICS]
+        share = result.mean("dice") / results[0].mean("dice")
         lines.append(
-            _row(result.model, size, _interval(result.mean), *per_label, f"{share:.1%}", f"{result.seconds:.2f}")
+            row(result.model, f"{parameters[result.model]:,}", *means, f"{share:.1%}", f"{result.seconds:.2f}")
         )
-    undefined = sum(result.undefined for result in results)
-    if undefined:
-        lines += ["", f"{undefined} scores are undefined (label in neither segmentation) and left out."]
-    if comparisons:
-        lines += [
-            "",
-            "Paired by case; Wilcoxon signed-rank test, two-sided, zeros by Pratt. Recovered loss = (KD - plain) / "
-            "(teacher - plain).",
-            "",
-            _row("Comparison", "Difference in Dice", "p", "Recovered loss"),
-            _row("---", "---", "---:", "---:"),
-        ]
-    for comparison in comparisons:
-        recovered = "-" if comparison.recovered is None else f"{comparison.recovered:.1%}"
-        lines.append(
-            _row(
-                f"{comparison.better} - {comparison.baseline}",
-                _interval(comparison.difference, signed=True),
-                f"{comparison.p_value:.2g}",
-                recovered,
-            )
-        )
+    lines += ["", row("Label", "Model", *titles, "Cases"), row("---", "---", *["---"] * len(titles), "---:")]
+    for label in labels:
+        for result in results:
+            found = [interval_text(result.metrics[metric].labels.get(label.value), metric) for metric in METRICS]
+            lines.append(row(label.name, result.model, *found, str(result.label_cases.get(label.value, 0))))
+    lines += _empty_lines(results)
+    lines += _comparison_lines(comparisons)
     lines += _reduced_lines(reduced, {label.value: label.name for label in labels})
     for note in notes:
         lines += ["", note]
@@ -89,7 +96,7 @@ def to_json(
     comparisons: Sequence[Comparison],
     reduced: Sequence[ReducedResult] = (),
     notes: Sequence[str] = (),
-    **about: str | int | bool,
+    **about: Any,
 ) -> str:
     """Return everything as JSON text."""
     content = {
@@ -102,35 +109,6 @@ def to_json(
     return json.dumps(content, indent=2) + "\n"
 
 
-def _reduced_lines(reduced: Sequence[ReducedResult], names: dict[int, str]) -> list[str]:
-    if not reduced:
-        return []
-    lines = [
-        "",
-        "Reduced precisions: loss of Dice against float32 on the same cases (negative is a gain). Accepted if every "
-        "label is in a case, and none loses more than "
-        f"{', '.join(f'{limit} ({precision})' for precision, limit in LARGEST_LOSS.items())}. Probe: share of the "
-        "foreground voxels of the pack's probe that keep their label.",
-        "",
-        _row("Model", "Precision", "Mean loss", *names.values(), "Probe", "Median s a case", "Result"),
-        _row("---", "---", *["---:"] * (3 + len(names)), "---"),
-    ]
-    for each in reduced:
-        losses = [each.label_losses.get(value) for value in names]
-        lines.append(
-            _row(
-                each.model,
-                each.precision,
-                f"{each.mean_loss:+.4f}",
-                *("-" if loss is None else f"{loss:+.4f}" for loss in losses),
-                f"{each.probe_agreement:.2%}",
-                f"{each.seconds:.2f}",
-                "accepted" if each.accepted else "refused",
-            )
-        )
-    return lines
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file, whole or not at all.
 
@@ -141,12 +119,80 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _row(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
+def row(*cells: str) -> str:
+    """Return a row of a Markdown table."""
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def _interval(interval: Interval | None, *, signed: bool = False) -> str:
+def interval_text(interval: Interval | None, metric: Metric, *, signed: bool = False) -> str:
+    """Return mean and interval for people; ``-`` if there is none."""
     if interval is None:
         return "-"
-    sign = "+" if signed else ""
-    return f"{interval.mean:{sign}.4f} ({interval.low:{sign}.4f} to {interval.high:{sign}.4f})"
+    number = f"{'+' if signed else ''}.{DIGITS[metric]}f"
+    return f"{interval.mean:{number}} ({interval.low:{number}} to {interval.high:{number}})"
+
+
+def _empty_lines(results: Sequence[ModelResult]) -> list[str]:
+    lines = []
+    for result in results:
+        if result.undefined or result.replaced:
+            lines += [
+                "",
+                f"{result.model}: {result.undefined} scores are undefined (label in neither segmentation) and left out; "
+                f"{result.replaced} labels are in one segmentation only, their HD95 counts as the image's diagonal.",
+            ]
+    return lines
+
+
+def _comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
+    if not comparisons:
+        return []
+    lines = [
+        "",
+        "Paired by case; Wilcoxon signed-rank test, two-sided, zeros by Pratt; p adjusted by Holm over the comparisons "
+        "by the same metric. Recovered loss = (KD - plain) / (teacher - plain).",
+        "",
+        row("Comparison", "Metric", "Difference", "p", "p (Holm)", "Recovered loss"),
+        row("---", "---", "---", "---:", "---:", "---:"),
+    ]
+    for each in comparisons:
+        lines.append(
+            row(
+                f"{each.better} - {each.baseline}",
+                METRIC_TITLES[each.metric],
+                interval_text(each.difference, each.metric, signed=True),
+                f"{each.p_value:.2g}",
+                f"{each.p_holm:.2g}",
+                "-" if each.recovered is None else f"{each.recovered:.1%}",
+            )
+        )
+    return lines
+
+
+def _reduced_lines(reduced: Sequence[ReducedResult], names: dict[int, str]) -> list[str]:
+    if not reduced:
+        return []
+    lines = [
+        "",
+        "Reduced precisions: loss of Dice against float32 on the same cases (negative is a gain). Accepted if every "
+        "label is in a case, and none loses more than "
+        f"{', '.join(f'{limit} ({precision})' for precision, limit in LARGEST_LOSS.items())}. Probe: share of the "
+        "foreground voxels of the pack's probe that keep their label.",
+        "",
+        row("Model", "Precision", "Mean loss", *names.values(), "Probe", "Median s a case", "Result"),
+        row("---", "---", *["---:"] * (3 + len(names)), "---"),
+    ]
+    for each in reduced:
+        losses = [each.label_losses.get(value) for value in names]
+        lines.append(
+            row(
+                each.model,
+                each.precision,
+                f"{each.mean_loss:+.4f}",
+                *("-" if loss is None else f"{loss:+.4f}" for loss in losses),
+                f"{each.probe_agreement:.2%}",
+                f"{each.seconds:.2f}",
+                "accepted" if each.accepted else "refused",
+            )
+        )
+    return lines

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,22 @@ def test_list_names_damaged_packs(kdseg: Any, store: PackStore) -> None:
     assert code == 0
     assert len(out.splitlines()) == 3
     assert err.startswith("kdseg: generated-x1 cannot be used")
+
+
+def test_show_has_surface_metrics_where_the_pack_has_them(kdseg: Any, store: PackStore, tmp_path: Path) -> None:
+    assert "NSD" not in kdseg("packs", "show", "generated-x1_2")[1]
+    path = store.get("generated-x1_2").folder / "manifest.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["evaluation"] |= {
+        "mean_nsd": {"mean": 0.9, "low": 0.85, "high": 0.95},
+        "mean_hd95_mm": {"mean": 2.5, "low": 2.0, "high": 3.25},
+        "nsd_tolerance_mm": 1.5,
+        "nsd_surface": "subvoxel",
+    }
+    path.write_text(json.dumps(document), encoding="utf-8")
+    out = kdseg("packs", "show", "generated-x1_2")[1]
+    assert re.search(r"Mean NSD at 1\.5 mm, sub-voxel +0\.9000 \(0\.8500 to 0\.9500\)", out)
+    assert re.search(r"Mean HD95 +2\.50 \(2\.00 to 3\.25\) mm", out)
 
 
 def test_show(kdseg: Any, store: PackStore) -> None:

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.errors import ManifestError
-from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Manifest
+from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Interval, Manifest
 from KDSegmentatorLib.packs.reader import read_manifest, write_manifest
 
+UNIT = {"mean": 0.5, "low": 0.4, "high": 0.6}
 REDUCED = {
     "precision": "int8",
     "body": "body.onnx",
@@ -50,6 +51,26 @@ def test_written_text_is_stable_and_short(manifest: Manifest) -> None:
     assert list(document)[:3] == ["schema_version", "id", "version"]
     assert "region" not in document["labels"][0]["terminology"]
     assert write_manifest(dataclasses.replace(manifest, evaluation=None)).count('"evaluation": null') == 1
+
+
+def test_nsd_and_hd95_are_kept(kit: ModuleType) -> None:
+    document = kit.document()
+    far = {"mean": 3.5, "low": 2.5, "high": 40.0}
+    document["evaluation"] |= {
+        "mean_nsd": UNIT,
+        "mean_hd95_mm": far,
+        "teacher_mean_nsd": 0.9,
+        "teacher_mean_hd95_mm": 3.0,
+        "nsd_tolerance_mm": 1.0,
+        "nsd_surface": "subvoxel",
+        "hd95_replaced": 2,
+    }
+    document["evaluation"]["labels"][0] |= {"nsd": UNIT, "hd95_mm": far, "teacher_hd95_mm": 2.0}
+    manifest = read_manifest(json.dumps(document), "test")
+    assert manifest.evaluation is not None
+    assert manifest.evaluation.labels[0].hd95_mm == Interval(mean=3.5, low=2.5, high=40.0)
+    assert manifest.evaluation.labels[1].nsd is None
+    assert json.loads(write_manifest(manifest))["evaluation"] == document["evaluation"]
 
 
 def test_an_invalid_manifest_is_not_written(manifest: Manifest) -> None:
@@ -147,6 +168,12 @@ def test_a_senseless_schema_version(kit: ModuleType, version: Any) -> None:
         ("network/reduced_precisions", [REDUCED], r"network\.probe: missing"),
         ("evaluation/mean_dice/mean", 1.2, r"evaluation\.mean_dice\.mean: must be from 0 to 1"),
         ("evaluation/mean_dice/low", 0.89, r"evaluation\.mean_dice: the mean 0\.88 is not inside"),
+        ("evaluation/mean_nsd", UNIT, r"evaluation\.nsd_tolerance_mm: missing; NSD"),
+        ("evaluation/mean_nsd", {**UNIT, "mean": 1.1}, r"evaluation\.mean_nsd\.mean: must be from 0 to 1"),
+        ("evaluation/mean_hd95_mm", {**UNIT, "mean": -1}, r"evaluation\.mean_hd95_mm\.mean: must be 0 or more"),
+        ("evaluation/labels/1/hd95_mm", {**UNIT, "high": 0.1}, r"labels\[1\]\.hd95_mm: the mean 0\.5 is not inside"),
+        ("evaluation/labels/1/teacher_nsd", 1.5, r"labels\[1\]\.teacher_nsd: must be at most 1"),
+        ("evaluation/nsd_surface", "mesh", r"nsd_surface: must be 'voxels' or 'subvoxel'"),
         ("evaluation/labels/0/value", 3, r"evaluation\.labels\[0\]\.value: there is no label 3"),
         ("evaluation/labels/0/value", 2, r"evaluation\.labels\[1\]\.value: is the same"),
         ("provenance/created", "2026-02-30", r"provenance\.created: is not a day"),

@@ -3,24 +3,37 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
+import distillation.evaluation.family as family  # noqa: E402
 import distillation.evaluation.scores as scores_module  # noqa: E402
 from distillation.dataset import read_dataset  # noqa: E402
 from distillation.evaluation.family import Member, evaluate_family  # noqa: E402
-from distillation.evaluation.scores import Score, pack_hash, read_scores, score_pack, write_scores  # noqa: E402
+from distillation.evaluation.scores import SurfaceSettings, pack_hash, read_scores, score_pack, write_scores  # noqa: E402
 from distillation.export import export_pack  # noqa: E402
 from distillation.export.folder import with_evaluation  # noqa: E402
 from distillation.plans import student_plans  # noqa: E402
 from distillation.settings import LogitDistillationSettings, TrainingSettings  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
+from KDSegmentatorLib.analysis.surface_distance import surface_agreement  # noqa: E402
+from KDSegmentatorLib.engines.candidates import EngineRequest  # noqa: E402
+from KDSegmentatorLib.engines.selection import choose_engine  # noqa: E402
 from KDSegmentatorLib.errors import ExportError  # noqa: E402
+from KDSegmentatorLib.inference.pipeline import segment  # noqa: E402
 from KDSegmentatorLib.io.images import read_volume, write_volume  # noqa: E402
 from KDSegmentatorLib.packs.manifest import Evaluation, Interval  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack  # noqa: E402
+from support.scores import score  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def float32_only(monkeypatch):
+    """Reduced precisions have tests of their own; which of them this machine has shall not matter here."""
+    monkeypatch.setattr(family, "missing_for", lambda precision: "not in this test")
 
 
 @pytest.fixture
@@ -63,7 +76,8 @@ def test_a_family_is_evaluated_resumed_and_written(members, dataset, tmp_path, m
     assert seen[:3] == [("x1 teacher", n, 3) for n in (1, 2, 3)]
     assert len(seen) == 9
     assert [model.model for model in result.models] == ["x1 teacher", "x1/2 plain", "x1/2 logit"]
-    assert [(each.better, each.baseline) for each in result.comparisons] == [("x1/2 logit", "x1/2 plain")]
+    assert [(each.better, each.baseline) for each in result.comparisons] == [("x1/2 logit", "x1/2 plain")] * 3
+    assert [each.metric for each in result.comparisons] == ["dice", "nsd", "hd95_mm"]
 
     with (into / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -77,8 +91,8 @@ def test_a_family_is_evaluated_resumed_and_written(members, dataset, tmp_path, m
 
     for member, model in zip(members, result.models, strict=True):
         evaluation = open_pack(member.pack.folder).manifest.evaluation
-        assert evaluation.mean_dice.mean == pytest.approx(model.mean.mean, abs=1e-6)
-        assert evaluation.teacher_mean_dice == pytest.approx(result.models[0].mean.mean, abs=1e-6)
+        assert evaluation.mean_dice.mean == pytest.approx(model.mean("dice"), abs=1e-6)
+        assert evaluation.teacher_mean_dice == pytest.approx(result.models[0].mean("dice"), abs=1e-6)
         assert (evaluation.cases, evaluation.mirroring) == (3, False)
 
     # a second run, on packs whose manifests changed, segments nothing again
@@ -126,18 +140,42 @@ def test_hash_is_of_what_changes_results(members):
 
 def test_scores_survive_the_file(tmp_path):
     rows = [
-        Score(model="m", pack_hash="h", mirroring=True, case="a,b", label=1, dice=1 / 3, seconds=0.5),
-        Score(model="m", pack_hash="h", mirroring=False, case="c", label=2, dice=math.nan, seconds=0.25),
+        score(mirroring=True, case="a,b", dice=1 / 3, hd95_mm=math.inf, nsd_tolerance_mm=0.1, seconds=0.5),
+        score(case="c", label=2, dice=math.nan, seconds=0.25),
     ]
     path = tmp_path / "scores.csv"
     assert read_scores(path) == []
     write_scores(path, rows)
     found = read_scores(path)
     assert found[0] == rows[0]
-    assert math.isnan(found[1].dice)
+    assert all(math.isnan(value) for value in (found[1].dice, found[1].nsd, found[1].hd95_mm))
     path.write_text("model,dice\nm,1\n")
     with pytest.raises(ExportError, match="not a table of scores"):
         read_scores(path)
+
+
+def test_a_table_that_has_dice_only_is_measured_again(tmp_path):
+    path = tmp_path / "scores.csv"
+    path.write_text("model,precision,pack_hash,mirroring,case,label,dice,seconds\nm,float32,h,False,a,1,0.5,1.0\n")
+    assert read_scores(path) == []
+
+
+def test_scores_are_those_of_the_surface_metrics(members, dataset):
+    surface = SurfaceSettings(tolerance_mm=1.5, surface="subvoxel")
+    pack, case = members[0].pack, dataset.cases[0]
+    found = score_pack(pack, "x1 teacher", [case], [], surface=surface, threads=1)
+    reference = read_volume(case.label)
+    engine = choose_engine(pack, EngineRequest(precision="float32", threads=1)).engine
+    result = segment(read_volume(case.image), pack, engine).volume
+    expected = surface_agreement(reference, result, (1, 2), tolerance_mm=1.5, surface="subvoxel")
+    for row in found:
+        agreement = expected[row.label]
+        assert (row.dice, row.nsd, row.hd95_mm) == (agreement.dice, agreement.nsd, agreement.hd95_mm)
+        assert (row.reference_voxels, row.predicted_voxels) == (agreement.first_voxels, agreement.second_voxels)
+        assert row.diagonal_mm == pytest.approx(np.linalg.norm(np.array(reference.size) * reference.spacing))
+    # another definition is another score
+    again = score_pack(pack, "x1 teacher", [case], found, threads=1)
+    assert [row.nsd_surface for row in again] == ["voxels", "voxels"]
 
 
 def test_a_case_without_any_label_is_scored(members, dataset, tmp_path):

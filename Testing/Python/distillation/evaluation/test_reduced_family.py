@@ -25,6 +25,7 @@ from distillation.export.body import split_network
 from distillation.export.quantization import to_int8_onnx
 from distillation.export.samples import calibration_windows
 from distillation.teacher import load_model_folder
+from KDSegmentatorLib.analysis.surface_distance import ABSENT, Agreement
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.engines.selection import choose_engine
@@ -219,7 +220,8 @@ def test_a_label_that_no_case_has_is_not_accepted_unmeasured(
     teacher_pack: StudentPack, dataset: RawDataset, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine({"int8": 1.0})
-    monkeypatch.setattr(scores_module, "dice", lambda reference, found, values: {1: 0.9, 2: np.nan})
+    present = Agreement(first_voxels=9, second_voxels=9, dice=0.9, nsd=0.9, hd95_mm=1.0)
+    monkeypatch.setattr(scores_module, "surface_agreement", lambda *volumes, **options: {1: present, 2: ABSENT})
     result, after = evaluated(teacher_pack, dataset, int8=teacher_pack.body())
     assert "| x1 teacher | int8 | +0.0000 | +0.0000 | - |" in result.table
     assert precisions(after) == []

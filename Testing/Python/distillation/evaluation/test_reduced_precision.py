@@ -25,6 +25,7 @@ from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_de
 from KDSegmentatorLib.errors import EngineError, EngineUnavailableError, ExportError
 from KDSegmentatorLib.packs.manifest import ReducedFormat, ReducedPrecision
 from KDSegmentatorLib.packs.pack import StudentPack
+from support.scores import score
 
 NAN = math.nan
 PATCH = (16, 16, 16)
@@ -50,7 +51,7 @@ def idle(precision: ReducedFormat = "int8") -> ReducedEngine:
 def scores(table: Sequence[Sequence[float]], seconds: float = 1.0) -> list[Score]:
     """Return scores from Dice by case and label (1, 2, ...)."""
     return [
-        Score(model="m", pack_hash="h", mirroring=False, case=f"case {number}", label=label, dice=dice, seconds=seconds)
+        score(case=f"case {number}", label=label, dice=dice, seconds=seconds)
         for number, row in enumerate(table)
         for label, dice in enumerate(row, start=1)
     ]

@@ -2,18 +2,22 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-pytest.importorskip("scipy")
+pytest.importorskip("torch", reason="install the extra 'distill'")
 
-from distillation.evaluation.scores import Score
-from distillation.evaluation.statistics import compare, summarise, to_evaluation
+from distillation.evaluation.manifest import to_evaluation
+from distillation.evaluation.scores import SurfaceSettings
+from distillation.evaluation.statistics import METRICS, compare, compare_all, holm, summarise
 from KDSegmentatorLib.errors import InvalidSettingsError
+from support.scores import score
 
 
 def scores(model, table, seconds=1.0):
     """Rows from {case: (dice of label 1, dice of label 2)}."""
     return [
-        Score(model=model, pack_hash="h", mirroring=False, case=case, label=label, dice=dice, seconds=seconds)
+        score(model=model, case=case, label=label, dice=dice, seconds=seconds)
         for case, values in table.items()
         for label, dice in enumerate(values, start=1)
     ]
@@ -31,26 +35,26 @@ def base():
 
 def test_means_by_case_and_label():
     result = summarise("m", scores("m", {"a": (0.5, 0.7), "b": (0.9, 0.9)}) + scores("other", {"a": (0, 0)}))
-    assert result.case_dice == {"a": pytest.approx(0.6), "b": pytest.approx(0.9)}
-    assert result.mean.mean == pytest.approx(0.75)
-    assert result.mean.low <= 0.75 <= result.mean.high
-    assert result.labels[1].mean == pytest.approx(0.7)
-    assert result.labels[2].mean == pytest.approx(0.8)
+    assert result.metrics["dice"].cases == {"a": pytest.approx(0.6), "b": pytest.approx(0.9)}
+    assert result.mean("dice") == pytest.approx(0.75)
+    assert result.metrics["dice"].mean.low <= 0.75 <= result.metrics["dice"].mean.high
+    assert result.metrics["dice"].labels[1].mean == pytest.approx(0.7)
+    assert result.metrics["dice"].labels[2].mean == pytest.approx(0.8)
     assert result.undefined == 0
 
 
 def test_undefined_scores_are_left_out_and_counted():
     table = {"a": (0.5, math.nan), "b": (0.7, 0.9), "c": (math.nan, math.nan), "d": (0.6, 0.8)}
     result = summarise("m", scores("m", table))
-    assert set(result.case_dice) == {"a", "b", "d"}
-    assert result.case_dice["a"] == 0.5
+    assert set(result.metrics["dice"].cases) == {"a", "b", "d"}
+    assert result.metrics["dice"].cases["a"] == 0.5
     assert result.undefined == 3
-    assert result.labels[2].mean == pytest.approx(0.85)
+    assert result.metrics["dice"].labels[2].mean == pytest.approx(0.85)
 
 
 def test_a_label_in_one_case_only_has_no_interval():
     result = summarise("m", scores("m", {"a": (0.5, math.nan), "b": (0.7, 0.9)}))
-    assert list(result.labels) == [1]
+    assert list(result.metrics["dice"].labels) == [1]
 
 
 def test_too_few_cases():
@@ -62,7 +66,7 @@ def test_comparison_of_a_constant_gain(base):
     plain = summarise("plain", scores("plain", base))
     logit = summarise("logit", scores("logit", constant_shift(base, 0.02)))
     teacher = summarise("teacher", scores("teacher", constant_shift(base, 0.05)))
-    found = compare(logit, plain, teacher)
+    found = compare(logit, plain, teacher, "dice")
     assert found.difference.mean == pytest.approx(0.02)
     assert found.recovered == pytest.approx(0.4)
     assert found.p_value < 0.01
@@ -73,37 +77,91 @@ def test_wilcoxon_is_scipys_with_pratt(base):
 
     other = {case: (values[0] + 0.03 * (n % 3 - 1), values[1]) for n, (case, values) in enumerate(base.items())}
     first, second = summarise("a", scores("a", other)), summarise("b", scores("b", base))
-    differences = [first.case_dice[case] - second.case_dice[case] for case in sorted(base)]
-    assert compare(first, second, None).p_value == wilcoxon(differences, zero_method="pratt").pvalue
+    differences = [first.metrics["dice"].cases[case] - second.metrics["dice"].cases[case] for case in sorted(base)]
+    assert compare(first, second, None, "dice").p_value == wilcoxon(differences, zero_method="pratt").pvalue
 
 
 def test_no_difference_at_all(base):
     plain = summarise("plain", scores("plain", base))
-    found = compare(plain, plain, plain)
+    found = compare(plain, plain, plain, "dice")
     assert (found.difference.mean, found.p_value, found.recovered) == (0, 1, None)
 
 
 def test_no_recovered_loss_where_nothing_was_lost(base):
     plain = summarise("plain", scores("plain", base))
     worse = summarise("teacher", scores("teacher", constant_shift(base, -0.1)))
-    assert compare(plain, plain, worse).recovered is None
-    assert compare(plain, plain, None).recovered is None
+    assert compare(plain, plain, worse, "dice").recovered is None
+    assert compare(plain, plain, None, "dice").recovered is None
 
 
 def test_only_the_same_cases_can_be_compared(base):
     fewer = {case: base[case] for case in list(base)[1:]}
     with pytest.raises(InvalidSettingsError, match="same cases"):
-        compare(summarise("a", scores("a", base)), summarise("b", scores("b", fewer)), None)
+        compare(summarise("a", scores("a", base)), summarise("b", scores("b", fewer)), None, "dice")
 
 
 def test_the_same_scores_give_the_same_intervals(base):
     assert summarise("m", scores("m", base)) == summarise("m", scores("m", base))
 
 
+def test_an_infinite_hd95_counts_as_the_diagonal_and_is_counted():
+    rows = scores("m", {"a": (0.5, 0.0), "b": (0.7, 0.9)})
+    result = summarise("m", rows)
+    assert result.metrics["hd95_mm"].cases == {"a": pytest.approx((5 + 50) / 2), "b": pytest.approx(2)}
+    assert result.metrics["hd95_mm"].labels[2].mean == pytest.approx((50 + 1) / 2)
+    assert (result.replaced, result.undefined) == (1, 0)
+    assert result.label_cases == {1: 2, 2: 2}
+
+
+def test_a_fall_of_hd95_is_a_gain_and_recovers_loss(base):
+    plain = summarise("plain", scores("plain", base))
+    logit = summarise("logit", scores("logit", constant_shift(base, 0.02)))
+    teacher = summarise("teacher", scores("teacher", constant_shift(base, 0.05)))
+    found = compare(logit, plain, teacher, "hd95_mm")
+    assert found.difference.mean == pytest.approx(-0.2)
+    assert found.gain == pytest.approx(0.2)
+    assert found.recovered == pytest.approx(0.4)
+
+
+def test_p_values_are_adjusted_metric_by_metric(base):
+    random = np.random.default_rng(2)
+    results = {"plain": summarise("plain", scores("plain", base))}
+    for name, shift in (("logit", 0.0), ("reco", 0.01)):
+        table = {case: tuple(value + shift + random.normal(0, 0.02) for value in pair) for case, pair in base.items()}
+        results[name] = summarise(name, scores(name, table))
+    found = compare_all([("logit", "plain"), ("reco", "plain")], results, None)
+    assert [(each.better, each.metric) for each in found] == [(b, m) for m in METRICS for b in ("logit", "reco")]
+    for metric in METRICS:
+        own = [each for each in found if each.metric == metric]
+        assert [each.p_holm for each in own] == holm([each.p_value for each in own])
+    assert any(each.p_holm > each.p_value for each in found)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([]) == []
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_never_lowers_and_keeps_the_order(p_values):
+    adjusted = holm(p_values)
+    assert all(p <= q <= 1 for p, q in zip(p_values, adjusted, strict=True))
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    assert [adjusted[n] for n in order] == sorted(adjusted)
+    assert adjusted[order[0]] == min(1, len(p_values) * p_values[order[0]])
+
+
 def test_manifest_form(base):
     result = summarise("m", scores("m", base))
-    found = to_evaluation(result, dataset="D", split="S", mirroring=False, teacher=result)
-    assert found.cases == 12
-    assert found.mean_dice.mean == pytest.approx(result.mean.mean, abs=1e-6)
+    teacher = summarise("t", scores("t", constant_shift(base, 0.05)))
+    surface = SurfaceSettings(tolerance_mm=2.0, surface="subvoxel")
+    found = to_evaluation(result, dataset="D", split="S", mirroring=False, surface=surface, teacher=teacher)
+    assert (found.cases, found.nsd_tolerance_mm, found.nsd_surface, found.hd95_replaced) == (12, 2.0, "subvoxel", 0)
+    for metric in METRICS:
+        assert getattr(found, f"mean_{metric}").mean == pytest.approx(result.mean(metric), abs=1e-6)
+        assert getattr(found, f"teacher_mean_{metric}") == pytest.approx(teacher.mean(metric), abs=1e-6)
+        for label in found.labels:
+            own, teachers = (each.metrics[metric].labels[label.value].mean for each in (result, teacher))
+            assert getattr(label, metric).mean == pytest.approx(own, abs=1e-6)
+            assert getattr(label, f"teacher_{metric}") == pytest.approx(teachers, abs=1e-6)
     assert [label.value for label in found.labels] == [1, 2]
-    assert found.teacher_mean_dice == found.mean_dice.mean
