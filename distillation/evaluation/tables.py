@@ -138,7 +138,7 @@ def _empty_lines(results: Sequence[ModelResult]) -> list[str]:
         if result.undefined or result.replaced:
             lines += [
                 "",
-                f"{result.model}: {result.undefined} scores are undefined (label in neither segmentation) and left out; "
+                f"{result.model}: {result.undefined} scores are undefined (label in neither segmentation), left out; "
                 f"{result.replaced} labels are in one segmentation only, their HD95 counts as the image's diagonal.",
             ]
     return lines
