@@ -1,4 +1,4 @@
-"""Scores of cases and labels, through the library's own pipeline; a CSV file keeps them for later runs to go on from."""
+"""Scores of cases and labels, through the library's own pipeline; a CSV file keeps them for a later run to use."""
 
 from __future__ import annotations
 
