@@ -100,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
     export.add_argument("--output", type=Path, required=True, help="folder for the packs, one folder each")
     export.add_argument(
+        "--bundles", type=Path, metavar="DIR", help="write each network also as a MONAI bundle, one folder each"
+    )
+    export.add_argument(
         "--archive", action="store_true", help="write each pack also as one file, ID.kdpack, for 'kdseg packs install'"
     )
     return parser
@@ -199,6 +202,9 @@ def _export(stages: Stages, options: argparse.Namespace) -> None:
             archive = copied.folder.with_name(f"{copied.manifest.id}{SUFFIX}")
             write_archive(copied.folder, archive)
             print(f"{archive}: for 'kdseg packs install'")
+        if options.bundles:
+            made_by = copied.manifest.provenance.method
+            print(f"{stages.bundle(copied.manifest.size, made_by, options.bundles)}: MONAI bundle")
 
 
 def _count(text: str) -> int:

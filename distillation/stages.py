@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from distillation.dataset import Case, find_dataset
+from distillation.dataset import Case, check_grids, find_dataset
 from distillation.files import file_sha256
 from distillation.launch import train
 from distillation.plans import read_plans
@@ -181,6 +181,22 @@ class Stages:
             threads=threads,
             progress=progress,
         )
+
+    def bundle(self, size: str, method: Method, into: Path) -> Path:
+        """Write a network as a MONAI bundle and return its folder; an earlier one there is replaced.
+
+        Args:
+            size: ``x1`` for the teacher.
+            method: ``teacher``, or the student's.
+            into: folder for the bundle's folder.
+        """
+        from distillation.export.monai_bundle import export_bundle
+        from distillation.teacher import load_model_folder
+
+        source = self._source(size, method)
+        model = load_model_folder(source.folder, self.recipe.dataset.fold, source.checkpoint)
+        codes = check_grids(self.prepared().raw)
+        return export_bundle(model, size=size, axis_codes=codes, recipe=self.recipe.pack, into=into)
 
     def _int8_body(self, member: Member, windows: int, quantizing: Callable[[str], None] | None) -> bytes:
         """Return a pack's network in int8; quantised once for each checkpoint and number of windows."""
