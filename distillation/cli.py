@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from distillation.launch import Workspace
 from distillation.recipe import read_recipe, shipped_recipes
+from distillation.run.runner import describe_forecast, describe_status, plan_run, run
+from distillation.run.steps import STAGES, RunOptions, Steps, parse_stages
 from distillation.stages import CALIBRATION_WINDOWS, Stages
 from distillation.students import TEACHER_SIZE, Student, TeacherSource, select_students
 from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError, KDSegmentatorError
@@ -26,12 +28,16 @@ INTERRUPTED = 130
 _DESCRIPTION = """\
 Distil a trained nnU-Net into small students and export them as packs.
 
-Usual order:
+In one go:
+  kdseg-distill run           RECIPE --workspace WORK --raw DATA
+
+Or one stage at a time:
   kdseg-distill prepare       RECIPE --workspace WORK --raw DATA
   kdseg-distill train-teacher RECIPE --workspace WORK --raw DATA     (not needed with --teacher)
   kdseg-distill distil        RECIPE --workspace WORK --raw DATA
   kdseg-distill evaluate      RECIPE --workspace WORK --raw DATA
   kdseg-distill export        RECIPE --workspace WORK --raw DATA --output PACKS
+  kdseg-distill report        RECIPE --workspace WORK --raw DATA
 
 Every stage can be broken off and started again: finished work is skipped, and training goes on after the last
 finished epoch.
@@ -97,6 +103,21 @@ def _parser() -> argparse.ArgumentParser:
         help="evaluate the packs in this folder, in place and with their own networks, instead of exporting the "
         "workspace's: checkpoints are not needed, so that a machine with instructions for bfloat16 can add it later",
     )
+    run = commands.add_parser(
+        "run", parents=[common, packs, device], help="all stages in their order; goes on where it was broken off"
+    )
+    run.add_argument(
+        "--stage", metavar="S", help=f"one of {', '.join(STAGES)}, or a range as in students-evaluate (default: all)"
+    )
+    run.add_argument("--dry-run", action="store_true", help="print what is done and what the rest will take")
+    run.add_argument("--no-measure", action="store_true", help="with --dry-run: no trial steps of the trainings")
+    run.add_argument("--output", type=Path, help="folder for the packs (default: WORKSPACE/family)")
+    run.add_argument("--bundles", type=Path, metavar="DIR", help="write MONAI bundles too")
+    run.add_argument("--threads", type=int, help="CPU threads of the engines (default: one a physical core)")
+    run.add_argument(
+        "--calibration-windows", type=_count, default=CALIBRATION_WINDOWS, metavar="N", help="0 for no int8"
+    )
+    commands.add_parser("report", parents=[common], help="write the report of what was evaluated, HTML and Markdown")
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
     export.add_argument("--output", type=Path, required=True, help="folder for the packs, one folder each")
     export.add_argument(
@@ -207,6 +228,32 @@ def _export(stages: Stages, options: argparse.Namespace) -> None:
             print(f"{stages.bundle(copied.manifest.size, made_by, options.bundles)}: MONAI bundle")
 
 
+def _run(stages: Stages, options: argparse.Namespace) -> None:
+    chosen = RunOptions(
+        device=options.device,
+        threads=options.threads,
+        storage=options.storage,
+        calibration_windows=options.calibration_windows,
+        output=options.output or options.workspace / "family",
+        bundles=options.bundles,
+    )
+    steps = Steps(stages, chosen, _say)
+    wanted = parse_stages(options.stage)
+    if not options.dry_run:
+        run(steps, stages, wanted, chosen, say=_say)
+        return
+    for each in plan_run(steps, stages, wanted, measure=not options.no_measure):
+        print(f"{each.step.name}: {describe_status(each.status)}; {describe_forecast(each.forecast)}")
+
+
+def _report(stages: Stages, options: argparse.Namespace) -> None:  # noqa: ARG001 - all stages are called alike
+    print(f"written to {stages.report()}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
 def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be 0 or more, got {text!r}")
@@ -248,6 +295,8 @@ _COMMANDS = {
     "distil": _distil,
     "evaluate": _evaluate,
     "export": _export,
+    "run": _run,
+    "report": _report,
 }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from distillation.dataset import Case, check_grids, find_dataset
 from distillation.files import file_sha256
 from distillation.launch import train
-from distillation.plans import read_plans
+from distillation.plans import read_plans, resolve_configuration
 from distillation.prepare import PreparedDataset, find_prepared, prepare
 from distillation.students import (
     TEACHER_SIZE,
@@ -177,6 +177,12 @@ class Stages:
             split=f"validation cases of fold {self.recipe.dataset.fold} of nnU-Net's five-fold split",
             into=self.folder / "evaluation",
             surface=self.recipe.evaluation,
+            about={
+                "task": self.recipe.pack.task,
+                "title": self.recipe.pack.title,
+                "seed": self.recipe.training.seed,
+                "labels": {label.value: label.name for label in self.recipe.pack.labels},
+            },
             mirroring=mirroring,
             threads=threads,
             progress=progress,
@@ -193,10 +199,35 @@ class Stages:
         from distillation.export.monai_bundle import export_bundle
         from distillation.teacher import load_model_folder
 
-        source = self._source(size, method)
+        source = self.source(size, method)
         model = load_model_folder(source.folder, self.recipe.dataset.fold, source.checkpoint)
         codes = check_grids(self.prepared().raw)
         return export_bundle(model, size=size, axis_codes=codes, recipe=self.recipe.pack, into=into)
+
+    def measure_efficiency(self, packs: Sequence[StudentPack], *, threads: int | None = None) -> Path:
+        """Count and measure what every network costs, and write ``evaluation/efficiency.json``.
+
+        Args:
+            packs: the teacher first.
+            threads: CPU threads of the engine.
+        """
+        from distillation.evaluation.efficiency import measure_family, write_efficiency
+
+        def configuration(pack: StudentPack) -> dict[str, Any]:
+            manifest = pack.manifest
+            folder = self.source(manifest.size, manifest.provenance.method).folder
+            return resolve_configuration(read_plans(folder / "plans.json"), self.recipe.dataset.configuration)
+
+        rows = measure_family([(pack, configuration(pack)) for pack in packs], self.held_out_cases(), threads=threads)
+        path = self.folder / "evaluation" / "efficiency.json"
+        write_efficiency(path, rows)
+        return path
+
+    def report(self) -> Path:
+        """Write the report of what was evaluated, ``report/report.html`` and ``report.md``, and return the former."""
+        from distillation.report.write import write_report
+
+        return write_report(self)
 
     def _int8_body(self, member: Member, windows: int, quantizing: Callable[[str], None] | None) -> bytes:
         """Return a pack's network in int8; quantised once for each checkpoint and number of windows."""
@@ -213,7 +244,7 @@ class Stages:
         if quantizing is not None:
             quantizing(member.name)
         prepared, fold = self.prepared(), self.recipe.dataset.fold
-        source = self._source(manifest.size, manifest.provenance.method)
+        source = self.source(manifest.size, manifest.provenance.method)
         model = load_model_folder(source.folder, fold, source.checkpoint)
         body = to_int8_onnx(
             split_network(model.network).body,
@@ -226,8 +257,8 @@ class Stages:
             temporary.write_bytes(body)
         return body
 
-    def _source(self, size: str, method: Method) -> TeacherSource:
-        """Return where a network's weights lie."""
+    def source(self, size: str, method: Method) -> TeacherSource:
+        """Return where a network's weights lie, or will lie when it is trained."""
         if size == TEACHER_SIZE:
             return self.teacher()
         student = Student(size=size, method=method)
@@ -252,7 +283,7 @@ class Stages:
         from distillation.teacher import load_model_folder
 
         fold = self.recipe.dataset.fold
-        source = self._source(size, method)
+        source = self.source(size, method)
         checkpoint = source.path(fold)
         if not checkpoint.is_file():
             raise TrainingError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distillation.evaluation.manifest import to_evaluation
 from distillation.evaluation.reduced_precision import (
@@ -19,6 +19,7 @@ from distillation.evaluation.scores import (
     ReducedEngine,
     Score,
     SurfaceSettings,
+    pack_hash,
     read_scores,
     score_pack,
     write_scores,
@@ -80,6 +81,7 @@ def evaluate_family(
     split: str,
     into: Path,
     surface: SurfaceSettings | None = None,
+    about: Mapping[str, Any] | None = None,
     mirroring: bool = False,
     threads: int | None = None,
     progress: FamilyProgress | None = None,
@@ -101,6 +103,7 @@ def evaluate_family(
         split: which part of it the cases are.
         into: folder for the files.
         surface: how NSD is defined; None takes the usual definition.
+        about: what else ``evaluation.json`` says, for example the seed.
         mirroring: average over mirrored windows.
         threads: CPU threads of the engine.
         progress: called after every case.
@@ -137,6 +140,7 @@ def evaluate_family(
         split=split,
         mirroring=mirroring,
         surface=asdict(surface),
+        about={**(about or {}), "pack_hashes": {member.name: pack_hash(member.pack) for member in members}},
     )
     write_text(into / f"{name}.json", text)
     for member in members if not mirroring else ():

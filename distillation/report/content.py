@@ -1,0 +1,170 @@
+"""What a report is made of, read from one workspace or joined from several seeds of one task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from distillation.evaluation.efficiency import Efficiency, read_efficiency
+from distillation.evaluation.scores import Score, SurfaceSettings, read_scores
+from distillation.evaluation.statistics import Comparison, ModelResult, compare_all, metric_value, summarise
+from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
+
+TEACHER = "x1 teacher"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskResults:
+    """A family on its held-out cases.
+
+    Attributes:
+        task: the family's name.
+        title: what people call it.
+        dataset: what people call the data.
+        split: which part of it the cases are.
+        surface: how NSD is defined.
+        labels: names of the structures by value.
+        seeds: of the trainings, one a workspace.
+        models: names of the networks, the teacher first.
+        scores: float32 rows of all seeds; those of a seed have its number.
+        efficiency: what the networks cost, of the first workspace.
+    """
+
+    task: str
+    title: str
+    dataset: str
+    split: str
+    surface: SurfaceSettings
+    labels: dict[int, str]
+    seeds: tuple[int, ...]
+    models: tuple[str, ...]
+    scores: tuple[tuple[Score, ...], ...]
+    efficiency: tuple[Efficiency, ...]
+
+    def by_seed(self) -> list[dict[str, ModelResult]]:
+        """Return the results of every seed by model."""
+        return [{model: summarise(model, rows) for model in self.models} for rows in self.scores]
+
+    def joined(self) -> dict[str, ModelResult]:
+        """Return the results by model with every case's score averaged over the seeds.
+
+        Cases are what the statistics draw from: more seeds make a case's score steadier, they are not more cases.
+        """
+        return {model: summarise(model, self._averaged(model)) for model in self.models}
+
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Compare every distilled student with the plain one of its size, on scores averaged over the seeds."""
+        pairs = [
+            (model, f"{size} plain")
+            for model in self.models
+            for size, _, method in [model.partition(" ")]
+            if method not in ("teacher", "plain") and f"{size} plain" in self.models
+        ]
+        results = self.joined()
+        return compare_all(pairs, results, results.get(TEACHER))
+
+    def _averaged(self, model: str) -> list[Score]:
+        """Return one row a case and label: the mean over seeds of what the rows count as in means."""
+        if len(self.scores) == 1:
+            return [row for row in self.scores[0] if row.model == model]
+        groups: dict[tuple[str, int], list[Score]] = {}
+        for rows in self.scores:
+            for row in rows:
+                if row.model == model:
+                    groups.setdefault((row.case, row.label), []).append(row)
+        return [
+            replace(
+                rows[0],
+                dice=fmean(metric_value(row, "dice") for row in rows),
+                nsd=fmean(metric_value(row, "nsd") for row in rows),
+                hd95_mm=fmean(metric_value(row, "hd95_mm") for row in rows),
+                seconds=fmean(row.seconds for row in rows),
+            )
+            for rows in groups.values()
+        ]
+
+
+def read_results(folder: Path) -> TaskResults:
+    """Read what ``evaluate`` left in a workspace.
+
+    Raises:
+        ExportError: it was not evaluated, or by a version that measured less.
+    """
+    path = folder / "evaluation" / "evaluation.json"
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        about = content["about"]
+        surface = SurfaceSettings(**content["surface"])
+        labels = {int(value): str(name) for value, name in about["labels"].items()}
+        hashes = {str(model): str(value) for model, value in about["pack_hashes"].items()}
+        seed, task, title = int(about["seed"]), str(about["task"]), str(about["title"])
+        dataset, split = str(content["dataset"]), str(content["split"])
+    except FileNotFoundError:
+        raise ExportError(f"{path} is missing; run 'kdseg-distill evaluate' first") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ExportError(f"{path} cannot be read ({error}); run 'kdseg-distill evaluate' again") from error
+    rows = tuple(
+        row
+        for row in read_scores(folder / "evaluation" / "scores.csv")
+        if row.precision == "float32"
+        and not row.mirroring
+        and hashes.get(row.model) == row.pack_hash
+        and (row.nsd_tolerance_mm, row.nsd_surface) == (surface.tolerance_mm, surface.surface)
+    )
+    models = tuple(model for model in hashes if any(row.model == model for row in rows))
+    if not models:
+        raise ExportError(f"{folder} holds no scores of its networks; run 'kdseg-distill evaluate' again")
+    return TaskResults(
+        task=task,
+        title=title,
+        dataset=dataset,
+        split=split,
+        surface=surface,
+        labels=labels,
+        seeds=(seed,),
+        models=models,
+        scores=(rows,),
+        efficiency=tuple(read_efficiency(folder / "evaluation" / "efficiency.json")),
+    )
+
+
+def join_seeds(results: Sequence[TaskResults]) -> list[TaskResults]:
+    """Return one result a task; workspaces of one task are its seeds.
+
+    Networks that not every seed has are left out.
+
+    Raises:
+        InvalidSettingsError: workspaces of one task were evaluated on other cases, or with another NSD, or have the
+            same seed.
+    """
+    joined: dict[str, TaskResults] = {}
+    for each in results:
+        before = joined.get(each.task)
+        if before is None:
+            joined[each.task] = each
+            continue
+        same = (before.surface, before.labels, before.dataset, before.split)
+        if same != (each.surface, each.labels, each.dataset, each.split) or _cases(before) != _cases(each):
+            raise InvalidSettingsError(
+                f"the workspaces of {each.task} were evaluated on other cases or labels, or with another NSD; their "
+                "seeds cannot be joined"
+            )
+        if set(before.seeds) & set(each.seeds):
+            raise InvalidSettingsError(
+                f"two workspaces of {each.task} have the seed {each.seeds[0]}; set another one in the recipe's training"
+            )
+        joined[each.task] = replace(
+            before,
+            seeds=before.seeds + each.seeds,
+            models=tuple(model for model in before.models if model in each.models),
+            scores=before.scores + each.scores,
+        )
+    return list(joined.values())
+
+
+def _cases(results: TaskResults) -> set[str]:
+    return {row.case for rows in results.scores for row in rows}

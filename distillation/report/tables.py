@@ -1,0 +1,197 @@
+"""The tables of a report: built once, written as Markdown or HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from statistics import stdev
+from typing import TYPE_CHECKING
+
+from distillation.evaluation.statistics import METRIC_TITLES, METRICS
+from distillation.evaluation.tables import DIGITS, definitions, interval_text, row
+from distillation.report.content import TEACHER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from distillation.evaluation.statistics import Comparison, Metric, ModelResult
+    from distillation.report.content import TaskResults
+
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table with its caption.
+
+    Attributes:
+        title: one line.
+        caption: what the numbers mean.
+        header: names of the columns.
+        rows: texts, as many as there are columns.
+        text_columns: how many of the first columns are text; the others are numbers.
+    """
+
+    title: str
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+
+    def markdown(self) -> str:
+        """Return it as Markdown."""
+        numbers = len(self.header) - self.text_columns
+        lines = [f"**{self.title}** {self.caption}", "", row(*self.header)]
+        lines.append(row(*["---"] * self.text_columns, *["---:"] * numbers))
+        return "\n".join([*lines, *(row(*cells) for cells in self.rows)]) + "\n"
+
+    def html(self) -> str:
+        """Return it as HTML."""
+
+        def line(cells: Sequence[str], tag: str) -> str:
+            classes = ["" if n < self.text_columns else ' class="number"' for n in range(len(cells))]
+            made = (f"<{tag}{kind}>{escape(cell)}</{tag}>" for cell, kind in zip(cells, classes, strict=True))
+            return f"<tr>{''.join(made)}</tr>"
+
+        body = "\n".join(line(cells, "td") for cells in self.rows)
+        return (
+            f"<table><caption><b>{escape(self.title)}</b> {escape(self.caption)}</caption>\n"
+            f"<thead>{line(self.header, 'th')}</thead>\n<tbody>\n{body}\n</tbody></table>\n"
+        )
+
+
+def accuracy_table(results: TaskResults) -> Table:
+    """Return Table 1: means with intervals, each student beside the teacher."""
+    joined = results.joined()
+    seeds = results.by_seed()
+    teacher = joined.get(TEACHER)
+    header = ["Network", *(METRIC_TITLES[metric] for metric in METRICS), "% of teacher's Dice"]
+    if len(seeds) > 1:
+        header.append("SD of Dice over seeds")
+    rows = []
+    for model, result in joined.items():
+        cells = [model, *(interval_text(result.metrics[metric].mean, metric) for metric in METRICS)]
+        cells.append("-" if teacher is None else f"{result.mean('dice') / teacher.mean('dice'):.1%}")
+        if len(seeds) > 1:
+            spread = stdev(each[model].mean("dice") for each in seeds)
+            cells.append(f"{spread:.4f}" if spread else "same network")
+        rows.append(tuple(cells))
+    count = next(iter(joined.values())).case_count
+    trained = f"Means over {len(seeds)} seeds for each case. " if len(seeds) > 1 else ""
+    caption = (
+        f"Accuracy on {results.dataset}, {results.split}, n = {count} cases; mean with 95 % bootstrap interval (BCa, over "
+        f"cases). {trained}{definitions(results.surface)}"
+    )
+    return Table(title="Table 1.", caption=caption, header=tuple(header), rows=tuple(rows))
+
+
+def comparison_table(results: TaskResults) -> Table | None:
+    """Return Table 1b: every distilled student against the plain one; None if there is no such pair."""
+    comparisons = results.comparisons()
+    if not comparisons:
+        return None
+    rows = []
+    for each in sorted(comparisons, key=lambda found: results.models.index(found.better)):
+        rows.append(
+            (
+                each.better,
+                METRIC_TITLES[each.metric],
+                interval_text(each.difference, each.metric, signed=True),
+                f"{each.p_value:.2g}",
+                f"{each.p_holm:.2g}",
+                "-" if each.recovered is None else f"{each.recovered:.1%}",
+            )
+        )
+    caption = (
+        "Distilled - plain of the same size, paired by case: mean difference with 95 % interval, Wilcoxon signed-rank "
+        "test (two-sided, zeros by Pratt), p adjusted by Holm over the networks, metric by metric. Recovered loss = "
+        "(distilled - plain) / (teacher - plain); '-' where plain does not lose anything. A fall of HD95 is a gain."
+    )
+    header = ("Network", "Metric", "Difference", "p", "p (Holm)", "Recovered loss")
+    return Table(title="Table 1b.", caption=caption, header=header, rows=tuple(rows), text_columns=2)
+
+
+def efficiency_table(results: TaskResults) -> Table | None:
+    """Return Table 2; None if nothing was measured."""
+    if not results.efficiency:
+        return None
+    first = results.efficiency[0]
+    rows = []
+    for each in results.efficiency:
+        peak = each.running.peak_bytes
+        rows.append(
+            (
+                each.model,
+                f"{each.parameters:,}",
+                f"{each.flops / 1e9:.2f}",
+                f"{each.paper_flops / 1e9:.2f}",
+                f"{each.file_bytes / 1e6:.1f}",
+                "-" if peak is None else f"{peak / 1e9:.2f}",
+                f"{each.running.seconds:.2f}",
+            )
+        )
+    size = " x ".join(map(str, first.size))
+    caption = (
+        "Efficiency. GFLOPs of one window: 2 x multiply-accumulate of all convolutions, and as the paper counts "
+        "(transposed convolutions left out). Peak memory of the whole process and wall time (median of "
+        f"{first.running.rounds} runs after a first one) for the case {first.case}, {size} voxels, in float32 with "
+        f"{first.running.engine} on {first.machine}."
+    )
+    header = ("Network", "Parameters", "GFLOPs", "GFLOPs (paper)", "Pack (MB)", "Peak memory (GB)", "Seconds")
+    return Table(title="Table 2.", caption=caption, header=header, rows=tuple(rows))
+
+
+def label_table(results: TaskResults, metric: Metric) -> Table:
+    """Return Table 3 for one metric: structures by networks."""
+    joined = results.joined()
+    rows = []
+    for value, name in results.labels.items():
+        cells = [interval_text(result.metrics[metric].labels.get(value), metric) for result in joined.values()]
+        count = max(result.label_cases.get(value, 0) for result in joined.values())
+        rows.append((name, *cells, str(count)))
+    title = METRIC_TITLES[metric]
+    number = f"Table 3{'abc'[METRICS.index(metric)]}."
+    caption = f"{title} by structure; mean over its cases with 95 % interval, '-' with fewer than two cases."
+    return Table(title=number, caption=caption, header=("Structure", *joined, "Cases"), rows=tuple(rows))
+
+
+def verdicts(results: TaskResults) -> list[str]:
+    """Return sentences that say where distillation helps, where it does not, and how much is left out or replaced."""
+    joined = results.joined()
+    sentences = [_verdict(each) for each in results.comparisons()]
+    for model, result in joined.items():
+        if result.undefined or result.replaced:
+            sentences.append(
+                f"{model}: {result.undefined} scores are undefined (label in neither segmentation) and left out; "
+                f"{result.replaced} labels are in one segmentation only, their HD95 counts as the image's diagonal."
+            )
+    sentences += _label_losses(results, joined)
+    return sentences
+
+
+def _verdict(found: Comparison) -> str:
+    digits = DIGITS[found.metric]
+    title = METRIC_TITLES[found.metric].removesuffix(" (mm)")
+    amount = f"{found.difference.mean:+.{digits}f}{' mm' if found.metric == 'hd95_mm' else ''}"
+    test = f"p = {found.p_holm:.2g} after Holm"
+    if found.p_holm >= SIGNIFICANT:
+        return f"{found.better}: no difference in {title} from {found.baseline} was shown ({amount}, {test})."
+    if found.gain > 0:
+        return f"{found.better} is better than {found.baseline} by {title} ({amount}, {test})."
+    return f"{found.better} is WORSE than {found.baseline} by {title} ({amount}, {test}): distillation does not help."
+
+
+def _label_losses(results: TaskResults, joined: dict[str, ModelResult]) -> list[str]:
+    """Name the structures whose mean Dice is lower with distillation than without."""
+    sentences = []
+    pairs = {(found.better, found.baseline) for found in results.comparisons()}
+    for better, baseline in sorted(pairs, key=lambda pair: results.models.index(pair[0])):
+        new, old = (joined[name].metrics["dice"].labels for name in (better, baseline))
+        worse = [
+            f"{name} ({new[value].mean - old[value].mean:+.4f})"
+            for value, name in results.labels.items()
+            if value in new and value in old and new[value].mean < old[value].mean
+        ]
+        if worse:
+            sentences.append(f"{better} has a lower mean Dice than {baseline} in: {', '.join(worse)} (not tested).")
+    return sentences

@@ -1,0 +1,1 @@
+"""A whole recipe in one go: steps that are skipped when their inputs have not changed, estimates, progress."""

@@ -1,0 +1,241 @@
+"""Run a recipe: every step once, skipped when its inputs have not changed, refused before hours are lost."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from distillation.prepare import SPLITS_NAME
+from distillation.run.forecast import Forecast, Forecasts, check_machine
+from distillation.run.preflight import check_before_start
+from distillation.run.record import Records, Status, StepRecord
+from distillation.run.training_log import LOG_NAME, read_training_log
+from KDSegmentatorLib.errors import TrainingError
+from KDSegmentatorLib.machine.peak_memory import peak_memory
+from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.version import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from distillation.run.steps import RunOptions, Stage, Step, Steps
+    from distillation.stages import Stages
+
+_ON_ALL_NETWORKS = ("evaluate", "export", "report")
+
+_WATCH_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStep:
+    """A step, where it stands and what it will take."""
+
+    step: Step
+    status: Status
+    forecast: Forecast
+
+
+def plan_run(steps: Steps, stages: Stages, wanted: Sequence[Stage], *, measure: bool) -> list[PlannedStep]:
+    """Return the steps of some stages, with where they stand and what they will take; nothing is written.
+
+    What depends on all networks is not done as long as one of them has to be trained.
+
+    Args:
+        steps: of the recipe.
+        stages: the recipe at work.
+        wanted: the stages.
+        measure: whether trial steps may be run for the forecasts.
+    """
+    records = Records(stages.folder / "run")
+    forecasts = Forecasts(stages, measure=measure)
+    planned = []
+    for step in steps.all():
+        if step.stage not in wanted:
+            continue
+        status = records.status(step.name, _inputs(step))
+        earlier = [each.step.name for each in planned if each.status.state != "done"]
+        if status.state == "done" and step.stage in _ON_ALL_NETWORKS and earlier:
+            status = replace(status, state="changed", changes=tuple(earlier))
+        planned.append(PlannedStep(step=step, status=status, forecast=forecasts.of(step, status)))
+    return planned
+
+
+def run(
+    steps: Steps, stages: Stages, wanted: Sequence[Stage], options: RunOptions, *, say: Callable[[str], None]
+) -> None:
+    """Run the steps of some stages; a broken-off run goes on where it was.
+
+    Args:
+        steps: of the recipe.
+        stages: the recipe at work.
+        wanted: the stages.
+        options: how to run them.
+        say: called with lines for people.
+
+    Raises:
+        KDSegmentatorError: an input does not fit, the machine is too small, or a step failed; finished steps stay.
+    """
+    stages.folder.mkdir(parents=True, exist_ok=True)
+    check_before_start(stages)
+    records = Records(stages.folder / "run")
+    forecasts = Forecasts(stages, measure=True)
+    chosen = [step for step in steps.all() if step.stage in wanted]
+    for number, step in enumerate(chosen, start=1):
+        inputs = _inputs(step)
+        steps.hashes.save()
+        status = records.status(step.name, inputs)
+        title = f"[{number}/{len(chosen)}] {step.name}"
+        if status.state == "done":
+            say(f"{title}: nothing changed since it was done; skipped")
+            continue
+        if status.state == "changed":
+            _refuse_to_lose(step, status, stages)
+            if step.stage == "prepare":
+                _clear_prepared(stages)
+        forecast = forecasts.of(step, status)
+        check_machine(step, forecast, stages.folder, device=options.device)
+        say(f"{title}: {describe_forecast(forecast)}")
+        _run_step(step, inputs, records, stages, say)
+        say(f"{title}: done in {duration(records.read(step.name))}")
+    steps.hashes.save()
+
+
+def describe_status(status: Status) -> str:
+    """Return where a step stands as a line for people."""
+    if status.state == "done":
+        return f"done in {duration(status.record)}"
+    if status.state == "changed":
+        return f"to be done again, changed: {', '.join(status.changes)}"
+    if status.missing:
+        return f"to be done again, missing: {', '.join(status.missing)}"
+    return "broken off, goes on" if status.state == "started" else "to do"
+
+
+def describe_forecast(forecast: Forecast) -> str:
+    """Return a forecast as a line for people."""
+    if forecast.source == "recorded":
+        return "nothing to do"
+    parts = ["time unknown" if forecast.seconds is None else f"about {clock(forecast.seconds)} ({forecast.source})"]
+    if forecast.source == "measured steps":
+        parts[0] += ", augmentation not counted"
+    if forecast.memory_bytes is not None:
+        parts.append(f"{forecast.memory_bytes / 1e9:.1f} GB of memory")
+    if forecast.disk_bytes is not None:
+        parts.append(f"{forecast.disk_bytes / 1e9:.1f} GB on disk")
+    return ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Return a duration for people: ``45 s``, ``12 min``, ``3 h 20 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def duration(record: StepRecord | None) -> str:
+    """Return how long a recorded step took."""
+    return "unknown time" if record is None or record.seconds is None else clock(record.seconds)
+
+
+def _run_step(step: Step, inputs: dict[str, str], records: Records, stages: Stages, say: Callable[[str], None]) -> None:
+    machine = {
+        "processor": processor_name(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "kdsegmentator": __version__,
+    }
+    records.write(StepRecord(step=step.name, finished=False, inputs=inputs, machine=machine))
+    start = time.perf_counter()
+    with _watched(step, stages, say):
+        step.work()
+    outputs = tuple(str(path) for path in step.outputs())
+    records.write(
+        StepRecord(
+            step=step.name,
+            finished=True,
+            inputs=inputs,
+            outputs=outputs,
+            seconds=round(time.perf_counter() - start, 1),
+            peak_bytes=peak_memory(),
+            machine=machine,
+        )
+    )
+
+
+def _inputs(step: Step) -> dict[str, str]:
+    try:
+        return step.inputs()
+    except OSError as error:
+        raise TrainingError(f"{step.name}: {error}; check the files and start again") from error
+
+
+def _refuse_to_lose(step: Step, status: Status, stages: Stages) -> None:
+    """Refuse to go on with a training whose inputs changed, or to change the data under trainings.
+
+    Raises:
+        TrainingError: it names what changed and what to do.
+    """
+    changed = ", ".join(status.changes)
+    results = stages.workspace.results / stages.recipe.dataset.name
+    if step.trained is not None:
+        folder = step.trained()
+        fold = folder / f"fold_{stages.recipe.dataset.fold}"
+        if any((fold / f"checkpoint_{name}.pth").is_file() for name in ("final", "latest")):
+            raise TrainingError(
+                f"{step.name} was trained with other inputs; changed since then: {changed}. No training is thrown "
+                f"away: put them back, or remove or rename {folder} to train again"
+            )
+    elif step.stage == "prepare" and results.is_dir() and any(results.iterdir()):
+        raise TrainingError(
+            f"the dataset was prepared with other inputs; changed since then: {changed}. Networks were trained on it: "
+            f"put them back, give another --workspace, or remove or rename {results}"
+        )
+
+
+def _clear_prepared(stages: Stages) -> None:
+    """Remove what was computed from an earlier state of the dataset; the split stays, it may be somebody's own."""
+    folder = stages.workspace.preprocessed / stages.recipe.dataset.name
+    for path in list(folder.iterdir()) if folder.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != SPLITS_NAME:
+            path.unlink()
+
+
+@contextmanager
+def _watched(step: Step, stages: Stages, say: Callable[[str], None]) -> Iterator[None]:
+    """Report the epochs of a training, with the time left, from the table that it writes."""
+    if step.trained is None:
+        yield
+        return
+    fold = step.trained() / f"fold_{stages.recipe.dataset.fold}"
+    recipe = stages.recipe
+    epochs = recipe.teacher.epochs if step.student is None else recipe.student(step.student.size).epochs
+    stop = threading.Event()
+    thread = threading.Thread(target=_watch, args=(fold, step.name, epochs, stop, say), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _watch(fold: Path, name: str, epochs: int, stop: threading.Event, say: Callable[[str], None]) -> None:
+    reported = -1
+    while True:
+        ended = stop.wait(_WATCH_SECONDS)
+        log = read_training_log(fold) if (fold / LOG_NAME).is_file() else None
+        if log is not None and log.seconds and log.epochs[-1] > reported:
+            reported = log.epochs[-1]
+            left = max(0, epochs - reported - 1) * sum(log.seconds) / len(log.seconds)
+            say(f"{name}: epoch {reported + 1}/{epochs}, {clock(left)} left")
+        if ended:
+            return

@@ -1,0 +1,289 @@
+"""The steps of a recipe in their order: what each depends on, what it leaves, and how it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from distillation.dataset import find_dataset
+from distillation.run.hashes import FileHashes, settings_hash, text_hash
+from distillation.students import Student, select_students
+from KDSegmentatorLib.errors import InvalidSettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from distillation.export.body import Storage
+    from distillation.stages import Stages
+    from KDSegmentatorLib.packs.pack import StudentPack
+
+Stage = Literal["prepare", "teacher", "students", "evaluate", "export", "report"]
+
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a recipe is run.
+
+    Attributes:
+        device: where to train, ``cpu`` or ``cuda``.
+        threads: CPU threads of the engines in evaluation; None leaves it to them.
+        storage: number format of the weights in the packs.
+        calibration_windows: windows that networks are quantised with; 0 for no int8.
+        output: folder for the packs to be shipped.
+        bundles: folder for MONAI bundles; None for none.
+    """
+
+    device: str = "cpu"
+    threads: int | None = None
+    storage: Storage = "float16"
+    calibration_windows: int = 50
+    output: Path
+    bundles: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step.
+
+    Attributes:
+        stage: the stage that it belongs to.
+        name: for people and for its record.
+        inputs: returns a hash by name of everything that the result depends on; what is not there yet is ``missing``.
+        outputs: returns the files and folders that it leaves.
+        work: does it; finished parts are not done again.
+        trained: folder of the model that it trains; such work is never thrown away.
+        student: the student that it trains; None in other steps.
+    """
+
+    stage: Stage
+    name: str
+    inputs: Callable[[], dict[str, str]]
+    outputs: Callable[[], list[Path]]
+    work: Callable[[], None]
+    trained: Callable[[], Path] | None = None
+    student: Student | None = None
+
+
+def parse_stages(text: str | None) -> tuple[Stage, ...]:
+    """Return the stages of ``evaluate``, or of ``students-evaluate``: from the first to the last; None is all.
+
+    Raises:
+        InvalidSettingsError: there is no such stage, or the last comes before the first.
+    """
+    if text is None:
+        return STAGES
+    names = text.split("-")
+    if len(names) > 2 or not set(names) <= set(STAGES):
+        raise InvalidSettingsError(
+            f"--stage must be one of {', '.join(STAGES)}, or two of them as in students-evaluate, got {text!r}"
+        )
+    first, last = (next(n for n, stage in enumerate(STAGES) if stage == name) for name in (names[0], names[-1]))
+    if last < first:
+        raise InvalidSettingsError(f"--stage {text}: {names[-1]} comes before {names[0]}")
+    return STAGES[first : last + 1]
+
+
+class Steps:
+    """Makes the steps of a recipe.
+
+    Args:
+        stages: the recipe at work.
+        options: how it is run.
+        messages: called with a line for people.
+    """
+
+    def __init__(self, stages: Stages, options: RunOptions, messages: Callable[[str], None]) -> None:
+        self._stages = stages
+        self._options = options
+        self._say = messages
+        self._fold = stages.recipe.dataset.fold
+        self.hashes = FileHashes(stages.folder / "run" / "hashes.json")
+
+    def all(self) -> list[Step]:
+        """Return the steps in their order."""
+        students = [self._student(student) for student in select_students(self._stages.recipe)]
+        return [self._prepare(), self._teacher(), *students, self._evaluate(), self._export(), self._report()]
+
+    def _prepare(self) -> Step:
+        def inputs() -> dict[str, str]:
+            given = self._stages.given_teacher
+            plans = {} if given is None else {"teacher's plans": self.hashes.of(given.folder / "plans.json")}
+            return {**self._dataset_inputs(), **plans, "nnunetv2": metadata.version("nnunetv2")}
+
+        return Step(
+            stage="prepare",
+            name="prepare",
+            inputs=inputs,
+            outputs=lambda: [self._stages.prepared().folder / "splits_final.json"],
+            work=lambda: self._say(f"prepared in {self._stages.prepare().folder}"),
+        )
+
+    def _teacher(self) -> Step:
+        recipe = self._stages.recipe
+        given = self._stages.given_teacher
+        if given is not None:
+            return Step(
+                stage="teacher",
+                name="teacher",
+                inputs=lambda: {"teacher's checkpoint": self._hash(given.path(self._fold))},
+                outputs=lambda: [given.path(self._fold)],
+                work=self._check_teacher,
+            )
+        return Step(
+            stage="teacher",
+            name="teacher",
+            inputs=lambda: {**self._training_inputs(), "recipe's teacher": settings_hash(recipe.teacher.epochs)},
+            outputs=lambda: [self._stages.teacher().path(self._fold)],
+            work=lambda: self._say(f"teacher: {self._stages.train_teacher(self._options.device).folder}"),
+            trained=lambda: self._stages.teacher().folder,
+        )
+
+    def _student(self, student: Student) -> Step:
+        recipe = self._stages.recipe
+
+        def inputs() -> dict[str, str]:
+            own = {"recipe's student": settings_hash(replace(recipe.student(student.size), methods=("plain",)))}
+            if student.method != "plain":
+                own["recipe's method"] = settings_hash(_part(recipe.methods, student.method))
+                own["teacher's checkpoint"] = self._hash(self._stages.teacher().path(self._fold))
+            return {**self._training_inputs(), **own}
+
+        return Step(
+            stage="students",
+            name=f"student {student.title}",
+            inputs=inputs,
+            outputs=lambda: [self._stages.source(student.size, student.method).path(self._fold)],
+            work=lambda: self._say(f"{student.title}: {self._stages.train_student(student, self._options.device)}"),
+            trained=lambda: self._stages.source(student.size, student.method).folder,
+            student=student,
+        )
+
+    def _evaluate(self) -> Step:
+        recipe, folder = self._stages.recipe, self._stages.folder / "evaluation"
+
+        def inputs() -> dict[str, str]:
+            options = self._options.storage, self._options.calibration_windows
+            return {
+                **self._dataset_inputs(),
+                **self._checkpoint_inputs(),
+                "recipe's evaluation": settings_hash(recipe.evaluation),
+                "recipe's pack": settings_hash(recipe.pack),
+                "options": settings_hash(options),
+            }
+
+        return Step(
+            stage="evaluate",
+            name="evaluate",
+            inputs=inputs,
+            outputs=lambda: [folder / name for name in ("scores.csv", "evaluation.json", "efficiency.json")],
+            work=self._run_evaluation,
+        )
+
+    def _export(self) -> Step:
+        def inputs() -> dict[str, str]:
+            return {
+                **self._checkpoint_inputs(),
+                "evaluation": self._hash(self._stages.folder / "evaluation" / "evaluation.json"),
+                "recipe's pack": settings_hash(self._stages.recipe.pack),
+                "options": settings_hash(
+                    [str(self._options.output), str(self._options.bundles), self._options.storage]
+                ),
+            }
+
+        return Step(
+            stage="export",
+            name="export",
+            inputs=inputs,
+            outputs=lambda: [self._options.output / pack.manifest.id for pack in self._shipped()],
+            work=self._ship,
+        )
+
+    def _report(self) -> Step:
+        folder = self._stages.folder / "evaluation"
+
+        def inputs() -> dict[str, str]:
+            names = ("scores.csv", "evaluation.json", "efficiency.json")
+            return {name: self._hash(folder / name) for name in names} | self._checkpoint_inputs()
+
+        return Step(
+            stage="report",
+            name="report",
+            inputs=inputs,
+            outputs=lambda: [self._stages.folder / "report" / name for name in ("report.html", "report.md")],
+            work=self._write_report,
+        )
+
+    def _dataset_inputs(self) -> dict[str, str]:
+        raw = find_dataset(self._stages.workspace.raw, self._stages.recipe.dataset.name)
+        files = [raw.folder / "dataset.json", *(path for case in raw.cases for path in (case.image, case.label))]
+        return {
+            "dataset": self.hashes.of_all(files, raw.folder),
+            "recipe's dataset": settings_hash(self._stages.recipe.dataset),
+        }
+
+    def _training_inputs(self) -> dict[str, str]:
+        training = settings_hash(self._stages.recipe.training)
+        return {**self._dataset_inputs(), "recipe's training": training}
+
+    def _checkpoint_inputs(self) -> dict[str, str]:
+        found = {"teacher": self._hash(self._stages.teacher().path(self._fold))}
+        for student in select_students(self._stages.recipe):
+            found[student.title] = self._hash(self._stages.source(student.size, student.method).path(self._fold))
+        return found
+
+    def _hash(self, path: Path) -> str:
+        return self.hashes.of(path) if path.is_file() else text_hash("missing")
+
+    def _check_teacher(self) -> None:
+        from distillation.teacher import load_model_folder
+
+        source = self._stages.teacher()
+        model = load_model_folder(source.folder, self._fold, source.checkpoint)
+        self._say(f"teacher: {source.folder}, sha256 {model.sha256}")
+
+    def _packs(self) -> list[StudentPack]:
+        storage = self._options.storage
+        packs = [self._stages.teacher_pack(storage)]
+        return packs + [self._stages.student_pack(each, storage) for each in select_students(self._stages.recipe)]
+
+    def _run_evaluation(self) -> None:
+        packs = self._packs()
+        result = self._stages.evaluate(
+            packs,
+            threads=self._options.threads,
+            calibration_windows=self._options.calibration_windows,
+            quantizing=lambda model: self._say(f"{model}: quantising to int8, which may take minutes"),
+            progress=lambda model, done, total, left: self._say(f"{model}: {done}/{total} cases, {left:.0f} s left"),
+        )
+        self._stages.measure_efficiency(packs, threads=self._options.threads)
+        self._say(result.table)
+
+    def _shipped(self) -> list[StudentPack]:
+        method = self._stages.recipe.pack.method
+        storage = self._options.storage
+        students = [each for each in select_students(self._stages.recipe) if each.method == method]
+        packs = [self._stages.teacher_pack(storage)]
+        return packs + [self._stages.student_pack(each, storage) for each in students]
+
+    def _ship(self) -> None:
+        from distillation.export.folder import copy_pack
+
+        for pack in self._shipped():
+            copied = copy_pack(pack, self._options.output)
+            self._say(f"pack: {copied.folder}")
+            if self._options.bundles is not None:
+                manifest = copied.manifest
+                bundle = self._stages.bundle(manifest.size, manifest.provenance.method, self._options.bundles)
+                self._say(f"MONAI bundle: {bundle}")
+
+    def _write_report(self) -> None:
+        self._say(f"report: {self._stages.report()}")
+
+
+def _part(methods: Any, name: str) -> Any:
+    """Return a method of a recipe, whether its methods are a dataclass or a mapping."""
+    return asdict(methods).get(name) if hasattr(methods, "__dataclass_fields__") else methods[name]

@@ -1,0 +1,205 @@
+"""What a training will cost: memory counted without running it, time measured on a few real steps.
+
+``python -m distillation.run.training_cost`` reads a :class:`TrainingWork` as JSON, trains a network with random weights
+on random numbers for some steps, and prints what that took. It is a process of its own, so that its memory is gone
+afterwards, and its peak is that of the steps.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from KDSegmentatorLib.errors import TrainingError
+from KDSegmentatorLib.machine.peak_memory import peak_memory
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+PROCESS_BYTES = 900_000_000
+"""Python with torch and nnU-Net loaded, before the first network."""
+
+_OPTIMISER_COPIES = 3
+"""Weights, gradients and momentum."""
+
+_PASSING_TENSORS = 3
+"""Tensors of the largest size that a step has at hand beyond those that it keeps for the gradients."""
+
+_MEASURED_STEPS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingWork:
+    """One training, as far as its cost goes.
+
+    Attributes:
+        configuration: resolved configuration of the network to be trained.
+        teacher: that of the teacher that runs beside it; None for plain training.
+        channels: input channels.
+        labels: outputs, background included.
+        batch_size: patches a step.
+        steps: optimiser steps.
+        validation_steps: forward passes between the epochs.
+    """
+
+    configuration: dict[str, Any]
+    teacher: dict[str, Any] | None
+    channels: int
+    labels: int
+    batch_size: int
+    steps: int
+    validation_steps: int
+
+    def seconds(self, measured: MeasuredSteps) -> float:
+        """Return how long it will take: the networks' share, augmentation comes on top."""
+        return self.steps * measured.step_seconds + self.validation_steps * measured.validation_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredSteps:
+    """What a few steps took.
+
+    Attributes:
+        step_seconds: one optimiser step, teacher included.
+        validation_seconds: one forward pass of a batch.
+        peak_bytes: largest memory of the process; None where the operating system does not tell.
+    """
+
+    step_seconds: float
+    validation_seconds: float
+    peak_bytes: int | None
+
+
+def training_bytes(work: TrainingWork) -> int:
+    """Return the memory that a training needs in float32, without running it.
+
+    The network runs on torch's meta device, where autograd keeps tensors without content: those are counted, each
+    storage once. Added are weights, gradients and momentum, the teacher's weights and largest tensors, and the process.
+    """
+    import torch
+
+    from distillation.teacher import build_network
+
+    kept: dict[int, int] = {}
+    holding: list[torch.Tensor] = []  # a freed storage's address would be used again
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
+        holding.append(tensor)
+        return tensor
+
+    shape = (work.batch_size, work.channels, *work.configuration["patch_size"])
+    with torch.device("meta"):
+        network = build_network(work.configuration, channels=work.channels, labels=work.labels, deep_supervision=True)
+        batch = torch.empty(shape)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            _loss(network(batch))
+    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    activations = {key: size for key, size in kept.items() if key not in weights}
+    parameters = 4 * sum(parameter.numel() for parameter in network.parameters())
+    total = PROCESS_BYTES + sum(activations.values()) + _OPTIMISER_COPIES * parameters
+    total += _PASSING_TENSORS * max(activations.values(), default=0)
+    return total if work.teacher is None else total + _inference_bytes(work.teacher, work)
+
+
+def measure_steps(work: TrainingWork) -> MeasuredSteps:
+    """Run a few steps in a process of their own.
+
+    Raises:
+        TrainingError: the process failed, for example for want of memory.
+    """
+    done = subprocess.run(  # noqa: S603 - this file, with this Python
+        [sys.executable, "-m", __name__],
+        input=json.dumps(asdict(work)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        return MeasuredSteps(**json.loads(done.stdout.splitlines()[-1]))
+    except (IndexError, ValueError, TypeError) as error:
+        words = done.stderr.strip()[-500:] or f"exit code {done.returncode}; was memory short?"
+        raise TrainingError(f"a trial step of the training failed: {words}") from error
+
+
+def _inference_bytes(configuration: dict[str, Any], work: TrainingWork) -> int:
+    """Return what a teacher needs: weights, skip connections and logits, and the layer with most input and output."""
+    import torch
+
+    from distillation.teacher import build_network
+
+    largest = 0
+
+    def see(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        nonlocal largest
+        largest = max(largest, 4 * (inputs[0].numel() + output.numel()))
+
+    with torch.device("meta"):
+        network = build_network(configuration, channels=work.channels, labels=work.labels, deep_supervision=False)
+        for module in network.modules():
+            if not any(True for _ in module.children()):
+                module.register_forward_hook(see)
+        batch = torch.empty(work.batch_size, work.channels, *configuration["patch_size"])
+        with torch.inference_mode():
+            kept = (*network.encoder(batch), network(batch))
+    weights = 4 * sum(parameter.numel() for parameter in network.parameters())
+    return weights + sum(4 * tensor.numel() for tensor in kept) + largest
+
+
+def _loss(outputs: list[torch.Tensor]) -> torch.Tensor:
+    """Return a loss with the memory and cost of Dice and cross-entropy over all deep-supervision heads."""
+    import torch
+
+    total = torch.zeros((), device=outputs[0].device)
+    for output in outputs:
+        target = torch.zeros(output.shape[0], *output.shape[2:], dtype=torch.long, device=output.device)
+        total = total + torch.nn.functional.cross_entropy(output, target) - torch.softmax(output, 1)[:, 1:].mean()
+    return total
+
+
+def _measure(work: TrainingWork) -> MeasuredSteps:
+    import torch
+
+    from distillation.teacher import build_network
+
+    torch.manual_seed(0)
+    counts = {"channels": work.channels, "labels": work.labels}
+    network = build_network(work.configuration, **counts, deep_supervision=True)
+    network = network.to(memory_format=torch.channels_last_3d)
+    teacher: nn.Module | None = None
+    if work.teacher is not None:
+        teacher = build_network(work.teacher, **counts, deep_supervision=False).eval()
+        teacher = teacher.to(memory_format=torch.channels_last_3d)
+    optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.99, nesterov=True)
+    batch = torch.randn(work.batch_size, work.channels, *work.configuration["patch_size"])
+    batch = batch.contiguous(memory_format=torch.channels_last_3d)
+    steps, validations = [], []
+    for _ in range(1 + _MEASURED_STEPS):
+        start = time.perf_counter()
+        loss = _loss(network(batch))
+        if teacher is not None:
+            with torch.inference_mode():
+                teacher(batch)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        steps.append(time.perf_counter() - start)
+        del loss
+        start = time.perf_counter()
+        with torch.inference_mode():
+            network(batch)
+        validations.append(time.perf_counter() - start)
+    return MeasuredSteps(
+        step_seconds=median(steps[1:]), validation_seconds=median(validations[1:]), peak_bytes=peak_memory()
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(asdict(_measure(TrainingWork(**json.load(sys.stdin))))))  # noqa: T201 - the result
