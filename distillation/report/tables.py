@@ -79,8 +79,8 @@ def accuracy_table(results: TaskResults) -> Table:
     count = next(iter(joined.values())).case_count
     trained = f"Means over {len(seeds)} seeds for each case. " if len(seeds) > 1 else ""
     caption = (
-        f"Accuracy on {results.dataset}, {results.split}, n = {count} cases; mean with 95 % bootstrap interval (BCa, over "
-        f"cases). {trained}{definitions(results.surface)}"
+        f"Accuracy on {results.dataset}, {results.split}, n = {count} cases; mean with 95 % bootstrap interval (BCa, "
+        f"over cases). {trained}{definitions(results.surface)}"
     )
     return Table(title="Table 1.", caption=caption, header=tuple(header), rows=tuple(rows))
 

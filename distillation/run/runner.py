@@ -54,7 +54,7 @@ def plan_run(steps: Steps, stages: Stages, wanted: Sequence[Stage], *, measure: 
     """
     records = Records(stages.folder / "run")
     forecasts = Forecasts(stages, measure=measure)
-    planned = []
+    planned: list[PlannedStep] = []
     for step in steps.all():
         if step.stage not in wanted:
             continue

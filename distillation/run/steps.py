@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from distillation.dataset import find_dataset
 from distillation.run.hashes import FileHashes, settings_hash, text_hash
-from distillation.students import Student, select_students
-from KDSegmentatorLib.errors import InvalidSettingsError
+from distillation.students import TEACHER_SIZE, Student, select_students
+from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from distillation.export.body import Storage
     from distillation.stages import Stages
+    from KDSegmentatorLib.packs.manifest import Method
     from KDSegmentatorLib.packs.pack import StudentPack
 
 Stage = Literal["prepare", "teacher", "students", "evaluate", "export", "report"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+_MISSING = text_hash("missing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +153,7 @@ class Steps:
             own = {"recipe's student": settings_hash(replace(recipe.student(student.size), methods=("plain",)))}
             if student.method != "plain":
                 own["recipe's method"] = settings_hash(_part(recipe.methods, student.method))
-                own["teacher's checkpoint"] = self._hash(self._stages.teacher().path(self._fold))
+                own["teacher's checkpoint"] = self._checkpoint(TEACHER_SIZE, "teacher")
             return {**self._training_inputs(), **own}
 
         return Step(
@@ -184,14 +188,14 @@ class Steps:
         )
 
     def _export(self) -> Step:
+        options = self._options
+
         def inputs() -> dict[str, str]:
             return {
                 **self._checkpoint_inputs(),
                 "evaluation": self._hash(self._stages.folder / "evaluation" / "evaluation.json"),
                 "recipe's pack": settings_hash(self._stages.recipe.pack),
-                "options": settings_hash(
-                    [str(self._options.output), str(self._options.bundles), self._options.storage]
-                ),
+                "options": settings_hash([str(options.output), str(options.bundles), options.storage]),
             }
 
         return Step(
@@ -230,13 +234,20 @@ class Steps:
         return {**self._dataset_inputs(), "recipe's training": training}
 
     def _checkpoint_inputs(self) -> dict[str, str]:
-        found = {"teacher": self._hash(self._stages.teacher().path(self._fold))}
+        found = {"teacher": self._checkpoint(TEACHER_SIZE, "teacher")}
         for student in select_students(self._stages.recipe):
-            found[student.title] = self._hash(self._stages.source(student.size, student.method).path(self._fold))
+            found[student.title] = self._checkpoint(student.size, student.method)
         return found
 
+    def _checkpoint(self, size: str, method: Method) -> str:
+        """Return the hash of a network's checkpoint, or what stands for one that is not there yet."""
+        try:
+            return self._hash(self._stages.source(size, method).path(self._fold))
+        except TrainingError:  # not prepared yet, so that nobody knows where it will be
+            return _MISSING
+
     def _hash(self, path: Path) -> str:
-        return self.hashes.of(path) if path.is_file() else text_hash("missing")
+        return self.hashes.of(path) if path.is_file() else _MISSING
 
     def _check_teacher(self) -> None:
         from distillation.teacher import load_model_folder

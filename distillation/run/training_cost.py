@@ -103,7 +103,7 @@ def training_bytes(work: TrainingWork) -> int:
             _loss(network(batch))
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
     activations = {key: size for key, size in kept.items() if key not in weights}
-    parameters = 4 * sum(parameter.numel() for parameter in network.parameters())
+    parameters: int = 4 * sum(parameter.numel() for parameter in network.parameters())
     total = PROCESS_BYTES + sum(activations.values()) + _OPTIMISER_COPIES * parameters
     total += _PASSING_TENSORS * max(activations.values(), default=0)
     return total if work.teacher is None else total + _inference_bytes(work.teacher, work)
@@ -148,8 +148,9 @@ def _inference_bytes(configuration: dict[str, Any], work: TrainingWork) -> int:
                 module.register_forward_hook(see)
         batch = torch.empty(work.batch_size, work.channels, *configuration["patch_size"])
         with torch.inference_mode():
-            kept = (*network.encoder(batch), network(batch))
-    weights = 4 * sum(parameter.numel() for parameter in network.parameters())
+            skips: list[torch.Tensor] = network.get_submodule("encoder")(batch)
+            kept = (*skips, network(batch))
+    weights: int = 4 * sum(parameter.numel() for parameter in network.parameters())
     return weights + sum(4 * tensor.numel() for tensor in kept) + largest
 
 
