@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _set_workers()
+        if options.command == "validation":
+            _validation(options)
+            return 0
         stages = _stages(options)
         _COMMANDS[options.command](stages, options)
     except KDSegmentatorError as error:
@@ -117,6 +120,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--calibration-windows", type=_count, default=CALIBRATION_WINDOWS, metavar="N", help="0 for no int8"
     )
+    validation = commands.add_parser(
+        "validation", help="write the tables of several evaluated workspaces (tasks, seeds) to one Markdown page"
+    )
+    validation.add_argument("workspaces", nargs="+", type=Path, metavar="WORKSPACE", help="evaluated workspaces")
+    validation.add_argument("--output", type=Path, required=True, help="the page, for example docs/validation.md")
     commands.add_parser("report", parents=[common], help="write the report of what was evaluated, HTML and Markdown")
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
     export.add_argument("--output", type=Path, required=True, help="folder for the packs, one folder each")
@@ -248,6 +256,14 @@ def _run(stages: Stages, options: argparse.Namespace) -> None:
 
 def _report(stages: Stages, options: argparse.Namespace) -> None:  # noqa: ARG001 - all stages are called alike
     print(f"written to {stages.report()}")
+
+
+def _validation(options: argparse.Namespace) -> None:
+    from distillation.evaluation.tables import write_text
+    from distillation.report.validation import validation_page
+
+    write_text(options.output, validation_page(options.workspaces))
+    print(f"written to {options.output}")
 
 
 def _say(text: str) -> None:

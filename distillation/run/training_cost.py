@@ -151,7 +151,8 @@ def _inference_bytes(configuration: dict[str, Any], work: TrainingWork) -> int:
             skips: list[torch.Tensor] = network.get_submodule("encoder")(batch)
             kept = (*skips, network(batch))
     weights: int = 4 * sum(parameter.numel() for parameter in network.parameters())
-    return weights + sum(4 * tensor.numel() for tensor in kept) + largest
+    bytes_kept: int = sum(4 * tensor.numel() for tensor in kept)
+    return weights + bytes_kept + largest
 
 
 def _loss(outputs: list[torch.Tensor]) -> torch.Tensor:

@@ -1,0 +1,181 @@
+"""Plots of a report: accuracy against size, structures, differences of the cases, training curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from distillation.evaluation.statistics import METRIC_TITLES, METRICS
+from distillation.report.content import TEACHER
+from distillation.report.figure import COLORS, Picture, new_figure, save
+
+if TYPE_CHECKING:
+    from distillation.report.content import TaskResults
+    from distillation.run.training_log import TrainingLog
+    from KDSegmentatorLib.packs.manifest import Interval
+
+_MOST_LABELS = 60
+"""Structures that a plot can show one below the other."""
+
+
+def method_colors(models: Sequence[str]) -> dict[str, str]:
+    """Return a colour for every method; that of the teacher is black."""
+    methods = dict.fromkeys(model.partition(" ")[2] for model in models if model != TEACHER)
+    colors = {method: COLORS[n % (len(COLORS) - 1)] for n, method in enumerate(methods)}
+    return {**colors, "teacher": COLORS[-1]}
+
+
+def accuracy_plot(results: TaskResults) -> Picture | None:
+    """Return all metrics against the number of parameters; None if the parameters are not known."""
+    parameters = {each.model: each.parameters for each in results.efficiency}
+    joined = {model: result for model, result in results.joined().items() if model in parameters}
+    if not joined:
+        return None
+    colors = method_colors(results.models)
+    figure = new_figure(10.5, 3.6)
+    for axes, metric in zip(figure.subplots(1, len(METRICS)), METRICS, strict=True):
+        if TEACHER in joined:
+            axes.axhline(joined[TEACHER].mean(metric), color=COLORS[-1], linewidth=0.8, linestyle=":")
+        for place, method in enumerate(colors):
+            found = sorted((parameters[model], model) for model in joined if model.partition(" ")[2] == method)
+            if not found:
+                continue
+            shift = 1.03 ** (place - len(colors) / 2)  # so that the intervals do not hide each other
+            _with_intervals(
+                axes,
+                [count * shift for count, _ in found],
+                [joined[model].metrics[metric].mean for _, model in found],
+                color=colors[method],
+                label=method,
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel("parameters")
+        axes.set_title(METRIC_TITLES[metric] + (", lower is better" if metric == "hd95_mm" else ""), fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    caption = "Accuracy against size: means over cases with 95 % bootstrap intervals; dotted: the teacher."
+    return save(figure, "accuracy", caption)
+
+
+def label_plot(results: TaskResults) -> Picture | None:
+    """Return the Dice of every structure by network; None with more structures than can be shown."""
+    if len(results.labels) > _MOST_LABELS:
+        return None
+    joined = results.joined()
+    colors = method_colors(results.models)
+    figure = new_figure(8, 1.2 + 0.25 * len(results.labels) * max(2, len(joined) / 2))
+    axes = figure.subplots()
+    step = 0.8 / len(joined)
+    for n, (model, result) in enumerate(joined.items()):
+        size, _, method = model.partition(" ")
+        found = [
+            (row + (n + 0.5) * step - 0.4, result.metrics["dice"].labels[value])
+            for row, value in enumerate(results.labels)
+            if value in result.metrics["dice"].labels
+        ]
+        if not found:
+            continue
+        _with_intervals(
+            axes,
+            [place for place, _ in found],
+            [interval for _, interval in found],
+            color=colors[method],
+            label=model,
+            marker=_marker(size, results),
+            horizontal=True,
+        )
+    axes.set_yticks(range(len(results.labels)), list(results.labels.values()))
+    axes.invert_yaxis()
+    axes.set_xlabel("Dice")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=min(4, len(joined)), frameon=False)
+    return save(figure, "structures", "Dice by structure: means over cases with 95 % bootstrap intervals.")
+
+
+def difference_plot(results: TaskResults) -> Picture | None:
+    """Return the paired differences of the cases, distilled - plain; None if there is no such pair."""
+    joined = results.joined()
+    pairs = list(dict.fromkeys((each.better, each.baseline) for each in results.comparisons()))
+    if not pairs:
+        return None
+    colors = method_colors(results.models)
+    figure = new_figure(10.5, 1.4 + 0.5 * len(pairs))
+    for axes, metric in zip(figure.subplots(1, len(METRICS), sharey=True), METRICS, strict=True):
+        for row, (better, baseline) in enumerate(pairs):
+            new, old = (joined[name].metrics[metric].cases for name in (better, baseline))
+            values = [new[case] - old[case] for case in sorted(new)]
+            places = [row + 0.3 * _spread(n, len(values)) for n in range(len(values))]
+            axes.scatter(values, places, s=9, alpha=0.55, color=colors[better.partition(" ")[2]], linewidths=0)
+            axes.plot([sum(values) / len(values)] * 2, [row - 0.35, row + 0.35], color=COLORS[-1], linewidth=1.4)
+        axes.axvline(0, color="#888888", linewidth=0.8)
+        axes.set_title(METRIC_TITLES[metric] + (", left is better" if metric == "hd95_mm" else ""), fontsize=10)
+        axes.spines[["top", "right"]].set_visible(False)
+    axes.set_yticks(range(len(pairs)), [better for better, _ in pairs])
+    axes.set_ylim(len(pairs) - 0.4, -0.6)
+    caption = "Distilled - plain of the same size: one dot a case, the line is the mean; right of 0 is better."
+    return save(figure, "differences", caption)
+
+
+def training_plot(logs: Mapping[str, TrainingLog]) -> Picture | None:
+    """Return the training curves: all parts of the loss, and nnU-Net's pseudo Dice where it is known."""
+    curves = list(dict.fromkeys(name for log in logs.values() for name in log.curves))
+    if not curves:
+        return None
+    columns = min(3, len(curves))
+    rows = math.ceil(len(curves) / columns)
+    figure = new_figure(3.5 * columns, 0.6 + 2.5 * rows)
+    colors = {model: COLORS[n % len(COLORS)] for n, model in enumerate(logs)}
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    handles: dict[str, Any] = {}
+    for axes, curve in zip(grid, curves, strict=False):
+        for model, log in logs.items():
+            if curve in log.curves:
+                epochs = [epoch + 1 for epoch in log.epochs]
+                (handles[model],) = axes.plot(epochs, log.curves[curve], color=colors[model], linewidth=1.2)
+        axes.set_title(curve.replace("_", " "), fontsize=10)
+        axes.set_xlabel("epoch")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in list(grid):
+        axes.set_axis_off()
+    figure.legend(
+        handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False
+    )
+    caption = (
+        "Training curves, epoch by epoch. A student with a warm-up starts from its weights. The losses of different "
+        "methods have different terms and are not to be compared with each other."
+    )
+    return save(figure, "training", caption)
+
+
+def _with_intervals(
+    axes: Any,
+    places: Sequence[float],
+    intervals: Sequence[Interval],
+    *,
+    color: str,
+    label: str,
+    marker: str = "o",
+    horizontal: bool = False,
+) -> None:
+    means = [interval.mean for interval in intervals]
+    errors = [
+        [max(0.0, interval.mean - interval.low) for interval in intervals],
+        [max(0.0, interval.high - interval.mean) for interval in intervals],
+    ]
+    style = {"color": color, "marker": marker, "markersize": 4.5, "capsize": 2, "linewidth": 1, "label": label}
+    if horizontal:
+        axes.errorbar(means, places, xerr=errors, linestyle="none", **style)
+    else:
+        axes.errorbar(places, means, yerr=errors, linestyle="-", **style)
+
+
+def _marker(size: str, results: TaskResults) -> str:
+    sizes = list(dict.fromkeys(model.partition(" ")[0] for model in results.models))
+    return "osD^v"[sizes.index(size) % 5]
+
+
+def _spread(n: int, count: int) -> float:
+    """Return a place from -1 to 1 that neighbours do not share."""
+    return 0.0 if count == 1 else 2 * ((n * 0.618034) % 1) - 1
