@@ -100,7 +100,7 @@ def run(
                 _clear_prepared(stages)
         forecast = forecasts.of(step, status)
         check_machine(step, forecast, stages.folder, device=options.device)
-        say(f"{title}: {describe_forecast(forecast)}")
+        say(f"{title}: {describe_forecast(forecast)}{_left(chosen[number - 1 :], records, forecasts)}")
         _run_step(step, inputs, records, stages, say)
         say(f"{title}: done in {duration(records.read(step.name))}")
     steps.hashes.save()
@@ -142,6 +142,16 @@ def clock(seconds: float) -> str:
 def duration(record: StepRecord | None) -> str:
     """Return how long a recorded step took."""
     return "unknown time" if record is None or record.seconds is None else clock(record.seconds)
+
+
+def _left(steps: Sequence[Step], records: Records, forecasts: Forecasts) -> str:
+    """Return how long these steps will take together, for people, as far as that is known; nothing for a single one."""
+    found = [forecasts.of(step, records.status(step.name, _inputs(step))) for step in steps]
+    known = [forecast.seconds for forecast in found if forecast.seconds is not None]
+    if len(known) < 2:
+        return ""
+    unknown = len(found) - len(known)
+    return f"; {clock(sum(known))} left in all" + (f", {unknown} steps of unknown time not counted" if unknown else "")
 
 
 def _run_step(step: Step, inputs: dict[str, str], records: Records, stages: Stages, say: Callable[[str], None]) -> None:

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch", reason="install the extra 'distill'")
+pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
+
+import distillation.run.forecast as module
+from distillation.run.forecast import Forecast, check_machine
+from distillation.run.steps import STAGES, Step, parse_stages
+from distillation.run.training_cost import TrainingWork, measure_steps, training_bytes
+from KDSegmentatorLib.errors import InsufficientMemoryError, InvalidSettingsError, TrainingError
+
+
+def work(configuration: dict[str, Any], teacher: dict[str, Any] | None = None) -> TrainingWork:
+    return TrainingWork(
+        configuration=configuration, teacher=teacher, channels=1, labels=3, batch_size=2, steps=10, validation_steps=4
+    )
+
+
+def configuration(plans: Callable[..., Any], features: Sequence[int], patch: Sequence[int]) -> dict[str, Any]:
+    found: dict[str, Any] = plans(
+        "dynamic_network_architectures.architectures.unet.PlainConvUNet", tuple(features), tuple(patch)
+    )["configurations"]["3d_fullres"]
+    return found
+
+
+def test_memory_is_forecast_as_it_is_measured(plans: Callable[..., Any]) -> None:
+    asked = work(configuration(plans, (8, 16), (64, 64, 96)), configuration(plans, (16, 32), (64, 64, 96)))
+    measured = measure_steps(asked)
+    assert measured.step_seconds > 0
+    assert asked.seconds(measured) == 10 * measured.step_seconds + 4 * measured.validation_seconds
+    if measured.peak_bytes is not None:
+        assert training_bytes(asked) == pytest.approx(measured.peak_bytes, rel=0.35)
+
+
+def test_memory_grows_with_patch_and_teacher(plans: Callable[..., Any]) -> None:
+    small, large = (configuration(plans, (16, 32), (size,) * 3) for size in (64, 128))
+    plain = training_bytes(work(small))
+    assert training_bytes(work(small, configuration(plans, (64, 128), (64,) * 3))) > plain
+    from distillation.run.training_cost import PROCESS_BYTES
+
+    assert training_bytes(work(large)) - PROCESS_BYTES == pytest.approx(8 * (plain - PROCESS_BYTES), rel=0.05)
+
+
+def step() -> Step:
+    return Step(stage="students", name="student x1/4 logit", inputs=dict, outputs=list, work=lambda: None)
+
+
+def test_a_machine_that_is_too_small_is_refused(tmp_path: Path) -> None:
+    check_machine(step(), Forecast(memory_bytes=1, disk_bytes=1), tmp_path, device="cpu")
+    with pytest.raises(InsufficientMemoryError, match=r"student x1/4 logit needs about 1000000\.0 GB.*batch_size"):
+        check_machine(step(), Forecast(memory_bytes=10**15), tmp_path, device="cpu")
+    check_machine(step(), Forecast(memory_bytes=10**15), tmp_path, device="cuda")
+    with pytest.raises(TrainingError, match=r"will write about 1000000000\.0 GB.*--workspace"):
+        check_machine(step(), Forecast(disk_bytes=10**18), tmp_path, device="cpu")
+
+
+def test_no_trial_steps_where_they_would_not_fit(plans: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_: TrainingWork) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(module, "measure_steps", forbidden)
+    forecasts = module.Forecasts(None, measure=True)  # type: ignore[arg-type]
+    assert forecasts._steps_of(work(configuration(plans, (16, 32), (16,) * 3)), 10**15) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (None, STAGES),
+        ("evaluate", ("evaluate",)),
+        ("students-export", ("students", "evaluate", "export")),
+    ],
+)
+def test_stages_by_name(text: str | None, expected: tuple[str, ...]) -> None:
+    assert parse_stages(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "train", "export-students", "prepare-teacher-students", "prepare-"])
+def test_stages_that_make_no_sense(text: str) -> None:
+    with pytest.raises(InvalidSettingsError, match="--stage"):
+        parse_stages(text)
