@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="install the extra 'distill'")
+
+from distillation.evaluation.scores import Score, write_scores
+from distillation.evaluation.statistics import summarise
+from distillation.report.content import TaskResults, join_seeds, read_results
+from distillation.report.tables import accuracy_table, comparison_table, label_table, verdicts
+from distillation.report.validation import validation_page
+from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
+from support.scores import score
+
+MODELS = {"x1 teacher": 0.06, "x1/4 plain": 0.0, "x1/4 logit": 0.03, "x1/4 reco": -0.02}
+"""Networks, and by how much each is better than the plain one."""
+
+
+def rows(seed: int = 0) -> list[Score]:
+    random = np.random.default_rng(0)
+    base = random.uniform(0.7, 0.85, size=(12, 2))
+    noise = np.random.default_rng(seed + 1)
+    return [
+        score(model=model, pack_hash=f"{model} {seed}", case=f"c{case:02d}", label=label + 1, dice=float(value))
+        for model, gain in MODELS.items()
+        for case in range(12)
+        for label in range(2)
+        for value in [base[case, label] + gain + noise.normal(0, 0.003)]
+    ]
+
+
+def workspace(folder: Path, seed: int = 0, task: str = "spheres", scores: list[Score] | None = None) -> Path:
+    """Write what ``evaluate`` leaves."""
+    found = rows(seed) if scores is None else scores
+    into = folder / "evaluation"
+    into.mkdir(parents=True)
+    other = [replace(row, pack_hash="an earlier pack", dice=0.1) for row in found[:5]]
+    write_scores(into / "scores.csv", [*other, *found])
+    content = {
+        "dataset": "Generated spheres",
+        "split": "twelve cases",
+        "surface": {"tolerance_mm": 1.0, "surface": "voxels"},
+        "about": {
+            "task": task,
+            "title": task.capitalize(),
+            "seed": seed,
+            "labels": {"1": "Front | left", "2": "Back"},
+            "pack_hashes": {row.model: row.pack_hash for row in found},
+        },
+    }
+    (into / "evaluation.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> TaskResults:
+    return read_results(workspace(tmp_path / "work"))
+
+
+def test_only_the_packs_that_were_evaluated_count(results: TaskResults) -> None:
+    assert results.models == tuple(MODELS)
+    assert len(results.scores[0]) == len(rows())
+    expected = summarise("x1/4 logit", rows())
+    assert results.joined()["x1/4 logit"] == expected
+
+
+def test_tables_have_the_numbers(results: TaskResults) -> None:
+    joined = results.joined()
+    table = accuracy_table(results)
+    logit = next(row for row in table.rows if row[0] == "x1/4 logit")
+    assert logit[1].startswith(f"{joined['x1/4 logit'].mean('dice'):.4f} (")
+    assert logit[-1] == f"{joined['x1/4 logit'].mean('dice') / joined['x1 teacher'].mean('dice'):.1%}"
+    compared = comparison_table(results)
+    assert compared is not None
+    assert [row[:2] for row in compared.rows[:3]] == [("x1/4 logit", each) for each in ("Dice", "NSD", "HD95 (mm)")]
+    recovered = float(compared.rows[0][-1].rstrip("%"))
+    assert recovered == pytest.approx(50, abs=5)
+    labels = label_table(results, "dice")
+    assert labels.rows[1][0] == "Back"
+    assert labels.rows[1][-1] == "12"
+
+
+def test_it_says_plainly_where_distillation_does_not_help(results: TaskResults) -> None:
+    said = verdicts(results)
+    assert any(line.startswith("x1/4 logit is better than x1/4 plain by Dice (+0.0") for line in said)
+    assert any(re.match(r"x1/4 reco is WORSE than x1/4 plain by Dice \(-0\.0.*does not help", line) for line in said)
+    assert any(line.startswith("x1/4 reco has a lower mean Dice than x1/4 plain in: Front | left") for line in said)
+
+
+def test_nothing_shown_is_said_as_such(tmp_path: Path) -> None:
+    equal = [row for row in rows() if row.model != "x1/4 logit"]
+    equal += [replace(row, model="x1/4 logit") for row in equal if row.model == "x1/4 plain"]
+    said = verdicts(read_results(workspace(tmp_path / "work", scores=equal)))
+    assert any("x1/4 logit: no difference in Dice from x1/4 plain was shown (+0.0000, p = 1" in line for line in said)
+
+
+def test_seeds_are_averaged_case_by_case(tmp_path: Path) -> None:
+    several = [read_results(workspace(tmp_path / str(seed), seed)) for seed in (0, 1, 2)]
+    (joined,) = join_seeds(several)
+    assert joined.seeds == (0, 1, 2)
+    found = joined.joined()["x1/4 plain"].metrics["dice"].cases
+    assert found.keys() == several[0].joined()["x1/4 plain"].metrics["dice"].cases.keys()  # twelve cases, not 36
+    for case, value in found.items():
+        each = [result.joined()["x1/4 plain"].metrics["dice"].cases[case] for result in several]
+        assert value == pytest.approx(np.mean(each))
+    spread = np.std([result.joined()["x1/4 plain"].mean("dice") for result in several], ddof=1)
+    table = accuracy_table(joined)
+    assert table.header[-1] == "SD of Dice over seeds"
+    assert table.rows[1][-1] == f"{spread:.4f}"
+
+
+def test_seeds_that_do_not_fit_together(tmp_path: Path) -> None:
+    first = read_results(workspace(tmp_path / "a", 0))
+    with pytest.raises(InvalidSettingsError, match="two workspaces of spheres have the seed 0"):
+        join_seeds([first, read_results(workspace(tmp_path / "b", 0))])
+    fewer = [row for row in rows(1) if row.case != "c03"]
+    with pytest.raises(InvalidSettingsError, match="evaluated on other cases"):
+        join_seeds([first, read_results(workspace(tmp_path / "c", 1, scores=fewer))])
+
+
+def test_the_validation_page_has_every_task(tmp_path: Path) -> None:
+    folders = [
+        workspace(tmp_path / "a", 0),
+        workspace(tmp_path / "b", 1),
+        workspace(tmp_path / "c", 0, task="cubes"),
+    ]
+    page = validation_page(folders)
+    assert page.count("\n## ") == 2
+    assert "Seeds: 0, 1." in page
+    assert "One seed: 0." in page
+    assert "Front \\| left" in page  # a bar in a name does not break the table
+    widths = [line.replace("\\|", "").count("|") for line in page.splitlines() if line.startswith("| Front")]
+    assert set(widths) == {len(MODELS) + 3}
+    assert validation_page(folders) == page
+
+
+def test_a_workspace_without_evaluation(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"evaluation\.json is missing; run 'kdseg-distill evaluate' first"):
+        read_results(tmp_path)
+    workspace(tmp_path / "old")
+    (tmp_path / "old" / "evaluation" / "evaluation.json").write_text('{"dataset": "D"}')
+    with pytest.raises(ExportError, match="run 'kdseg-distill evaluate' again"):
+        read_results(tmp_path / "old")
