@@ -250,7 +250,7 @@ def _run(stages: Stages, options: argparse.Namespace) -> None:
     if not options.dry_run:
         run(steps, stages, wanted, chosen, say=_say)
         return
-    for each in plan_run(steps, stages, wanted, measure=not options.no_measure):
+    for each in plan_run(steps, stages, wanted, measure=options.device == "cpu" and not options.no_measure):
         print(f"{each.step.name}: {describe_status(each.status)}; {describe_forecast(each.forecast)}")
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
-from KDSegmentatorLib.errors import ExportError
+from KDSegmentatorLib.errors import ExportError, KDSegmentatorError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.machine.peak_memory import peak_memory
@@ -61,7 +61,7 @@ def running_cost(pack: StudentPack, image: Path, *, threads: int | None = None, 
     try:
         return RunningCost(**json.loads(done.stdout.splitlines()[-1]))
     except (IndexError, ValueError, TypeError) as error:
-        words = done.stderr.strip()[-500:] or f"exit code {done.returncode}"
+        words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise ExportError(f"the run of {pack.manifest.id} on {image} could not be measured: {words}") from error
 
 
@@ -84,4 +84,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KDSegmentatorError as error:
+        sys.exit(str(error))

@@ -122,6 +122,7 @@ class Forecasts:
             batch_size=settings.batch_size,
             steps=epochs * settings.iterations_per_epoch,
             validation_steps=epochs * settings.validation_iterations,
+            precision=settings.precision,
         )
 
     def _steps_of(self, work: TrainingWork, memory: int) -> MeasuredSteps | None:

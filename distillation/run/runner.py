@@ -84,7 +84,7 @@ def run(
     stages.folder.mkdir(parents=True, exist_ok=True)
     check_before_start(stages)
     records = Records(stages.folder / "run")
-    forecasts = Forecasts(stages, measure=True)
+    forecasts = Forecasts(stages, measure=options.device == "cpu")
     chosen = [step for step in steps.all() if step.stage in wanted]
     for number, step in enumerate(chosen, start=1):
         inputs = _inputs(step)

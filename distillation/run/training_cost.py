@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from distillation.settings import Precision
+
 PROCESS_BYTES = 900_000_000
 """Python with torch and nnU-Net loaded, before the first network."""
 
@@ -46,6 +48,7 @@ class TrainingWork:
         batch_size: patches a step.
         steps: optimiser steps.
         validation_steps: forward passes between the epochs.
+        precision: as in :class:`distillation.settings.TrainingSettings`.
     """
 
     configuration: dict[str, Any]
@@ -55,6 +58,7 @@ class TrainingWork:
     batch_size: int
     steps: int
     validation_steps: int
+    precision: Precision = "auto"
 
     def seconds(self, measured: MeasuredSteps) -> float:
         """Return how long it will take: the networks' share, augmentation comes on top."""
@@ -125,7 +129,7 @@ def measure_steps(work: TrainingWork) -> MeasuredSteps:
     try:
         return MeasuredSteps(**json.loads(done.stdout.splitlines()[-1]))
     except (IndexError, ValueError, TypeError) as error:
-        words = done.stderr.strip()[-500:] or f"exit code {done.returncode}; was memory short?"
+        words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}; was memory short?"])[-1]
         raise TrainingError(f"a trial step of the training failed: {words}") from error
 
 
@@ -169,6 +173,7 @@ def _loss(outputs: list[torch.Tensor]) -> torch.Tensor:
 def _measure(work: TrainingWork) -> MeasuredSteps:
     import torch
 
+    from distillation.precision import training_dtype
     from distillation.teacher import build_network
 
     torch.manual_seed(0)
@@ -182,12 +187,17 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
     optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.99, nesterov=True)
     batch = torch.randn(work.batch_size, work.channels, *work.configuration["patch_size"])
     batch = batch.contiguous(memory_format=torch.channels_last_3d)
+    dtype = training_dtype(work.precision, torch.device("cpu"))
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
     steps, validations = [], []
     for _ in range(1 + _MEASURED_STEPS):
         start = time.perf_counter()
-        loss = _loss(network(batch))
+        with autocast:
+            outputs = network(batch)
+        loss = _loss([output.float() for output in outputs])
+        del outputs
         if teacher is not None:
-            with torch.inference_mode():
+            with torch.inference_mode(), autocast:
                 teacher(batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -195,7 +205,7 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
         steps.append(time.perf_counter() - start)
         del loss
         start = time.perf_counter()
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast:
             network(batch)
         validations.append(time.perf_counter() - start)
     return MeasuredSteps(

@@ -18,7 +18,14 @@ from KDSegmentatorLib.errors import InsufficientMemoryError, InvalidSettingsErro
 
 def work(configuration: dict[str, Any], teacher: dict[str, Any] | None = None) -> TrainingWork:
     return TrainingWork(
-        configuration=configuration, teacher=teacher, channels=1, labels=3, batch_size=2, steps=10, validation_steps=4
+        configuration=configuration,
+        teacher=teacher,
+        channels=1,
+        labels=3,
+        batch_size=2,
+        steps=10,
+        validation_steps=4,
+        precision="float32",
     )
 
 
