@@ -206,6 +206,8 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
         progress=_print_progress,
     )
     print(result.table)
+    if not options.mirroring:  # what a network costs is stated the way it is run by default
+        stages.measure_efficiency(packs, threads=options.threads)
     print(f"written to {stages.folder / 'evaluation'}")
 
 

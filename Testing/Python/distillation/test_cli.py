@@ -7,7 +7,7 @@ pytest.importorskip("yaml", reason="install the extra 'distill'")
 from distillation.cli import _set_workers, main
 
 
-@pytest.mark.parametrize("stage", ["prepare", "train-teacher", "distil", "evaluate", "export"])
+@pytest.mark.parametrize("stage", ["prepare", "train-teacher", "distil", "evaluate", "export", "report", "run"])
 def test_every_stage_has_help(stage, capsys):
     with pytest.raises(SystemExit) as stop:
         main([stage, "--help"])

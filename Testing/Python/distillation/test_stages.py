@@ -171,6 +171,7 @@ def test_the_command_hands_the_number_of_windows_on(
     monkeypatch.setattr(Stages, "teacher_pack", lambda *arguments: teacher_pack)
     monkeypatch.setattr(Stages, "student_pack", lambda *arguments: teacher_pack)
     monkeypatch.setattr(Stages, "evaluate", evaluate)
+    monkeypatch.setattr(Stages, "measure_efficiency", lambda *arguments, **options: None)
     path = tmp_path / "spheres.yaml"
     path.write_text(recipe_text)
     assert main(["evaluate", str(path), "--workspace", str(tmp_path), *given]) == 0

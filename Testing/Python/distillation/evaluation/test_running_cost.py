@@ -38,7 +38,9 @@ def test_a_family_is_measured_and_kept(teacher_pack: StudentPack, spheres: Path,
 
 
 def test_a_run_that_fails_says_why(teacher_pack: StudentPack, spheres: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"the run of spheres-x1 on .*missing\.nii\.gz could not be measured: .*no such file"):
+    with pytest.raises(
+        ExportError, match=r"run of spheres-x1 on .*missing\.nii\.gz could not be measured:.*no such file"
+    ):
         running_cost(teacher_pack, tmp_path / "missing.nii.gz")
     damaged = replace(teacher_pack, folder=tmp_path)
     with pytest.raises(ExportError, match=r"could not be measured: .*manifest\.json"):

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
+from distillation.cli import main
 from distillation.evaluation.scores import Score, write_scores
 from distillation.evaluation.statistics import summarise
 from distillation.report.content import TaskResults, join_seeds, read_results
@@ -147,3 +148,12 @@ def test_a_workspace_without_evaluation(tmp_path: Path) -> None:
     (tmp_path / "old" / "evaluation" / "evaluation.json").write_text('{"dataset": "D"}')
     with pytest.raises(ExportError, match="run 'kdseg-distill evaluate' again"):
         read_results(tmp_path / "old")
+
+
+def test_the_command_writes_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, page = workspace(tmp_path / "a"), tmp_path / "validation.md"
+    assert main(["validation", str(folder), "--output", str(page)]) == 0
+    assert page.read_text(encoding="utf-8") == validation_page([folder])
+    assert main(["validation", str(tmp_path / "b"), "--output", str(page)]) == 2
+    assert "run 'kdseg-distill evaluate' first" in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8") == validation_page([folder])  # the earlier page stays

@@ -60,8 +60,8 @@ def states(text: str) -> dict[str, str]:
 def test_a_recipe_from_dataset_to_report(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dry = [*command, "--dry-run"]
-    assert main(dry) == 0
+    dry = [*command, *OPTIONS, "--dry-run"]
+    assert main([*dry, "--no-measure"]) == 0
     said = states(capsys.readouterr().out)
     names = ["prepare", "teacher", "student x1/2 plain", "student x1/2 logit", "evaluate", "export", "report"]
     assert list(said) == names
