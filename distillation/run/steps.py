@@ -174,6 +174,7 @@ class Steps:
             return {
                 **self._dataset_inputs(),
                 **self._checkpoint_inputs(),
+                "recipe's title": settings_hash(recipe.dataset.title),
                 "recipe's evaluation": settings_hash(recipe.evaluation),
                 "recipe's pack": settings_hash(recipe.pack),
                 "options": settings_hash(options),
@@ -226,7 +227,7 @@ class Steps:
         files = [raw.folder / "dataset.json", *(path for case in raw.cases for path in (case.image, case.label))]
         return {
             "dataset": self.hashes.of_all(files, raw.folder),
-            "recipe's dataset": settings_hash(self._stages.recipe.dataset),
+            "recipe's dataset": settings_hash(replace(self._stages.recipe.dataset, title="")),
         }
 
     def _training_inputs(self) -> dict[str, str]:
