@@ -12,7 +12,7 @@ from distillation.report.figure import COLORS, Picture, new_figure, save
 
 if TYPE_CHECKING:
     from distillation.report.content import TaskResults
-    from distillation.run.training_log import TrainingLog
+    from distillation.run.curves import TrainingCurves
     from KDSegmentatorLib.packs.manifest import Interval
 
 _MOST_LABELS = 60
@@ -118,7 +118,7 @@ def difference_plot(results: TaskResults) -> Picture | None:
     return save(figure, "differences", caption)
 
 
-def training_plot(logs: Mapping[str, TrainingLog]) -> Picture | None:
+def training_plot(logs: Mapping[str, TrainingCurves]) -> Picture | None:
     """Return the training curves: all parts of the loss, and nnU-Net's pseudo Dice where it is known."""
     curves = list(dict.fromkeys(name for log in logs.values() for name in log.curves))
     if not curves:

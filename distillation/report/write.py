@@ -20,7 +20,7 @@ from distillation.report.tables import (
     label_table,
     verdicts,
 )
-from distillation.run.training_log import read_training_log
+from distillation.run.curves import read_curves
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError, KDSegmentatorError
@@ -83,7 +83,7 @@ def _pictures(stages: Stages, results: TaskResults, packs: dict[str, StudentPack
     logs = {}
     for model, pack in packs.items():
         source = stages.source(pack.manifest.size, pack.manifest.provenance.method)
-        log = read_training_log(source.folder / f"fold_{stages.recipe.dataset.fold}")
+        log = read_curves(source.folder / f"fold_{stages.recipe.dataset.fold}")
         if log is not None:
             logs[model] = log
     found = [

@@ -12,9 +12,9 @@ import numpy as np
 from distillation.dataset import find_dataset, read_header
 from distillation.evaluation.scores import read_scores
 from distillation.plans import resolve_configuration, student_plans
+from distillation.run.curves import read_curves
 from distillation.run.hashes import settings_hash
 from distillation.run.training_cost import MeasuredSteps, TrainingWork, measure_steps, training_bytes
-from distillation.run.training_log import read_training_log
 from distillation.sizes import alpha_of
 from distillation.students import select_students
 from KDSegmentatorLib.errors import InsufficientMemoryError, KDSegmentatorError, TrainingError
@@ -142,7 +142,7 @@ class Forecasts:
         if step.trained is None:
             return None
         recipe = self._stages.recipe
-        log = read_training_log(step.trained() / f"fold_{recipe.dataset.fold}")
+        log = read_curves(step.trained() / f"fold_{recipe.dataset.fold}")
         if log is None or not log.seconds:
             return None
         epochs = recipe.teacher.epochs if step.student is None else recipe.student(step.student.size).epochs

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import platform
 import shutil
-import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,22 +12,18 @@ from distillation.prepare import SPLITS_NAME
 from distillation.run.forecast import Forecast, Forecasts, check_machine
 from distillation.run.preflight import check_before_start
 from distillation.run.record import Records, Status, StepRecord
-from distillation.run.training_log import LOG_NAME, read_training_log
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.machine.peak_memory import peak_memory
 from KDSegmentatorLib.machine.processor import processor_name
 from KDSegmentatorLib.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Sequence
 
     from distillation.run.steps import RunOptions, Stage, Step, Steps
     from distillation.stages import Stages
 
 _ON_ALL_NETWORKS = ("evaluate", "export", "report")
-
-_WATCH_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +95,7 @@ def run(
         forecast = forecasts.of(step, status)
         check_machine(step, forecast, stages.folder, device=options.device)
         say(f"{title}: {describe_forecast(forecast)}{_left(chosen[number - 1 :], records, forecasts)}")
-        _run_step(step, inputs, records, stages, say)
+        _run_step(step, inputs, records)
         say(f"{title}: done in {duration(records.read(step.name))}")
     steps.hashes.save()
 
@@ -154,7 +148,7 @@ def _left(steps: Sequence[Step], records: Records, forecasts: Forecasts) -> str:
     return f"; {clock(sum(known))} left in all" + (f", {unknown} steps of unknown time not counted" if unknown else "")
 
 
-def _run_step(step: Step, inputs: dict[str, str], records: Records, stages: Stages, say: Callable[[str], None]) -> None:
+def _run_step(step: Step, inputs: dict[str, str], records: Records) -> None:
     machine = {
         "processor": processor_name(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -163,8 +157,7 @@ def _run_step(step: Step, inputs: dict[str, str], records: Records, stages: Stag
     }
     records.write(StepRecord(step=step.name, finished=False, inputs=inputs, machine=machine))
     start = time.perf_counter()
-    with _watched(step, stages, say):
-        step.work()
+    step.work()
     outputs = tuple(str(path) for path in step.outputs())
     records.write(
         StepRecord(
@@ -217,35 +210,3 @@ def _clear_prepared(stages: Stages) -> None:
             shutil.rmtree(path)
         elif path.name != SPLITS_NAME:
             path.unlink()
-
-
-@contextmanager
-def _watched(step: Step, stages: Stages, say: Callable[[str], None]) -> Iterator[None]:
-    """Report the epochs of a training, with the time left, from the table that it writes."""
-    if step.trained is None:
-        yield
-        return
-    fold = step.trained() / f"fold_{stages.recipe.dataset.fold}"
-    recipe = stages.recipe
-    epochs = recipe.teacher.epochs if step.student is None else recipe.student(step.student.size).epochs
-    stop = threading.Event()
-    thread = threading.Thread(target=_watch, args=(fold, step.name, epochs, stop, say), daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _watch(fold: Path, name: str, epochs: int, stop: threading.Event, say: Callable[[str], None]) -> None:
-    reported = -1
-    while True:
-        ended = stop.wait(_WATCH_SECONDS)
-        log = read_training_log(fold) if (fold / LOG_NAME).is_file() else None
-        if log is not None and log.seconds and log.epochs[-1] > reported:
-            reported = log.epochs[-1]
-            left = max(0, epochs - reported - 1) * sum(log.seconds) / len(log.seconds)
-            say(f"{name}: epoch {reported + 1}/{epochs}, {clock(left)} left")
-        if ended:
-            return

@@ -17,7 +17,7 @@ from distillation.evaluation.scores import SurfaceSettings
 from distillation.report.content import TaskResults
 from distillation.report.plots import accuracy_plot, difference_plot, label_plot, training_plot
 from distillation.report.qualitative import Column, qualitative_figure
-from distillation.run.training_log import TrainingLog
+from distillation.run.curves import TrainingCurves
 from KDSegmentatorLib.analysis.planes import planes
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import Volume
@@ -126,7 +126,7 @@ def results() -> TaskResults:
 
 
 def test_plots_are_drawn_the_same_every_time(results: TaskResults) -> None:
-    logs = {"x1/4 plain": TrainingLog(epochs=(0, 1), curves={"loss": (1.0, 0.5), "logit": (0.2, 0.1)})}
+    logs = {"x1/4 plain": TrainingCurves(epochs=(0, 1), curves={"loss": (1.0, 0.5), "logit": (0.2, 0.1)})}
     for draw in (lambda: difference_plot(results), lambda: label_plot(results), lambda: training_plot(logs)):
         first, second = draw(), draw()
         assert first is not None

@@ -16,7 +16,7 @@ _KNOWN = {"epoch", "iteration", "learning_rate", "seconds"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingLog:
+class TrainingCurves:
     """One training, epoch by epoch.
 
     Attributes:
@@ -31,7 +31,7 @@ class TrainingLog:
     seconds: tuple[float, ...] = ()
 
 
-def read_training_log(fold_folder: Path) -> TrainingLog | None:
+def read_curves(fold_folder: Path) -> TrainingCurves | None:
     """Return what is known about a training; None if it left nothing readable."""
     table = _from_table(fold_folder / LOG_NAME)
     if table is not None:
@@ -42,7 +42,7 @@ def read_training_log(fold_folder: Path) -> TrainingLog | None:
     return None
 
 
-def _from_table(path: Path) -> TrainingLog | None:
+def _from_table(path: Path) -> TrainingCurves | None:
     """Return means over the rows of an epoch: there may be several."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -61,10 +61,10 @@ def _from_table(path: Path) -> TrainingLog | None:
         seconds = tuple(sum(_number(row["seconds"]) for row in by_epoch[epoch]) for epoch in epochs)
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return None
-    return TrainingLog(epochs=epochs, curves=curves, seconds=seconds)
+    return TrainingCurves(epochs=epochs, curves=curves, seconds=seconds)
 
 
-def _from_checkpoint(path: Path) -> TrainingLog | None:
+def _from_checkpoint(path: Path) -> TrainingCurves | None:
     from distillation.teacher import read_checkpoint
     from KDSegmentatorLib.errors import TeacherError
 
@@ -83,7 +83,7 @@ def _from_checkpoint(path: Path) -> TrainingLog | None:
             curves[name] = tuple(values + [math.nan] * (count - len(values)))
     starts, ends = log.get("epoch_start_timestamps") or (), log.get("epoch_end_timestamps") or ()
     seconds = tuple(float(end) - float(start) for start, end in zip(starts, ends, strict=False))
-    return TrainingLog(epochs=tuple(range(count)), curves=curves, seconds=seconds)
+    return TrainingCurves(epochs=tuple(range(count)), curves=curves, seconds=seconds)
 
 
 def _number(text: str | None) -> float:
