@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from distillation.run.curves import TrainingCurves
     from KDSegmentatorLib.packs.manifest import Interval
 
+_LINES = ("-", "--", ":", "-.")
+"""Of the sizes in training curves."""
+
 _MOST_LABELS = 60
 """Structures that a plot can show one below the other."""
 
@@ -50,6 +53,9 @@ def accuracy_plot(results: TaskResults) -> Picture | None:
                 label=method,
             )
         axes.set_xscale("log")
+        counts = sorted({parameters[model] for model in joined})
+        axes.set_xticks(counts, [f"{count / 1e6:.3g} M" for count in counts])
+        axes.minorticks_off()
         axes.set_xlabel("parameters")
         axes.set_title(METRIC_TITLES[metric] + (", lower is better" if metric == "hd95_mm" else ""), fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
@@ -110,11 +116,13 @@ def difference_plot(results: TaskResults) -> Picture | None:
             axes.scatter(values, places, s=9, alpha=0.55, color=colors[better.partition(" ")[2]], linewidths=0)
             axes.plot([sum(values) / len(values)] * 2, [row - 0.35, row + 0.35], color=COLORS[-1], linewidth=1.4)
         axes.axvline(0, color="#888888", linewidth=0.8)
-        axes.set_title(METRIC_TITLES[metric] + (", left is better" if metric == "hd95_mm" else ""), fontsize=10)
+        axes.set_title(
+            METRIC_TITLES[metric] + (", left is better" if metric == "hd95_mm" else ", right is better"), fontsize=10
+        )
         axes.spines[["top", "right"]].set_visible(False)
     axes.set_yticks(range(len(pairs)), [better for better, _ in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
-    caption = "Distilled - plain of the same size: one dot a case, the line is the mean; right of 0 is better."
+    caption = "Distilled - plain of the same size: one dot a case, the line is the mean."
     return save(figure, "differences", caption)
 
 
@@ -126,18 +134,21 @@ def training_plot(logs: Mapping[str, TrainingCurves]) -> Picture | None:
     columns = min(3, len(curves))
     rows = math.ceil(len(curves) / columns)
     figure = new_figure(3.5 * columns, 0.6 + 2.5 * rows)
-    colors = {model: COLORS[n % len(COLORS)] for n, model in enumerate(logs)}
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    colors = method_colors(list(logs))
+    sizes = list(dict.fromkeys(model.partition(" ")[0] for model in logs))
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     handles: dict[str, Any] = {}
     for axes, curve in zip(grid, curves, strict=False):
         for model, log in logs.items():
+            size, _, method = model.partition(" ")
+            style = {"color": colors[method], "linestyle": _LINES[sizes.index(size) % len(_LINES)], "linewidth": 1.2}
             if curve in log.curves:
                 epochs = [epoch + 1 for epoch in log.epochs]
-                (handles[model],) = axes.plot(epochs, log.curves[curve], color=colors[model], linewidth=1.2)
+                (handles[model],) = axes.plot(epochs, log.curves[curve], **style)
         axes.set_title(curve.replace("_", " "), fontsize=10)
         axes.set_xlabel("epoch")
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in list(grid):
+    for axes in grid[len(curves) :]:
         axes.set_axis_off()
     figure.legend(
         handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, len(handles)), frameon=False
