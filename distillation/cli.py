@@ -106,18 +106,18 @@ def _parser() -> argparse.ArgumentParser:
         help="evaluate the packs in this folder, in place and with their own networks, instead of exporting the "
         "workspace's: checkpoints are not needed, so that a machine with instructions for bfloat16 can add it later",
     )
-    run = commands.add_parser(
+    whole = commands.add_parser(
         "run", parents=[common, packs, device], help="all stages in their order; goes on where it was broken off"
     )
-    run.add_argument(
+    whole.add_argument(
         "--stage", metavar="S", help=f"one of {', '.join(STAGES)}, or a range as in students-evaluate (default: all)"
     )
-    run.add_argument("--dry-run", action="store_true", help="print what is done and what the rest will take")
-    run.add_argument("--no-measure", action="store_true", help="with --dry-run: no trial steps of the trainings")
-    run.add_argument("--output", type=Path, help="folder for the packs (default: WORKSPACE/family)")
-    run.add_argument("--bundles", type=Path, metavar="DIR", help="write MONAI bundles too")
-    run.add_argument("--threads", type=int, help="CPU threads of the engines (default: one a physical core)")
-    run.add_argument(
+    whole.add_argument("--dry-run", action="store_true", help="print what is done and what the rest will take")
+    whole.add_argument("--no-measure", action="store_true", help="with --dry-run: no trial steps of the trainings")
+    whole.add_argument("--output", type=Path, help="folder for the packs (default: WORKSPACE/family)")
+    whole.add_argument("--bundles", type=Path, metavar="DIR", help="write MONAI bundles too")
+    whole.add_argument("--threads", type=int, help="CPU threads of the engines (default: one a physical core)")
+    whole.add_argument(
         "--calibration-windows", type=_count, default=CALIBRATION_WINDOWS, metavar="N", help="0 for no int8"
     )
     validation = commands.add_parser(
@@ -206,7 +206,7 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
         progress=_print_progress,
     )
     print(result.table)
-    if not options.mirroring:  # what a network costs is stated the way it is run by default
+    if not options.mirroring and options.packs is None:  # what a network costs is stated the way it is run by default
         stages.measure_efficiency(packs, threads=options.threads)
     print(f"written to {stages.folder / 'evaluation'}")
 
