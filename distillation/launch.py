@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 TRAINER_FOLDER = Path(__file__).parent / "nnunet_trainers"
 
-TRAINERS: dict[Method, str] = {"plain": "KDSegPlainTrainer", "logit": "KDSegLogitTrainer"}
-"""Class of the trainer for each method."""
+PLAIN_TRAINER = "KDSegPlainTrainer"
+DISTILLING_TRAINER = "KDSegDistillingTrainer"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,8 @@ def train(
     Raises:
         TrainingError: the dataset is not preprocessed, or a run of the same name was started with other plans.
     """
-    method: Method = "plain" if TrainingSettings.from_plans(plans).distillation is None else "logit"
+    distillation = TrainingSettings.from_plans(plans).distillation
+    method: Method = "plain" if distillation is None else distillation.method
     folder = model_folder(workspace, dataset, method, plans["plans_name"], configuration)
     fold_folder = folder / f"fold_{fold}"
     if (fold_folder / "checkpoint_final.pth").is_file():
@@ -104,7 +105,7 @@ def train(
 
         resume = (fold_folder / "checkpoint_latest.pth").is_file()
         trainer = get_trainer_from_args(
-            dataset, configuration, fold, TRAINERS[method], plans["plans_name"], resume, device=torch.device(device)
+            dataset, configuration, fold, trainer_name(method), plans["plans_name"], resume, device=torch.device(device)
         )
         maybe_load_checkpoint(trainer, resume, False)
         trainer.run_training()
@@ -113,7 +114,12 @@ def train(
 
 def model_folder(workspace: Workspace, dataset: str, method: Method, plans_name: str, configuration: str) -> Path:
     """Return nnU-Net's folder for a training run."""
-    return workspace.results / dataset / f"{TRAINERS[method]}__{plans_name}__{configuration}"
+    return workspace.results / dataset / f"{trainer_name(method)}__{plans_name}__{configuration}"
+
+
+def trainer_name(method: Method) -> str:
+    """Return the class of the trainer for a method."""
+    return PLAIN_TRAINER if method == "plain" else DISTILLING_TRAINER
 
 
 def _check_finished(folder: Path, plans: dict[str, Any]) -> None:

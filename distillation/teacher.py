@@ -60,7 +60,7 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
     path = folder / f"fold_{fold}" / checkpoint
     if not path.is_file():
         raise TeacherError(f"{path}: no such file; train this fold first, or name another fold or checkpoint")
-    content = _read_checkpoint(path)
+    content = read_checkpoint(path)
     try:
         configuration_name = str(content["init_args"]["configuration"])
         weights = content["network_weights"]
@@ -94,7 +94,7 @@ def load_weights(network: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise TeacherError(f"{path}: no such checkpoint to start from")
-    content = _read_checkpoint(path)
+    content = read_checkpoint(path)
     if not isinstance(content.get("network_weights"), dict):
         raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint (no network_weights)")
     _put_weights(network, content["network_weights"], path)
@@ -121,7 +121,12 @@ def build_network(configuration: dict[str, Any], *, channels: int, labels: int, 
     return network
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running code from it.
+
+    Raises:
+        TeacherError: it is damaged, holds code, or is no checkpoint.
+    """
     scalar = np.float64(0).__reduce__()[0]
     # nnU-Net's training log holds numpy scalars; their dtype classes are what weights_only asks for.
     numpy_types = [scalar, np.dtype, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}]

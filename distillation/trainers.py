@@ -12,15 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.nn.parallel import DistributedDataParallel
 
-from distillation.losses import LogitDistillationLoss
+from distillation import distributed
+from distillation.distiller import Distiller, load_teachers
+from distillation.gradient_checkpointing import checkpoint_stages
 from distillation.precision import training_dtype
-from distillation.settings import TrainingSettings
-from distillation.teacher import load_model_folder, load_weights
+from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.teacher import load_weights, read_checkpoint
 from KDSegmentatorLib.errors import TeacherError, TrainingError
 
 GRADIENT_NORM_LIMIT = 12.0
 """nnU-Net's own limit."""
+
+_RANK_SEED_STEP = 1_000_003  # more than the epochs of any training
+_PARTS = "trained_along"
 
 
 class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries no types
@@ -41,18 +47,35 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         self.settings = TrainingSettings.from_plans(plans)
         _seed_everything(self.settings.seed)  # before the weights are drawn
         super().__init__(plans, configuration, fold, dataset_json, device)
+        # nnU-Net takes the process's number over all nodes for a device, and always one with CUDA
+        self.device = distributed.local_device(device.type)
+        if self.device.type == "cpu":
+            self.grad_scaler = None
         self.num_epochs = self.settings.epochs
         self.num_iterations_per_epoch = self.settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.settings.validation_iterations
         self.initial_lr = self.settings.initial_learning_rate
         self.save_every = 1
-        self.autocast_dtype = training_dtype(self.settings.precision, self.device)
+        # measured, so that processes could differ
+        self.autocast_dtype = distributed.from_first(training_dtype(self.settings.precision, self.device))
+        self.iteration = 0
+        """Optimiser steps of this epoch so far."""
 
     def initialize(self) -> None:
+        together = distributed.is_distributed()
+        self.is_ddp = False  # nnU-Net would wrap the network for the CUDA device of the number over all nodes
         super().initialize()
+        self.is_ddp = together
+        self.network: torch.nn.Module = self.network.to(memory_format=torch.channels_last_3d)
         if self.settings.initial_checkpoint is not None:
             load_weights(self.network, Path(self.settings.initial_checkpoint))
-        self.network: torch.nn.Module = self.network.to(memory_format=torch.channels_last_3d)
+        if self.settings.gradient_checkpointing:
+            checkpoint_stages(self.network)
+        if self.is_ddp:
+            self._set_batch_size_and_oversample()
+            self.loss = self._build_loss()
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.network, device_ids=devices)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
         self,
@@ -63,7 +86,9 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         return rotation, in_plane, patch_size, axes
 
     def on_train_epoch_start(self) -> None:
-        _seed_everything(self.settings.seed + 1 + self.current_epoch)
+        own = self.local_rank * _RANK_SEED_STEP  # processes must not draw the same patches
+        _seed_everything(self.settings.seed + 1 + self.current_epoch + own)
+        self.iteration = 0
         super().on_train_epoch_start()
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -72,32 +97,53 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             outputs = self.network(data)
-        loss = self.training_loss(data, [output.float() for output in outputs], target)
+        terms = self.loss_terms(data, outputs, target)
+        loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
+            values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
             raise TrainingError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch}; the last good state is in "
+                f"the loss became {loss.item()} in epoch {self.current_epoch} ({values}); the last good state is in "
                 f"{self.output_folder}. Lower initial_learning_rate or set precision to float32, and start again"
             )
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_LIMIT)
-        self.optimizer.step()
+        self.update()
+        self.iteration += 1
         return {"loss": loss.detach().cpu().numpy()}
 
-    def training_loss(
+    def loss_terms(
         self,
         data: torch.Tensor,  # noqa: ARG002 - for distillation
         outputs: list[torch.Tensor],
         target: list[torch.Tensor],
-    ) -> torch.Tensor:
-        """Return the scalar to minimise.
+    ) -> dict[str, torch.Tensor]:
+        """Return the scalars whose sum is to be minimised, by name.
 
         Args:
             data: (batch, channels, z, y, x), normalised intensities.
-            outputs: float32 logits (batch, classes, z, y, x), full resolution first.
+            outputs: logits (batch, classes, z, y, x), full resolution first.
             target: label maps (batch, 1, z, y, x) at the resolutions of ``outputs``.
         """
-        loss: torch.Tensor = self.loss(outputs, target)
-        return loss
+        return {"segmentation": self.loss([output.float() for output in outputs], target)}
+
+    def update(self) -> None:
+        """Take one optimiser step with the gradients that are there."""
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_LIMIT)
+        self.optimizer.step()
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        done = self.current_epoch * self.num_iterations_per_epoch + self.iteration
+        return float(done) / (self.num_epochs * self.num_iterations_per_epoch)
+
+    @property
+    def bare_network(self) -> torch.nn.Module:
+        """The network without what distributed training wraps round it."""
+        return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+
+    def further_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside nnU-Net's own, under ``kdsegmentator``."""
+        return {}
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         with self._autocast():
@@ -115,6 +161,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         super().save_checkpoint(str(partial))
         content = torch.load(partial, map_location="cpu", weights_only=False)  # written a moment ago by ourselves
         content["trainer_name"] = nnUNetTrainer.__name__
+        content[PLANS_KEY] = self.further_state()
         torch.save(content, partial)
         partial.replace(filename)
 
@@ -126,47 +173,47 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-class KDSegLogitTrainer(KDSegPlainTrainer):
-    """Adds the logit distillation loss: L = L_seg + lambda * L_KD, on the full-resolution output.
+class KDSegDistillingTrainer(KDSegPlainTrainer):
+    """Adds the losses between the student and a frozen teacher: L = L_seg + sum of weight * L_i.
 
-    The frozen teacher runs online on the same augmented patch as the student. It belongs to the trainer and not to the
-    network, so that it is in no checkpoint and gets no update.
+    The teacher runs online on the same augmented patch as the student. It belongs to the trainer and not to the
+    network, so that it is in no checkpoint and gets no update. What the losses train along has a parameter group of its
+    own, and a place of its own in the checkpoint, beside the student's weights: a resumed run goes on exactly.
     """
 
     def initialize(self) -> None:
         super().initialize()
-        distillation = self.settings.distillation
-        if distillation is None:
-            raise TeacherError("these plans name no teacher; write them with 'kdseg-distill distil --method logit'")
-        if distillation.teacher_fold != self.fold:
-            raise TeacherError(
-                f"the teacher was trained on fold {distillation.teacher_fold} and the student is to be trained on "
-                f"fold {self.fold}: the teacher has seen the student's held-out cases. Use the same fold"
-            )
-        teacher = load_model_folder(
-            Path(distillation.teacher_folder), distillation.teacher_fold, distillation.teacher_checkpoint
+        settings = self.settings.distillation
+        if settings is None:
+            raise TeacherError("these plans name no teacher; write them with 'kdseg-distill distil'")
+        teachers = load_teachers(
+            settings, fold=self.fold, labels=self.dataset_json["labels"], configuration=self.configuration_name
         )
-        if distillation.teacher_sha256 not in (None, teacher.sha256):
-            raise TeacherError(
-                f"the teacher in {distillation.teacher_folder} changed since these plans were written; "
-                "run 'kdseg-distill distil' again"
-            )
-        if teacher.dataset["labels"] != self.dataset_json["labels"]:
-            raise TeacherError(
-                f"the teacher's labels {teacher.dataset['labels']} are not the student's {self.dataset_json['labels']}"
-            )
-        self.teacher = teacher.network.to(self.device).to(memory_format=torch.channels_last_3d)
-        self.distillation_loss = LogitDistillationLoss(distillation.temperature)
-        self.distillation_weight = distillation.weight
+        self.distiller = Distiller(settings, self.bare_network, teachers, self.device, self._autocast)
+        self.trained_along = list(self.distiller.parts.parameters())
+        if self.trained_along:
+            self.optimizer.add_param_group({"params": self.trained_along})
 
-    def training_loss(
+    def loss_terms(
         self, data: torch.Tensor, outputs: list[torch.Tensor], target: list[torch.Tensor]
-    ) -> torch.Tensor:
-        with torch.inference_mode(), self._autocast():
-            teacher_logits = self.teacher(data)
-        # clone: an inference tensor may not take part in autograd
-        distillation: torch.Tensor = self.distillation_loss(outputs[0], teacher_logits.clone())
-        return super().training_loss(data, outputs, target) + self.distillation_weight * distillation
+    ) -> dict[str, torch.Tensor]:
+        distillation = self.distiller.losses(data, outputs, target, self.progress)
+        return {**super().loss_terms(data, outputs, target), **distillation}
+
+    def update(self) -> None:
+        if self.trained_along:
+            distributed.average_gradients(self.trained_along)
+            # apart from the student's: a large gradient here must not shorten the student's step
+            torch.nn.utils.clip_grad_norm_(self.trained_along, GRADIENT_NORM_LIMIT)
+        super().update()
+
+    def further_state(self) -> dict[str, Any]:
+        return {_PARTS: self.distiller.parts.state_dict()}
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        super().load_checkpoint(filename_or_checkpoint)
+        state = read_checkpoint(Path(filename_or_checkpoint)).get(PLANS_KEY, {})
+        self.distiller.parts.load_state_dict(state.get(_PARTS, {}))
 
 
 def _seed_everything(seed: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from distillation.files import file_sha256
@@ -99,9 +98,7 @@ def describe_provenance(model: ModelFolder, teacher: ModelFolder | None) -> Prov
         iterations=settings.iterations if settings else None,
         created=datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
         versions={"kdsegmentator": __version__, **{package: metadata.version(package) for package in _PACKAGES}},
-        losses={
-            loss: {setting: str(value) for setting, value in values.items()} for loss, values in losses.items()
-        },
+        losses={loss: {setting: str(value) for setting, value in values.items()} for loss, values in losses.items()},
     )
 
 

@@ -135,7 +135,7 @@ class _SoftenedDivergence(torch.autograd.Function):
         return total * (temperature**2 / voxels)
 
     @staticmethod
-    @once_differentiable  # type: ignore[misc, untyped-decorator]  # torch carries no types here
+    @once_differentiable
     def backward(context: Any, incoming: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
         (gradient,) = context.saved_tensors
         return gradient * incoming, None, None, None

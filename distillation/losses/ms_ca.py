@@ -93,7 +93,8 @@ class GlobalContext(nn.Module):
         weights = torch.softmax(self.attention(features).flatten(1), dim=1)
         context = torch.einsum("bcu,bu->bc", features.flatten(2), weights)
         context = self.expand(torch.relu(self.norm(self.reduce(context))))
-        return features + context[:, :, None, None, None]
+        related: torch.Tensor = features + context[:, :, None, None, None]
+        return related
 
 
 def affinity(features: torch.Tensor, pooled: int) -> torch.Tensor:
@@ -103,8 +104,8 @@ def affinity(features: torch.Tensor, pooled: int) -> torch.Tensor:
         features: (batch, channels, z, y, x).
         pooled: cells an axis, at most; an axis with fewer voxels keeps them.
     """
-    sizes = [min(pooled, size) for size in features.shape[2:]]
-    cells = functional.adaptive_avg_pool3d(features, sizes).flatten(2)
+    depth, height, width = (min(pooled, size) for size in features.shape[2:])
+    cells = functional.adaptive_avg_pool3d(features, (depth, height, width)).flatten(2)
     # a cell of zeros has no direction: its cosines are 0, and eps keeps its gradient finite
     cells = functional.normalize(cells, dim=1, eps=1e-6)
     return cells.transpose(1, 2) @ cells

@@ -39,7 +39,8 @@ class MsSardLoss(FeatureLoss):
     Unit: squared feature units for L_fg and L_bg; L_att has none (both attentions have the mean 1).
 
     Source:
-        ReCo-KD (arXiv 2601.08301), after FGD (Yang et al., Focal and Global Knowledge Distillation for Detectors, 2022).
+        ReCo-KD (arXiv 2601.08301), after FGD (Yang et al., Focal and Global Knowledge Distillation for Detectors,
+        CVPR 2022).
     """
 
     name: ClassVar[str] = "ms_sard"

@@ -202,7 +202,7 @@ RECIPE = """
 dataset: {name: Dataset901_Spheres, title: Generated spheres, planner: ExperimentPlanner, fold: 0}
 training: {iterations_per_epoch: 3, validation_iterations: 1, batch_size: 2, seed: 7, precision: float32}
 teacher: {epochs: 2}
-methods: {logit: {temperature: 2.0, weight: 1.0}}
+methods: {logit: {logit: {temperature: 2.0, weight: 1.0}}}
 students:
   - {size: x1/2, epochs: 2, methods: [plain, logit]}
 pack:
@@ -225,6 +225,21 @@ pack:
   intended_use: Tests.
   limits: Nothing else.
 """
+
+
+LOGIT = {"logit": {"weight": 0.5, "ramp": 0.0, "temperature": 2.0, "deep_supervision": False}}
+
+
+@pytest.fixture(scope="session")
+def distillation():
+    """A function that returns settings of a distillation: distillation(teacher folder, method, losses, folds=...)."""
+    from distillation.settings import DistillationSettings, TeacherSettings
+
+    def settings(folder, method="logit", losses=LOGIT, folds=(0,), **teacher):
+        teacher = TeacherSettings(folder=str(folder), folds=folds, **teacher)
+        return DistillationSettings(method=method, teacher=teacher, losses=losses)
+
+    return settings
 
 
 @pytest.fixture

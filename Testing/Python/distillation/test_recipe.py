@@ -21,7 +21,11 @@ def test_the_hippocampus_recipe():
     lengths = {student.size: (student.warm_up_epochs, student.epochs) for student in recipe.students}
     assert lengths == {"x1/2": (20, 10), "x1/4": (40, 20)}
     assert all(student.methods == ("plain", "logit") for student in recipe.students)
-    assert (recipe.methods.logit.temperature, recipe.methods.logit.weight) == (2.0, 1.0)
+    logit = recipe.methods["logit"].terms["logit"]
+    assert (logit.temperature, logit.weight, logit.ramp) == (2.0, 1.0, 0.0)
+    assert set(recipe.methods) == {"logit", "reco", "logit-reco", "cwd"}
+    assert set(recipe.methods["logit-reco"].terms) == {"logit", "ms_sard", "ms_ca"}
+    assert all((term.weight, term.ramp) == (0.01, 0.6) for term in recipe.methods["reco"].terms.values())
     settings = recipe.settings(20)
     assert (settings.epochs, settings.iterations_per_epoch, settings.batch_size) == (20, 100, 2)
     codes = [label.terminology.type_modifier.value for label in recipe.pack.labels]
@@ -54,11 +58,15 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
         ("epochs: 2, methods", "epoch: 2, methods", r"students\[0\]\.epoch: unknown field; known are: epochs, methods"),
         ("fold: 0", "fold: 7", "dataset: fold must be 0 to 4"),
         ("batch_size: 2", "batch_size: 0", "batch_size"),
-        ("temperature: 2.0", "temperature: warm", r"methods\.logit\.temperature: must be a number"),
-        ("temperature: 2.0", "temperature: '1e-2'", r"methods\.logit\.temperature: must be a number, got '1e-2'"),
-        ("temperature: 2.0", "temperature: .nan", r"methods\.logit\.temperature: must be a finite number"),
-        ("temperature: 2.0", "temperature: -.inf", r"methods\.logit\.temperature: must be a finite number"),
-        ("temperature: 2.0, ", "", r"methods\.logit\.temperature: missing"),
+        ("temperature: 2.0", "temperature: warm", r"methods\['logit'\]\.logit\.temperature: must be a number"),
+        (
+            "temperature: 2.0",
+            "temperature: '1e-2'",
+            r"methods\['logit'\]\.logit\.temperature: must be a number, got '1e-2'",
+        ),
+        ("temperature: 2.0", "temperature: .nan", r"methods\['logit'\]\.logit\.temperature: must be a finite number"),
+        ("temperature: 2.0", "temperature: -.inf", r"methods\['logit'\]\.logit\.temperature: must be a finite number"),
+        ("temperature: 2.0, ", "", r"methods\['logit'\]\.logit\.temperature: missing"),
         ("temperature: 2.0", "temperature: 2.0, temperature: 3.0", "the key 'temperature' occurs twice.*line"),
         ("temperature: 2.0", "1: 2.0", "the key '1' is not text.*line"),
         ("seed: 7", "seed: true", r"training\.seed: must be a whole number"),
@@ -70,7 +78,7 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
         ("size: x1/2", "size: half", "x1/2"),
         ("[plain, logit]", "[plain, plain]", "at most once"),
         ("[plain, logit]", "[teacher]", "at most once"),
-        ("methods: {logit: {temperature: 2.0, weight: 1.0}}", "methods: {}", "'methods' does not set"),
+        ("methods: {logit: {logit: {temperature: 2.0, weight: 1.0}}}", "methods: {}", "'methods' does not set"),
         ("modality: MR", "modality: PET", "modality: must be 'CT' or 'MR'"),
         ("color: [255, 0, 0]", "color: [255, 0]", "color: must have 3 values"),
     ],

@@ -38,8 +38,8 @@ def test_names_and_settings(recipe, plans, source):
     assert logit["plans_name"] == "nnUNetPlans_x1_2_logit"
     settings = TrainingSettings.from_plans(logit)
     assert (settings.epochs, settings.iterations_per_epoch, settings.seed) == (2, 3, 7)
-    assert settings.distillation.teacher_folder == str(source.folder.resolve())
-    assert settings.distillation.teacher_fold == 0
+    assert settings.distillation.teacher.folder == str(source.folder.resolve())
+    assert settings.distillation.teacher.folds == (0,)
     plain = plans_for_student(recipe, Student(size="x1/2", method="plain"), plans(), None)
     assert plain["plans_name"] == "nnUNetPlans_x1_2_plain"
     assert plain[PLANS_KEY]["distillation"] is None
@@ -60,7 +60,7 @@ def test_folders(recipe, plans, tmp_path):
     assert teacher_folder(workspace, recipe, plans()) == results / "KDSegPlainTrainer__nnUNetPlans_x1_plain__3d_fullres"
     student = Student(size="x1/2", method="logit")
     found = student_folder(workspace, recipe, student, plans())
-    assert found == results / "KDSegLogitTrainer__nnUNetPlans_x1_2_logit__3d_fullres"
+    assert found == results / "KDSegDistillingTrainer__nnUNetPlans_x1_2_logit__3d_fullres"
 
 
 def test_distillation_needs_a_trained_teacher(recipe, plans, tmp_path):

@@ -24,8 +24,8 @@ from distillation.launch import Workspace, train  # noqa: E402
 from distillation.plans import read_plans, student_plans  # noqa: E402
 from distillation.prepare import prepare  # noqa: E402
 from distillation.recipe import DatasetRecipe  # noqa: E402
-from distillation.settings import LogitDistillationSettings, TrainingSettings  # noqa: E402
-from distillation.teacher import load_model_folder  # noqa: E402
+from distillation.settings import DistillationSettings, TeacherSettings, TrainingSettings  # noqa: E402
+from distillation.teacher import build_network, load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import TeacherError, TrainingError  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
 
@@ -116,16 +116,28 @@ def teacher(workspace):
     return folder_of(workspace, "KDSegPlainTrainer", plans)
 
 
-def distilling(workspace, teacher, name, **changes):
-    distillation = LogitDistillationSettings(teacher_folder=str(teacher), teacher_fold=0)
+LOSSES = {
+    "logit": {"logit": {"weight": 1.0, "temperature": 2.0}},
+    "reco": {"ms_sard": {"weight": 0.01, "ramp": 0.6}, "ms_ca": {"weight": 0.01, "ramp": 0.6}},
+    "cwd": {"cwd": {"weight": 1.0}},
+}
+LOSSES["logit-reco"] = {**LOSSES["logit"], **LOSSES["reco"]}
+
+
+def distilling(workspace, teacher, name, method="logit", folds=(0,), **changes):
+    distillation = DistillationSettings(
+        method=method,
+        teacher=TeacherSettings(folder=str(teacher), folds=folds, accept_leakage=len(folds) > 1),
+        losses=LOSSES[method],
+    )
     return small_plans(workspace, name, distillation=distillation, **changes)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(workspace, teacher):
-    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit")
+    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit-reco", "logit-reco")
     run(workspace, plans)
-    return folder_of(workspace, "KDSegLogitTrainer", plans)
+    return folder_of(workspace, "KDSegDistillingTrainer", plans)
 
 
 def checkpoint(folder, name="checkpoint_final.pth"):
@@ -186,8 +198,8 @@ def test_finished_training_is_not_repeated_and_not_confused(workspace, teacher):
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(workspace, teacher, uninterrupted):
-    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit_killed")
-    folder = folder_of(workspace, "KDSegLogitTrainer", plans)
+    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_killed", "logit-reco")
+    folder = folder_of(workspace, "KDSegDistillingTrainer", plans)
     latest = folder / "fold_0" / "checkpoint_latest.pth"
     process = subprocess.Popen(command(workspace, plans), env=environment(), stdout=subprocess.DEVNULL)
     try:
@@ -204,14 +216,68 @@ def test_a_killed_run_goes_on_to_the_same_weights(workspace, teacher, uninterrup
     run(workspace, plans)
     expected, found = checkpoint(uninterrupted), checkpoint(folder)
     assert found["current_epoch"] == expected["current_epoch"] == 3
-    assert expected[WEIGHTS].keys() == found[WEIGHTS].keys()
-    for name, value in expected[WEIGHTS].items():
-        torch.testing.assert_close(found[WEIGHTS][name], value, rtol=0, atol=0, msg=name)
+    assert_same_state(found[WEIGHTS], expected[WEIGHTS])
+    assert_same_state(trained_along(found), trained_along(expected))
+
+
+def assert_same_state(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
+
+
+def trained_along(content):
+    return content["kdsegmentator"]["trained_along"]
+
+
+def test_what_the_losses_train_along_is_trained_and_kept_apart(workspace, teacher, uninterrupted):
+    """The published code never gave it to the optimiser."""
+    before = trained_along(first_checkpoint(workspace, teacher))
+    after = trained_along(checkpoint(uninterrupted))
+    assert {name.split(".")[0] for name in after} == {"maps", "ms_ca"}
+    assert before.keys() == after.keys()
+    same = [name for name, value in after.items() if torch.equal(value, before[name])]
+    assert not [name for name in same if not name.endswith("attention.bias")]  # a softmax's offset has no effect
+    content = checkpoint(uninterrupted)
+    student = small_plans(workspace, "n")["configurations"]["3d_fullres"]
+    network = build_network(student, channels=1, labels=3, deep_supervision=True)
+    assert content[WEIGHTS].keys() == network.state_dict().keys()
+    groups = content["optimizer_state"]["param_groups"]
+    assert [len(group["params"]) for group in groups] == [len(list(network.parameters())), len(after)]
+
+
+def first_checkpoint(workspace, teacher):
+    """The state before the first step."""
+    with workspace.activated():
+        plans = distilling(workspace, teacher, "nnUNetPlans_start", "logit-reco")
+        trainer = make_trainer(workspace, plans)
+        path = Path(trainer.output_folder) / "start.pth"
+        trainer.save_checkpoint(str(path))
+    return torch.load(path, weights_only=False)
+
+
+def make_trainer(workspace, plans):
+    """A trainer that is ready for its first step."""
+    from distillation.trainers import KDSegDistillingTrainer
+
+    dataset = json.loads((workspace.preprocessed / DATASET / "dataset.json").read_text())
+    trainer = KDSegDistillingTrainer(
+        {**plans, "continue_training": False}, "3d_fullres", 0, dataset, torch.device("cpu")
+    )
+    trainer.initialize()
+    return trainer
+
+
+@pytest.mark.parametrize("method", ["reco", "cwd"])
+def test_every_method_trains(workspace, teacher, method):
+    plans = distilling(workspace, teacher, f"nnUNetPlans_x1_2_{method}", method, epochs=1)
+    run(workspace, plans)
+    assert checkpoint(folder_of(workspace, "KDSegDistillingTrainer", plans))["current_epoch"] == 1
 
 
 def test_a_started_run_is_not_continued_with_other_settings(workspace, teacher):
     plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit_changed")
-    folder = folder_of(workspace, "KDSegLogitTrainer", plans)
+    folder = folder_of(workspace, "KDSegDistillingTrainer", plans)
     (folder / "fold_0").mkdir(parents=True)
     (folder / "fold_0" / "checkpoint_latest.pth").touch()
     path = workspace.preprocessed / DATASET / "nnUNetPlans_x1_2_logit_changed.json"
@@ -270,10 +336,11 @@ def test_a_dataset_that_is_not_prepared(workspace, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(workspace, monkeypatch):
     from distillation.trainers import KDSegPlainTrainer
 
-    monkeypatch.setattr(KDSegPlainTrainer, "training_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    not_a_number = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(KDSegPlainTrainer, "loss_terms", lambda *_: {"segmentation": not_a_number})
     plans = small_plans(workspace, "nnUNetPlans_nan")
     # nnU-Net imports our trainers under another module's name, but the class is the same
-    with pytest.raises(TrainingError, match="loss became nan"):
+    with pytest.raises(TrainingError, match=r"loss became nan in epoch 0 \(segmentation nan\).*initial_learning_rate"):
         train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
 
 
