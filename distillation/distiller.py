@@ -59,7 +59,7 @@ class Distiller:
         if any(term.uses_features for term in self.terms.values()):
             if len(teachers) > 1:
                 raise InvalidSettingsError(
-                    f"'{settings.method}' compares encoder features, which need one fold of the teacher, got {len(teachers)}"
+                    f"'{settings.method}' compares encoder features, which need one fold, but {len(teachers)} teach"
                 )
             self._taps = EncoderTaps(student), EncoderTaps(self._teachers[0])
         self.parts = self._make_parts().to(device)
