@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -28,23 +28,19 @@ def process_rank() -> int:
     return distributed.get_rank() if is_distributed() else 0
 
 
-@contextmanager
-def process_group(device: str) -> Iterator[None]:
-    """Join the processes that ``torchrun`` started; alone, do nothing.
+def join_processes(device: str) -> None:
+    """Join the processes that ``torchrun`` started, until this one ends; alone, or joined already, do nothing.
 
     Args:
         device: ``cpu`` (gloo) or ``cuda`` (NCCL).
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or is_distributed():
-        yield
         return
     if device == "cuda":
         torch.cuda.set_device(local_device(device))
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    # once for all trainings: torchrun's store does not take a second rendezvous
+    atexit.register(distributed.destroy_process_group)
 
 
 def local_device(device: str) -> torch.device:

@@ -6,18 +6,19 @@ import re
 from collections.abc import Hashable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from distillation.losses.registry import read_terms
-from distillation.losses.term import DistillationTerm
 from distillation.settings import MINIMUM_WIDTH, Precision, TrainingSettings
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.packs.manifest import Credit, Label, Manifest, Method, Modality
 from KDSegmentatorLib.packs.rules import METHOD, RULES, TEXT, UNDISTILLED
 from KDSegmentatorLib.packs.strict_json import FieldError, Rule, Rules, build
+
+if TYPE_CHECKING:
+    from distillation.losses.term import DistillationTerm
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
@@ -123,6 +124,8 @@ class MethodRecipe:
         Raises:
             FieldError: a loss or a setting is unknown, missing or not valid.
         """
+        from distillation.losses.registry import read_terms  # torch takes seconds, and help needs none
+
         return cls(terms=read_terms(content, path))
 
 
@@ -245,14 +248,17 @@ class Recipe:
             if name in (*UNDISTILLED, "warmup"):
                 raise InvalidSettingsError(f"'{name}' cannot name a distillation method")
         folds = self.teacher_folds()
-        if len(folds) > 1:
-            for name, method in self.methods.items():
-                if method.uses_features:
-                    raise InvalidSettingsError(
-                        f"'{name}' compares encoder features, which an average of {len(folds)} folds does not have; "
-                        "give the teacher one fold, or leave the method out"
-                    )
-        if folds != (self.dataset.fold,) and not self.teacher.accept_leakage:
+        if self.dataset.fold not in folds:
+            raise InvalidSettingsError(f"the teacher's folds {list(folds)} lack the dataset's fold {self.dataset.fold}")
+        if len(folds) == 1:
+            return
+        for name, method in self.methods.items():
+            if method.uses_features:
+                raise InvalidSettingsError(
+                    f"'{name}' compares encoder features, which an average of {len(folds)} folds does not have; "
+                    "give the teacher one fold, or leave the method out"
+                )
+        if not self.teacher.accept_leakage:
             raise InvalidSettingsError(
                 f"teachers of the folds {list(folds)} have seen cases that fold {self.dataset.fold} holds out, so that "
                 "the evaluation on these would flatter the students; take the dataset's fold alone, or set the "

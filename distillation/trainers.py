@@ -20,7 +20,9 @@ from distillation.gradient_checkpointing import checkpoint_stages
 from distillation.precision import training_dtype
 from distillation.settings import PLANS_KEY, TrainingSettings
 from distillation.teacher import load_weights, read_checkpoint
-from KDSegmentatorLib.errors import TeacherError, TrainingError
+from distillation.training_log import Epoch, LossMeans, TimeLeft, TrainingLog, duration_text
+from KDSegmentatorLib.errors import ImageWriteError, TeacherError, TrainingError
+from KDSegmentatorLib.io.atomic import atomic_output
 
 GRADIENT_NORM_LIMIT = 12.0
 """nnU-Net's own limit."""
@@ -60,6 +62,9 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         self.autocast_dtype = distributed.from_first(training_dtype(self.settings.precision, self.device))
         self.iteration = 0
         """Optimiser steps of this epoch so far."""
+        self.loss_means = LossMeans()
+        self.log: TrainingLog | None = None  # of the first process
+        self.time_left: TimeLeft | None = None
 
     def initialize(self) -> None:
         together = distributed.is_distributed()
@@ -85,11 +90,45 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         self.inference_allowed_mirroring_axes = axes
         return rotation, in_plane, patch_size, axes
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.local_rank == 0:
+            self.log = TrainingLog(Path(self.output_folder), self.current_epoch)
+        self.time_left = TimeLeft(self.num_epochs - self.current_epoch)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.log is not None:
+            self.log.close()
+
     def on_train_epoch_start(self) -> None:
         own = self.local_rank * _RANK_SEED_STEP  # processes must not draw the same patches
         _seed_everything(self.settings.seed + 1 + self.current_epoch + own)
         self.iteration = 0
+        self.loss_means = LossMeans()
         super().on_train_epoch_start()
+
+    def on_epoch_end(self) -> None:
+        epoch = self.current_epoch
+        super().on_epoch_end()  # writes the checkpoint; only then is the epoch done
+        losses = {name: distributed.mean_over_processes(mean).item() for name, mean in self.loss_means.means().items()}
+        assert self.time_left is not None  # noqa: S101 - set when training starts
+        left = duration_text(self.time_left.after_epoch())
+        self.print_to_log_file(f"epoch {epoch + 1} of {self.num_epochs} done, {left} left")
+        if self.log is None:
+            return
+        began, ended = (self.logger.get_value(f"epoch_{end}_timestamps", step=-1) for end in ("start", "end"))
+        self.log.write(
+            Epoch(
+                epoch=epoch,
+                iteration=(epoch + 1) * self.num_iterations_per_epoch,
+                losses=losses,
+                validation_loss=float(self.logger.get_value("val_losses", step=-1)),
+                pseudo_dice=float(self.logger.get_value("mean_fg_dice", step=-1)),
+                learning_rate=float(self.logger.get_value("lrs", step=-1)),
+                seconds=ended - began,
+            )
+        )
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data = self._to_device(batch["data"])
@@ -107,6 +146,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             )
         loss.backward()
         self.update()
+        self.loss_means.add(terms)
         self.iteration += 1
         return {"loss": loss.detach().cpu().numpy()}
 
@@ -151,19 +191,40 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         return result
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write the checkpoint under the stock trainer's name, by atomic rename.
+        """Write the checkpoint under the stock trainer's name; it appears whole, or the last one stays.
 
-        A kill in the middle of a write would otherwise cost the whole run.
+        Raises:
+            TrainingError: it cannot be written.
         """
         if self.local_rank != 0 or self.disable_checkpointing:
             return
-        partial = Path(f"{filename}.partial")
-        super().save_checkpoint(str(partial))
-        content = torch.load(partial, map_location="cpu", weights_only=False)  # written a moment ago by ourselves
-        content["trainer_name"] = nnUNetTrainer.__name__
-        content[PLANS_KEY] = self.further_state()
-        torch.save(content, partial)
-        partial.replace(filename)
+        try:
+            with atomic_output(filename) as partial:
+                super().save_checkpoint(str(partial))
+                content = torch.load(partial, map_location="cpu", weights_only=False)  # written a moment ago by us
+                content["trainer_name"] = nnUNetTrainer.__name__
+                content[PLANS_KEY] = self.further_state()
+                torch.save(content, partial)
+        except (ImageWriteError, RuntimeError) as error:  # torch says RuntimeError for a full disk
+            raise TrainingError(
+                f"{filename} cannot be written ({error}); the state of the epoch before is still there. Make room and "
+                "start again to go on"
+            ) from error
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        path = Path(filename_or_checkpoint)
+        try:
+            content = read_checkpoint(path)  # nnU-Net would run code that is in it
+            super().load_checkpoint(filename_or_checkpoint)
+            self.restore(content.get(PLANS_KEY, {}))
+        except (TeacherError, KeyError, ValueError, RuntimeError) as error:
+            raise TrainingError(
+                f"training cannot go on from {path}: {error}. Remove it to go on from checkpoint_best.pth beside it, "
+                "or remove the whole folder to start again"
+            ) from error
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`further_state` returned."""
 
     def _to_device(self, data: torch.Tensor) -> torch.Tensor:
         return data.to(self.device, non_blocking=True, memory_format=torch.channels_last_3d)
@@ -210,9 +271,7 @@ class KDSegDistillingTrainer(KDSegPlainTrainer):
     def further_state(self) -> dict[str, Any]:
         return {_PARTS: self.distiller.parts.state_dict()}
 
-    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
-        super().load_checkpoint(filename_or_checkpoint)
-        state = read_checkpoint(Path(filename_or_checkpoint)).get(PLANS_KEY, {})
+    def restore(self, state: dict[str, Any]) -> None:
         self.distiller.parts.load_state_dict(state.get(_PARTS, {}))
 
 

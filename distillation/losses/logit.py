@@ -28,8 +28,8 @@ class LogitLoss(DistillationTerm):
     temperature.
 
     Everything is computed in float32, whatever the logits come in: probabilities of rare classes vanish in half
-    precision. It is computed in chunks of voxels together with its gradient, so that beyond the logits it takes the
-    memory of that gradient and of one chunk: 111 classes on a 160x192x160 patch are 2.2 GB for one float32 tensor.
+    precision. It is computed in chunks of voxels, so that beyond the logits it takes the memory of their gradient and
+    of one chunk: 111 classes on a 160x192x160 patch are 2.2 GB for one float32 tensor.
 
     Attributes:
         temperature: tau, > 0.
@@ -111,34 +111,39 @@ def head_weights(heads: int) -> list[float]:
 class _SoftenedDivergence(torch.autograd.Function):
     """The divergence with its closed-form gradient, dL/dz_S = tau (p_S - p_T) / |Omega|, one chunk after the other.
 
-    Autograd would keep both softmax outputs of every chunk and pad each chunk's gradient to the whole size.
+    Autograd would keep the softmax outputs of every chunk. Here the softmax is computed again for the gradient, which
+    costs little beside two networks, so that nothing is kept but the logits.
     """
 
     @staticmethod
     def forward(
         context: Any, student: torch.Tensor, teacher: torch.Tensor, temperature: float, chunk_voxels: int
     ) -> torch.Tensor:
-        voxels = student.numel() // student.shape[1]
-        gradient = torch.empty_like(student) if context.needs_input_grad[0] else None
+        context.save_for_backward(student, teacher)
+        context.temperature, context.chunk_voxels = temperature, chunk_voxels
         total = torch.zeros((), dtype=full_precision(student[:0]).dtype, device=student.device)
-        # outside autocast: log_softmax stays in float32, and so does the sum
-        with torch.autocast(student.device.type, enabled=False):
-            for chunk in _chunks(student.shape, chunk_voxels):
-                log_student = torch.log_softmax(full_precision(student[chunk]) / temperature, dim=1)
-                log_teacher = torch.log_softmax(full_precision(teacher[chunk]) / temperature, dim=1)
-                p_teacher = log_teacher.exp()
-                total += (p_teacher * (log_teacher - log_student)).sum()
-                if gradient is not None:
-                    gradient[chunk] = (log_student.exp_() - p_teacher) * (temperature / voxels)
-        if gradient is not None:
-            context.save_for_backward(gradient)
-        return total * (temperature**2 / voxels)
+        for chunk in _chunks(student.shape, chunk_voxels):
+            log_student = _log_softmax(student[chunk], temperature)
+            log_teacher = _log_softmax(teacher[chunk], temperature)
+            p_teacher = log_teacher.exp()
+            total += (p_teacher * log_teacher.sub_(log_student)).sum()
+        return total * (temperature**2 * student.shape[1] / student.numel())
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, incoming: torch.Tensor) -> tuple[torch.Tensor | None, None, None, None]:
-        (gradient,) = context.saved_tensors
-        return gradient * incoming, None, None, None
+    def backward(context: Any, incoming: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        student, teacher = context.saved_tensors
+        factor = incoming * (context.temperature * student.shape[1] / student.numel())
+        gradient = torch.empty_like(student)
+        for chunk in _chunks(student.shape, context.chunk_voxels):
+            difference = _log_softmax(student[chunk], context.temperature).exp_()
+            difference -= _log_softmax(teacher[chunk], context.temperature).exp_()
+            gradient[chunk] = difference.mul_(factor)
+        return gradient, None, None, None
+
+
+def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    return torch.log_softmax(full_precision(logits) / temperature, dim=1)
 
 
 def _chunks(shape: torch.Size, chunk_voxels: int) -> Iterator[tuple[slice, slice, slice]]:

@@ -198,6 +198,26 @@ def session_raw(tmp_path_factory):
     return raw
 
 
+@pytest.fixture(scope="session")
+def prepared_spheres(session_raw, tmp_path_factory):
+    """A workspace whose dataset is prepared by stock nnU-Net."""
+    from distillation.launch import Workspace
+    from support.tiny_training import prepare_spheres
+
+    space = Workspace.below(tmp_path_factory.mktemp("work"), session_raw)
+    prepare_spheres(space)
+    return space
+
+
+@pytest.fixture
+def everything_in_this_process(monkeypatch):
+    """Worker processes would seed themselves; without them a resumed run sees the same batches."""
+    from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)  # most of the time of a run this short
+
+
 RECIPE = """
 dataset: {name: Dataset901_Spheres, title: Generated spheres, planner: ExperimentPlanner, fold: 0}
 training: {iterations_per_epoch: 3, validation_iterations: 1, batch_size: 2, seed: 7, precision: float32}

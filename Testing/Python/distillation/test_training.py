@@ -1,7 +1,6 @@
 """Real trainings, tiny: preparation, plain and distilled runs, a kill in the middle, and the command over it all."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,62 +13,38 @@ import pytest
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (  # noqa: E402
-    DatasetFingerprintExtractor,
-)
 from nnunetv2.training.logging.nnunet_logger import LocalLogger  # noqa: E402
 
 from distillation.cli import main  # noqa: E402
 from distillation.launch import Workspace, train  # noqa: E402
-from distillation.plans import read_plans, student_plans  # noqa: E402
 from distillation.prepare import prepare  # noqa: E402
 from distillation.recipe import DatasetRecipe  # noqa: E402
-from distillation.settings import DistillationSettings, TeacherSettings, TrainingSettings  # noqa: E402
 from distillation.teacher import build_network, load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import TeacherError, TrainingError  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
+from support.tiny_training import (  # noqa: E402
+    DATASET,
+    DISTILLING,
+    PLAIN,
+    checkpoint,
+    distilling,
+    environment,
+    folder_of,
+    make_trainer,
+    run,
+    small_plans,
+    spheres_recipe,
+    trained_along,
+)
 
 pytestmark = pytest.mark.training
 
-REPOSITORY = Path(__file__).parents[3]
-DATASET = "Dataset901_Spheres"
 WEIGHTS = "network_weights"
 
 
-def with_fewer_samples(original):
-    """Stock nnU-Net draws a hundred million intensities, however small the dataset is."""
-
-    def init(self, *arguments, **options):
-        original(self, *arguments, **options)
-        self.num_foreground_voxels_for_intensitystats = 10_000
-
-    return init
-
-
 @pytest.fixture(scope="module")
-def workspace(session_raw, tmp_path_factory):
-    """A workspace whose dataset is prepared by stock nnU-Net."""
-    space = Workspace.below(tmp_path_factory.mktemp("work"), session_raw)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distillation.prepare._processes", lambda: 1)
-        patch.setattr(DatasetFingerprintExtractor, "__init__", with_fewer_samples(DatasetFingerprintExtractor.__init__))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        prepare(space, spheres_recipe())
-    return space
-
-
-def spheres_recipe():
-    return DatasetRecipe(name=DATASET, title="Generated spheres")
-
-
-def settings(**changes):
-    values = {"epochs": 3, "iterations_per_epoch": 2, "validation_iterations": 1, "seed": 3, "precision": "float32"}
-    return TrainingSettings(**{**values, **changes})
-
-
-def small_plans(workspace, name, alpha=0.25, **changes):
-    stock = read_plans(workspace.preprocessed / DATASET / "nnUNetPlans.json")
-    return student_plans(stock, "3d_fullres", alpha=alpha, name=name, settings=settings(**changes))
+def workspace(prepared_spheres):
+    return prepared_spheres
 
 
 def command(workspace, plans):
@@ -87,10 +62,6 @@ def command(workspace, plans):
     return [sys.executable, "-c", script, *folders, DATASET, json.dumps(plans)]
 
 
-def environment():
-    return {**os.environ, "nnUNet_n_proc_DA": "0", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture(autouse=True, scope="module")
 def everything_in_this_process():
     """Worker processes would seed themselves; without them a resumed run sees the same batches."""
@@ -100,48 +71,19 @@ def everything_in_this_process():
         yield
 
 
-def run(workspace, plans):
-    train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
-
-
-def folder_of(workspace, trainer, plans):
-    return workspace.results / DATASET / f"{trainer}__{plans['plans_name']}__3d_fullres"
-
-
 @pytest.fixture(scope="module")
 def teacher(workspace):
     """A plainly trained folder."""
     plans = small_plans(workspace, "nnUNetPlans_x1_plain", alpha=0.5, epochs=1)
     run(workspace, plans)
-    return folder_of(workspace, "KDSegPlainTrainer", plans)
-
-
-LOSSES = {
-    "logit": {"logit": {"weight": 1.0, "temperature": 2.0}},
-    "reco": {"ms_sard": {"weight": 0.01, "ramp": 0.6}, "ms_ca": {"weight": 0.01, "ramp": 0.6}},
-    "cwd": {"cwd": {"weight": 1.0}},
-}
-LOSSES["logit-reco"] = {**LOSSES["logit"], **LOSSES["reco"]}
-
-
-def distilling(workspace, teacher, name, method="logit", folds=(0,), **changes):
-    distillation = DistillationSettings(
-        method=method,
-        teacher=TeacherSettings(folder=str(teacher), folds=folds, accept_leakage=len(folds) > 1),
-        losses=LOSSES[method],
-    )
-    return small_plans(workspace, name, distillation=distillation, **changes)
+    return folder_of(workspace, PLAIN, plans)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(workspace, teacher):
     plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit-reco", "logit-reco")
     run(workspace, plans)
-    return folder_of(workspace, "KDSegDistillingTrainer", plans)
-
-
-def checkpoint(folder, name="checkpoint_final.pth"):
-    return torch.load(folder / "fold_0" / name, weights_only=False)
+    return folder_of(workspace, DISTILLING, plans)
 
 
 def test_preparation_is_complete_and_not_repeated(workspace, monkeypatch):
@@ -172,7 +114,7 @@ def test_only_the_axes_of_the_recipe_are_mirrored(workspace, axes):
         workspace, f"nnUNetPlans_mirroring_{len(axes)}", epochs=1, iterations_per_epoch=1, mirroring_axes=axes
     )
     run(workspace, plans)
-    folder = folder_of(workspace, "KDSegPlainTrainer", plans)
+    folder = folder_of(workspace, PLAIN, plans)
     assert load_model_folder(folder, 0).mirroring_axes == axes
     train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)  # known again, axes and all
 
@@ -199,7 +141,7 @@ def test_finished_training_is_not_repeated_and_not_confused(workspace, teacher):
 
 def test_a_killed_run_goes_on_to_the_same_weights(workspace, teacher, uninterrupted):
     plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_killed", "logit-reco")
-    folder = folder_of(workspace, "KDSegDistillingTrainer", plans)
+    folder = folder_of(workspace, DISTILLING, plans)
     latest = folder / "fold_0" / "checkpoint_latest.pth"
     process = subprocess.Popen(command(workspace, plans), env=environment(), stdout=subprocess.DEVNULL)
     try:
@@ -224,10 +166,6 @@ def assert_same_state(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
-
-
-def trained_along(content):
-    return content["kdsegmentator"]["trained_along"]
 
 
 def test_what_the_losses_train_along_is_trained_and_kept_apart(workspace, teacher, uninterrupted):
@@ -256,28 +194,16 @@ def first_checkpoint(workspace, teacher):
     return torch.load(path, weights_only=False)
 
 
-def make_trainer(workspace, plans):
-    """A trainer that is ready for its first step."""
-    from distillation.trainers import KDSegDistillingTrainer
-
-    dataset = json.loads((workspace.preprocessed / DATASET / "dataset.json").read_text())
-    trainer = KDSegDistillingTrainer(
-        {**plans, "continue_training": False}, "3d_fullres", 0, dataset, torch.device("cpu")
-    )
-    trainer.initialize()
-    return trainer
-
-
-@pytest.mark.parametrize("method", ["reco", "cwd"])
+@pytest.mark.parametrize("method", ["reco", "cwd", "heads"])
 def test_every_method_trains(workspace, teacher, method):
     plans = distilling(workspace, teacher, f"nnUNetPlans_x1_2_{method}", method, epochs=1)
     run(workspace, plans)
-    assert checkpoint(folder_of(workspace, "KDSegDistillingTrainer", plans))["current_epoch"] == 1
+    assert checkpoint(folder_of(workspace, DISTILLING, plans))["current_epoch"] == 1
 
 
 def test_a_started_run_is_not_continued_with_other_settings(workspace, teacher):
     plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit_changed")
-    folder = folder_of(workspace, "KDSegDistillingTrainer", plans)
+    folder = folder_of(workspace, DISTILLING, plans)
     (folder / "fold_0").mkdir(parents=True)
     (folder / "fold_0" / "checkpoint_latest.pth").touch()
     path = workspace.preprocessed / DATASET / "nnUNetPlans_x1_2_logit_changed.json"
@@ -290,7 +216,7 @@ def test_a_started_run_is_not_continued_with_other_settings(workspace, teacher):
 def test_distillation_changes_the_student_and_leaves_the_teacher_out(workspace, teacher, uninterrupted):
     plain = small_plans(workspace, "nnUNetPlans_x1_2_plain")
     run(workspace, plain)
-    without, with_teacher = checkpoint(folder_of(workspace, "KDSegPlainTrainer", plain)), checkpoint(uninterrupted)
+    without, with_teacher = checkpoint(folder_of(workspace, PLAIN, plain)), checkpoint(uninterrupted)
     assert without[WEIGHTS].keys() == with_teacher[WEIGHTS].keys()  # nothing of the teacher in it
     assert with_teacher["trainer_name"] == "nnUNetTrainer"
     differences = [not torch.equal(without[WEIGHTS][name], value) for name, value in with_teacher[WEIGHTS].items()]
