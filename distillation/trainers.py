@@ -6,6 +6,8 @@ name the stock ``nnUNetTrainer``, so that stock ``nnUNetv2_predict`` loads what 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ GRADIENT_NORM_LIMIT = 12.0
 
 _RANK_SEED_STEP = 1_000_003  # more than the epochs of any training
 _PARTS = "trained_along"
+_LOGGED = ("val_losses", "mean_fg_dice", "lrs", "epoch_start_timestamps")
 
 
 class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries no types
@@ -64,7 +67,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         """Optimiser steps of this epoch so far."""
         self.loss_means = LossMeans()
         self.log: TrainingLog | None = None  # of the first process
-        self.time_left: TimeLeft | None = None
+        self.time_left = TimeLeft(self.num_epochs)
 
     def initialize(self) -> None:
         together = distributed.is_distributed()
@@ -109,24 +112,26 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         super().on_train_epoch_start()
 
     def on_epoch_end(self) -> None:
-        epoch = self.current_epoch
-        super().on_epoch_end()  # writes the checkpoint; only then is the epoch done
-        losses = {name: distributed.mean_over_processes(mean).item() for name, mean in self.loss_means.means().items()}
-        assert self.time_left is not None  # noqa: S101 - set when training starts
+        # before the checkpoint: after a kill in between, the epoch is repeated and its line replaced
+        self._log_epoch()
+        super().on_epoch_end()
         left = duration_text(self.time_left.after_epoch())
-        self.print_to_log_file(f"epoch {epoch + 1} of {self.num_epochs} done, {left} left")
+        self.print_to_log_file(f"epoch {self.current_epoch} of {self.num_epochs} done, {left} left")
+
+    def _log_epoch(self) -> None:
+        losses = {name: distributed.mean_over_processes(mean).item() for name, mean in self.loss_means.means().items()}
         if self.log is None:
             return
-        began, ended = (self.logger.get_value(f"epoch_{end}_timestamps", step=-1) for end in ("start", "end"))
+        latest = {name: float(self.logger.get_value(name, step=-1)) for name in _LOGGED}
         self.log.write(
             Epoch(
-                epoch=epoch,
-                iteration=(epoch + 1) * self.num_iterations_per_epoch,
+                epoch=self.current_epoch,
+                iteration=(self.current_epoch + 1) * self.num_iterations_per_epoch,
                 losses=losses,
-                validation_loss=float(self.logger.get_value("val_losses", step=-1)),
-                pseudo_dice=float(self.logger.get_value("mean_fg_dice", step=-1)),
-                learning_rate=float(self.logger.get_value("lrs", step=-1)),
-                seconds=ended - began,
+                validation_loss=latest["val_losses"],
+                pseudo_dice=latest["mean_fg_dice"],
+                learning_rate=latest["lrs"],
+                seconds=time.time() - latest["epoch_start_timestamps"],
             )
         )
 
@@ -140,10 +145,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
-            raise TrainingError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch} ({values}); the last good state is in "
-                f"{self.output_folder}. Lower initial_learning_rate or set precision to float32, and start again"
-            )
+            raise self._diverged(f"the loss became {loss.item()} ({values})")
         loss.backward()
         self.update()
         self.loss_means.add(terms)
@@ -167,8 +169,24 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
 
     def update(self) -> None:
         """Take one optimiser step with the gradients that are there."""
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_LIMIT)
+        self.limit_gradients(self.network.parameters())
         self.optimizer.step()
+
+    def limit_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Scale gradients down to nnU-Net's limit of their norm.
+
+        Raises:
+            TrainingError: one is not finite; the step would ruin the weights, and the next checkpoint with them.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
+        if not torch.isfinite(norm):
+            raise self._diverged(f"the gradient became {norm.item()}")
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{what} in epoch {self.current_epoch}; the last good state is in {self.output_folder}. Lower "
+            "initial_learning_rate or set precision to float32, and start again"
+        )
 
     @property
     def progress(self) -> float:
@@ -265,7 +283,7 @@ class KDSegDistillingTrainer(KDSegPlainTrainer):
         if self.trained_along:
             distributed.average_gradients(self.trained_along)
             # apart from the student's: a large gradient here must not shorten the student's step
-            torch.nn.utils.clip_grad_norm_(self.trained_along, GRADIENT_NORM_LIMIT)
+            self.limit_gradients(self.trained_along)
         super().update()
 
     def further_state(self) -> dict[str, Any]:

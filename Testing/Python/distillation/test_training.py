@@ -1,5 +1,7 @@
 """Real trainings, tiny: preparation, plain and distilled runs, a kill in the middle, and the command over it all."""
 
+import csv
+import io
 import json
 import shutil
 import subprocess
@@ -266,8 +268,29 @@ def test_a_loss_that_is_not_finite_stops_the_run(workspace, monkeypatch):
     monkeypatch.setattr(KDSegPlainTrainer, "loss_terms", lambda *_: {"segmentation": not_a_number})
     plans = small_plans(workspace, "nnUNetPlans_nan")
     # nnU-Net imports our trainers under another module's name, but the class is the same
-    with pytest.raises(TrainingError, match=r"loss became nan in epoch 0 \(segmentation nan\).*initial_learning_rate"):
+    with pytest.raises(TrainingError, match=r"loss became nan \(segmentation nan\) in epoch 0.*initial_learning_rate"):
         train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(workspace, teacher, monkeypatch):
+    """The loss alone would be seen an iteration later, when a checkpoint may hold ruined weights."""
+    from distillation.trainers import KDSegDistillingTrainer
+
+    whole = KDSegDistillingTrainer.loss_terms
+
+    def root_of_zero(self, data, outputs, target):
+        terms = whole(self, data, outputs, target)
+        if self.current_epoch == 1:
+            terms["root"] = torch.sqrt(outputs[0].sum() * 0)  # 0, with the gradient 0 * infinity
+        return terms
+
+    monkeypatch.setattr(KDSegDistillingTrainer, "loss_terms", root_of_zero)
+    plans = distilling(workspace, teacher, "nnUNetPlans_gradient")
+    with pytest.raises(TrainingError, match=r"gradient became (nan|inf) in epoch 1"):
+        run(workspace, plans)
+    kept = checkpoint(folder_of(workspace, DISTILLING, plans), "checkpoint_latest.pth")
+    assert kept["current_epoch"] == 1
+    assert all(torch.isfinite(value).all() for value in kept[WEIGHTS].values())
 
 
 def test_the_command_from_distilling_to_packs(workspace, teacher, recipe_text, tmp_path, capsys):
@@ -300,3 +323,81 @@ def test_the_command_from_distilling_to_packs(workspace, teacher, recipe_text, t
     student = packs[1].manifest.provenance
     assert (student.method, student.iterations, student.seed) == ("logit", 3, 7)
     assert student.teacher_sha256 == packs[0].manifest.provenance.checkpoint_sha256
+
+
+def unfinished(workspace, teacher, name):
+    """A run with two epochs of three behind it, and its plans."""
+    plans = distilling(workspace, teacher, name)
+    stop = RuntimeError("stopped here")
+
+    def stopping(self, folder):
+        if self.get_value("train_losses", step=None)[1:]:
+            raise stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalLogger, "plot_progress_png", stopping)
+        with pytest.raises(RuntimeError, match="stopped here"):
+            run(workspace, plans)
+    return folder_of(workspace, DISTILLING, plans), plans
+
+
+def test_the_log_goes_on_where_the_run_was_broken_off(workspace, teacher):
+    folder, plans = unfinished(workspace, teacher, "nnUNetPlans_logged")
+    run(workspace, plans)
+    with (folder / "fold_0" / "training.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["iteration"]) for row in rows] == [("0", "2"), ("1", "4"), ("2", "6")]
+    losses = checkpoint(folder)["logging"]["train_losses"]
+    for row in rows:
+        parts = float(row["loss_segmentation"]) + float(row["loss_logit"])
+        assert float(row["loss"]) == pytest.approx(parts)
+        assert float(row["loss"]) == pytest.approx(losses[int(row["epoch"])], rel=1e-5)
+        assert float(row["seconds"]) > 0
+
+
+def test_a_damaged_or_foreign_state_is_refused_with_a_way_on(workspace, teacher, tmp_path):
+    folder, plans = unfinished(workspace, teacher, "nnUNetPlans_damaged")
+    latest = folder / "fold_0" / "checkpoint_latest.pth"
+    whole = latest.read_bytes()
+    latest.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match=r"cannot go on from .*checkpoint_latest\.pth.*checkpoint_best"):
+        run(workspace, plans)
+    content = torch.load(io.BytesIO(whole), weights_only=False)
+    content["logging"] = Bomb(str(tmp_path / "exploded"))
+    torch.save(content, latest)
+    with pytest.raises(TrainingError, match="Python objects that could run code"):
+        run(workspace, plans)
+    assert not (tmp_path / "exploded").exists()
+    latest.unlink()
+    run(workspace, plans)  # from checkpoint_best.pth
+    assert checkpoint(folder)["current_epoch"] == 3
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_full_disk_leaves_the_last_state(workspace, teacher, monkeypatch):
+    folder, plans = unfinished(workspace, teacher, "nnUNetPlans_full")
+    latest = folder / "fold_0" / "checkpoint_latest.pth"
+    before = latest.read_bytes()
+    save = torch.save
+
+    def full(content, file):
+        save(content, file)
+        Path(file).write_bytes(Path(file).read_bytes()[:100])
+        raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match=r"cannot be written.*Make room"):
+        run(workspace, plans)
+    assert latest.read_bytes() == before
+    assert {path.name for path in latest.parent.glob("*.pth")} == {"checkpoint_latest.pth", "checkpoint_best.pth"}
+    assert not list(latest.parent.glob(".kdseg-*"))
+    monkeypatch.setattr(torch, "save", save)
+    run(workspace, plans)
+    assert checkpoint(folder)["current_epoch"] == 3
