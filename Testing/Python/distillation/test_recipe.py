@@ -123,3 +123,65 @@ def test_an_empty_recipe(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(InvalidSettingsError, match=r"^empty\.yaml: must be an object"):
         read_recipe(str(tmp_path / "empty.yaml"))
+
+
+METHODS = "methods: {logit: {logit: {temperature: 2.0, weight: 1.0}}}"
+RECO = "methods: {logit: {logit: {temperature: 2.0, weight: 1.0}}, reco: {ms_sard: {weight: 0.01, ramp: 0.6}}}"
+TEACHER = "teacher: {epochs: 2}"
+
+
+def test_a_method_is_any_sum_of_losses(tmp_path, recipe_text):
+    recipe = read_recipe(changed(tmp_path, recipe_text, METHODS, RECO))
+    assert not recipe.methods["logit"].uses_features
+    assert recipe.methods["reco"].uses_features
+    assert recipe.methods["reco"].terms["ms_sard"].weight_at(0.3) == pytest.approx(0.005)
+    without = changed(tmp_path, recipe_text.replace("[plain, logit]", "[plain]"), METHODS, "methods: {}")
+    assert read_recipe(without).methods == {}  # each one is optional
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("plain", "'plain' cannot name a distillation method"),
+        ("teacher", "'teacher' cannot name"),
+        ("warmup", "'warmup' cannot name"),
+        ("Logit", "must be a method's name"),
+        ("../x", "must be a method's name"),
+    ],
+)
+def test_names_of_methods(tmp_path, recipe_text, name, message):
+    new = f"methods: {{logit: {{logit: {{temperature: 2.0, weight: 1.0}}}}, '{name}': {{cwd: {{weight: 1.0}}}}}}"
+    with pytest.raises(InvalidSettingsError, match=message):
+        read_recipe(changed(tmp_path, recipe_text, METHODS, new))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("folds: []", "one or more of 0 to 4"),
+        ("folds: [0, 0]", "each once"),
+        ("folds: [0, 5]", "0 to 4"),
+        ("folds: [1]", "lack the dataset's fold 0"),
+        ("folds: [0, 1]", "several folds need a given 'folder'"),
+        ("folder: T, folds: [0, 1]", "have seen cases that fold 0 holds out"),
+    ],
+)
+def test_folds_of_the_teacher(tmp_path, recipe_text, teacher, message):
+    with pytest.raises(InvalidSettingsError, match=message):
+        read_recipe(changed(tmp_path, recipe_text, TEACHER, f"teacher: {{epochs: 2, {teacher}}}"))
+
+
+def test_several_folds_teach_logits_only(tmp_path, recipe_text):
+    several = "teacher: {epochs: 2, folder: T, folds: [0, 1, 4], accept_leakage: true}"
+    path = changed(tmp_path, recipe_text, TEACHER, several)
+    assert read_recipe(path).teacher_folds() == (0, 1, 4)
+    with pytest.raises(InvalidSettingsError, match="'reco' compares encoder features, which an average of 3 folds"):
+        read_recipe(changed(tmp_path, recipe_text.replace(METHODS, RECO), TEACHER, several))
+
+
+def test_the_minimum_width_is_a_students_own(tmp_path, recipe_text):
+    path = changed(tmp_path, recipe_text, "size: x1/2, ", "size: x1/2, minimum_width: 4, ")
+    recipe = read_recipe(path)
+    assert recipe.settings(1, recipe.student("x1/2").minimum_width).minimum_width == 4
+    with pytest.raises(InvalidSettingsError, match="minimum_width"):
+        read_recipe(changed(tmp_path, recipe_text, "size: x1/2, ", "size: x1/2, minimum_width: 0, "))
