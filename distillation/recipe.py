@@ -228,6 +228,13 @@ class Recipe:
         """Return the folds whose networks teach."""
         return self.teacher.folds or (self.dataset.fold,)
 
+    def held_out_text(self) -> str:
+        """Return for people which cases are evaluated, and whether a teacher has seen them."""
+        text = f"validation cases of fold {self.dataset.fold} of nnU-Net's five-fold split"
+        if len(self.teacher_folds()) == 1:
+            return text
+        return f"{text}, which the teacher's other folds have seen: the distilled students' figures are too good"
+
     def settings(self, epochs: int, minimum_width: int = MINIMUM_WIDTH) -> TrainingSettings:
         """Return the settings of a plain training of this length."""
         return TrainingSettings(

@@ -16,7 +16,7 @@ from KDSegmentatorLib.io.atomic import atomic_output
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-CSV_NAME = "training.csv"
+CSV_NAME = "training_log.csv"
 TENSORBOARD_FOLDER = "tensorboard"
 
 
@@ -57,7 +57,7 @@ class Epoch:
 
 
 class TrainingLog:
-    """Writes epochs into ``training.csv`` and, where it is installed, TensorBoard's event files.
+    """Writes epochs into ``training_log.csv`` and, where it is installed, TensorBoard's event files.
 
     A resumed training replaces what an earlier process wrote about epochs that it repeats.
 

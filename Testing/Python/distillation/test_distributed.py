@@ -129,7 +129,7 @@ def test_a_whole_training_in_two_processes(prepared_spheres, teacher, tmp_path):
     content = checkpoint(folder)
     assert (content["current_epoch"], content["trainer_name"]) == (2, "nnUNetTrainer")
     assert not [name for name in content["network_weights"] if name.startswith("module.")]
-    with (folder / "fold_0" / "training.csv").open() as file:
+    with (folder / "fold_0" / "training_log.csv").open() as file:
         assert [row["iteration"] for row in csv.DictReader(file)] == ["2", "4"]
     assert not (folder / "fold_0" / "checkpoint_latest.pth").exists()
 

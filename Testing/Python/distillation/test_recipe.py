@@ -175,6 +175,8 @@ def test_several_folds_teach_logits_only(tmp_path, recipe_text):
     several = "teacher: {epochs: 2, folder: T, folds: [0, 1, 4], accept_leakage: true}"
     path = changed(tmp_path, recipe_text, TEACHER, several)
     assert read_recipe(path).teacher_folds() == (0, 1, 4)
+    assert "have seen" in read_recipe(path).held_out_text()
+    assert "seen" not in read_recipe(changed(tmp_path, recipe_text, TEACHER, TEACHER)).held_out_text()
     with pytest.raises(InvalidSettingsError, match="'reco' compares encoder features, which an average of 3 folds"):
         read_recipe(changed(tmp_path, recipe_text.replace(METHODS, RECO), TEACHER, several))
 

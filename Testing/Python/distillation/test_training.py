@@ -344,7 +344,7 @@ def unfinished(workspace, teacher, name):
 def test_the_log_goes_on_where_the_run_was_broken_off(workspace, teacher):
     folder, plans = unfinished(workspace, teacher, "nnUNetPlans_logged")
     run(workspace, plans)
-    with (folder / "fold_0" / "training.csv").open() as file:
+    with (folder / "fold_0" / "training_log.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [(row["epoch"], row["iteration"]) for row in rows] == [("0", "2"), ("1", "4"), ("2", "6")]
     losses = checkpoint(folder)["logging"]["train_losses"]

@@ -21,7 +21,7 @@ def epoch(number, **losses):
 
 
 def rows(folder):
-    with (folder / "training.csv").open(newline="") as file:
+    with (folder / "training_log.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -71,7 +71,7 @@ def test_without_tensorboard_there_is_the_csv(tmp_path, monkeypatch):
     log.write(epoch(0))
     log.close()
     assert len(rows(tmp_path)) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["training.csv"]
+    assert [path.name for path in tmp_path.iterdir()] == ["training_log.csv"]
 
 
 def test_means_over_iterations():
