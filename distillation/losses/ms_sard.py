@@ -70,12 +70,10 @@ class MsSardLoss(FeatureLoss):
         if foreground.shape[1:] != student.shape[2:]:
             raise ValueError(f"labels {tuple(labels.shape)} are not at the features' resolution {tuple(student.shape)}")
         with torch.no_grad():
-            teacher_spatial = spatial_attention(teacher, self.temperature)
-            teacher_channel = channel_attention(teacher, self.temperature)
-        student_spatial = spatial_attention(student, self.temperature)
-        student_channel = channel_attention(student, self.temperature)
+            teacher_spatial, teacher_channel = attentions(teacher, self.temperature)
+        student_spatial, student_channel = attentions(student, self.temperature)
         # (batch, z, y, x): the attended error of each voxel, averaged over channels
-        error = torch.einsum("bczyx,bc->bzyx", (teacher - student).square(), teacher_channel) / student.shape[1]
+        error = torch.einsum("bczyx,bc->bzyx", (student - teacher).square(), teacher_channel / student.shape[1])
         error = error * teacher_spatial
         attention = (student_channel - teacher_channel).abs().mean() + (student_spatial - teacher_spatial).abs().mean()
         return (
@@ -85,27 +83,19 @@ class MsSardLoss(FeatureLoss):
         )
 
 
-def spatial_attention(features: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return A_sp, (batch, z, y, x), with the mean 1 over the voxels of each patch.
+def attentions(features: torch.Tensor, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return A_sp, (batch, z, y, x), with the mean 1 over each patch, and A_ch, (batch, channels), with the mean 1.
 
     Args:
         features: (batch, channels, z, y, x).
         temperature: T.
     """
-    magnitude = features.abs().mean(dim=1)
-    flat = magnitude.flatten(1)
-    return (flat.shape[1] * torch.softmax(flat / temperature, dim=1)).view_as(magnitude)
-
-
-def channel_attention(features: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Return A_ch, (batch, channels), with the mean 1 over the channels of each patch.
-
-    Args:
-        features: (batch, channels, z, y, x).
-        temperature: T.
-    """
-    magnitude = features.abs().mean(dim=(2, 3, 4))
-    return magnitude.shape[1] * torch.softmax(magnitude / temperature, dim=1)
+    magnitude = features.abs()  # once for both: memory traffic is what this loss costs
+    voxels, channels = features[0, 0].numel(), features.shape[1]
+    over_channels = magnitude.sum(dim=1) / channels
+    over_voxels = magnitude.sum(dim=(2, 3, 4)) / voxels
+    spatial = voxels * torch.softmax(over_channels.flatten(1) / temperature, dim=1)
+    return spatial.view_as(over_channels), channels * torch.softmax(over_voxels / temperature, dim=1)
 
 
 def region_masks(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 from distillation import distributed  # noqa: E402
 from distillation.launch import Workspace  # noqa: E402
+from KDSegmentatorLib.errors import TrainingError  # noqa: E402
 from support import fixed_steps  # noqa: E402
 from support.tiny_training import DISTILLING, checkpoint, distilling, environment, folder_of, run, small_plans  # noqa: E402
 
@@ -132,6 +133,12 @@ def test_a_whole_training_in_two_processes(prepared_spheres, teacher, tmp_path):
     with (folder / "fold_0" / "training_log.csv").open() as file:
         assert [row["iteration"] for row in csv.DictReader(file)] == ["2", "4"]
     assert not (folder / "fold_0" / "checkpoint_latest.pth").exists()
+
+
+def test_more_processes_than_patches_are_refused(prepared_spheres, monkeypatch):
+    monkeypatch.setattr(distributed, "process_count", lambda: 3)
+    with pytest.raises(TrainingError, match="3 processes cannot share a batch of 2"):
+        run(prepared_spheres, small_plans(prepared_spheres, "nnUNetPlans_too_many"))
 
 
 def test_alone_everything_is_as_it_was():

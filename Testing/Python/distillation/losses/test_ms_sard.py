@@ -2,15 +2,13 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 
-from distillation.losses.ms_sard import (  # noqa: E402
-    MsSardLoss,
-    channel_attention,
-    region_masks,
-    spatial_attention,
-)
+from distillation.losses.ms_sard import MsSardLoss, attentions, region_masks  # noqa: E402
 from KDSegmentatorLib.errors import InvalidSettingsError  # noqa: E402
 
 NONE = torch.nn.ModuleList()
@@ -90,12 +88,13 @@ def test_hand_computed_value():
 
 def test_attentions_have_the_mean_one():
     features = torch.randn(2, 5, 3, 4, 2, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(spatial_attention(features, 0.5).mean(dim=(1, 2, 3)), torch.ones(2))
-    torch.testing.assert_close(channel_attention(features, 0.5).mean(dim=1), torch.ones(2))
-    # where the features are large, whatever their sign
-    assert spatial_attention(features, 0.5).flatten(1).argmax(1).tolist() == (
-        features.abs().mean(1).flatten(1).argmax(1).tolist()
-    )
+    spatial, channel = attentions(features, 0.5)
+    torch.testing.assert_close(spatial.mean(dim=(1, 2, 3)), torch.ones(2))
+    torch.testing.assert_close(channel.mean(dim=1), torch.ones(2))
+    # largest where the features are, whatever their sign
+    magnitude = features.abs()
+    assert torch.equal(spatial.flatten(1).argmax(1), magnitude.mean(1).flatten(1).argmax(1))
+    assert torch.equal(channel.argmax(1), magnitude.mean(dim=(2, 3, 4)).argmax(1))
 
 
 def test_masks_weigh_every_class_alike():
@@ -109,6 +108,16 @@ def test_masks_weigh_every_class_alike():
         pytest.approx([2, 1]),  # classes present
         pytest.approx([1, 0]),
     ]
+
+
+@given(arrays(np.uint8, (2, 1, 2, 3, 2), elements=st.integers(0, 5)))
+def test_a_masks_sum_is_the_number_of_classes(labels):
+    foreground, background = region_masks(torch.from_numpy(labels))
+    for patch in range(2):
+        present = set(labels[patch].ravel())
+        assert foreground[patch].sum().item() == pytest.approx(len(present - {0}))
+        assert background[patch].sum().item() == pytest.approx(len(present & {0}))
+        assert ((foreground[patch] > 0) == torch.from_numpy(labels[patch, 0] > 0)).all()
 
 
 def test_a_small_class_counts_as_much_as_a_large_one():
