@@ -52,8 +52,8 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         self.settings = TrainingSettings.from_plans(plans)
         if self.settings.batch_size < distributed.process_count():
             raise TrainingError(
-                f"{distributed.process_count()} processes cannot share a batch of {self.settings.batch_size}; raise the "
-                "recipe's batch_size or start fewer processes"
+                f"{distributed.process_count()} processes cannot share a batch of {self.settings.batch_size}; raise "
+                "the recipe's batch_size or start fewer processes"
             )
         _seed_everything(self.settings.seed)  # before the weights are drawn
         super().__init__(plans, configuration, fold, dataset_json, device)
