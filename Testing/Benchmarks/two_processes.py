@@ -38,9 +38,9 @@ RUNS = {"one process": 0, "two processes": 0, "another seed": 1}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the three trainings and print their curves; with ``--run`` be one of the processes of one of them."""
+    """Run the three trainings and print their curves; with ``--part`` be one of the processes of one of them."""
     options = _parser().parse_args(arguments)
-    if options.run is not None:
+    if options.part is not None:
         _train(options)
         return
     curves = {}
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", default="logit-reco")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--iterations", type=int, default=25)
-    parser.add_argument("--run", choices=tuple(RUNS), help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=tuple(RUNS), help=argparse.SUPPRESS)
     return parser
 
 
@@ -77,7 +77,7 @@ def _workspace(options: argparse.Namespace, name: str) -> Workspace:
 
 def _start(name: str, arguments: list[str]) -> None:
     """Run a training in one process, or in two nodes of one process each."""
-    script = [str(Path(__file__).resolve()), *arguments, "--run", name]
+    script = [str(Path(__file__).resolve()), *arguments, "--part", name]
     commands = [[sys.executable, *script]]
     if name == "two processes":
         with socket.socket() as found:
@@ -95,7 +95,7 @@ def _start(name: str, arguments: list[str]) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     recipe = read_recipe(options.recipe)
-    space = _workspace(options, options.run)
+    space = _workspace(options, options.part)
     given = None if options.teacher is None else TeacherSource(folder=options.teacher)
     stages = Stages(recipe=recipe, workspace=space, folder=options.workspace, given_teacher=given)
     stock = stages.prepared().plans
@@ -105,7 +105,7 @@ def _train(options: argparse.Namespace) -> None:
         settings,
         epochs=options.epochs,
         iterations_per_epoch=options.iterations,
-        seed=settings.seed + RUNS[options.run],
+        seed=settings.seed + RUNS[options.part],
     )
     configuration = recipe.dataset.configuration
     alpha = alpha_of(options.student)
