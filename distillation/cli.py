@@ -155,7 +155,7 @@ def _student_options() -> argparse.ArgumentParser:
         metavar="SIZE",
         help="only this size, for example x1/4; for export also x1, the teacher (default: all)",
     )
-    students.add_argument("--method", choices=("plain", "logit"), help="only this method (default: all)")
+    students.add_argument("--method", help="only this method of the recipe, or plain (default: all)")
     return students
 
 

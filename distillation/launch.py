@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 TRAINER_FOLDER = Path(__file__).parent / "nnunet_trainers"
 
-TRAINERS: dict[Method, str] = {"plain": "KDSegPlainTrainer", "logit": "KDSegLogitTrainer"}
-"""Class of the trainer for each method."""
+PLAIN_TRAINER = "KDSegPlainTrainer"
+DISTILLING_TRAINER = "KDSegDistillingTrainer"
+
+_TO_GO_ON_FROM = ("checkpoint_latest.pth", "checkpoint_best.pth")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,9 @@ def train(
 ) -> Path:
     """Train one network, or go on where a killed run stopped.
 
-    The trainer follows from the settings in the plans: with a teacher it distils, without one it trains plainly.
+    The trainer follows from the settings in the plans: with a teacher it distils, without one it trains plainly. Under
+    ``torchrun`` all processes call this alike and train together; the workspace has to be a folder that all nodes
+    share, and the batch is divided between the processes.
 
     Args:
         workspace: nnU-Net's folders; the dataset has to be preprocessed.
@@ -91,29 +95,42 @@ def train(
     Raises:
         TrainingError: the dataset is not preprocessed, or a run of the same name was started with other plans.
     """
-    method: Method = "plain" if TrainingSettings.from_plans(plans).distillation is None else "logit"
+    from distillation import distributed
+
+    distillation = TrainingSettings.from_plans(plans).distillation
+    method: Method = "plain" if distillation is None else distillation.method
     folder = model_folder(workspace, dataset, method, plans["plans_name"], configuration)
     fold_folder = folder / f"fold_{fold}"
-    if (fold_folder / "checkpoint_final.pth").is_file():
-        _check_finished(folder, plans)
-        return folder
-    _write_plans(workspace.preprocessed / dataset, plans, started=(fold_folder / "checkpoint_latest.pth").is_file())
+    distributed.join_processes(device)
     with workspace.activated():
+        # the first process decides: another one could see a file that appears in between
+        if distributed.from_first((fold_folder / "checkpoint_final.pth").is_file()):
+            _check_finished(folder, plans)
+            return folder
+        resume = distributed.from_first(any((fold_folder / name).is_file() for name in _TO_GO_ON_FROM))
+        if distributed.process_rank() == 0:
+            _write_plans(workspace.preprocessed / dataset, plans, started=resume)
+        distributed.wait_for_all()
         import torch
         from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
-        resume = (fold_folder / "checkpoint_latest.pth").is_file()
         trainer = get_trainer_from_args(
-            dataset, configuration, fold, TRAINERS[method], plans["plans_name"], resume, device=torch.device(device)
+            dataset, configuration, fold, trainer_name(method), plans["plans_name"], resume, device=torch.device(device)
         )
         maybe_load_checkpoint(trainer, resume, False)
         trainer.run_training()
+        distributed.wait_for_all()
     return folder
 
 
 def model_folder(workspace: Workspace, dataset: str, method: Method, plans_name: str, configuration: str) -> Path:
     """Return nnU-Net's folder for a training run."""
-    return workspace.results / dataset / f"{TRAINERS[method]}__{plans_name}__{configuration}"
+    return workspace.results / dataset / f"{trainer_name(method)}__{plans_name}__{configuration}"
+
+
+def trainer_name(method: Method) -> str:
+    """Return the class of the trainer for a method."""
+    return PLAIN_TRAINER if method == "plain" else DISTILLING_TRAINER
 
 
 def _check_finished(folder: Path, plans: dict[str, Any]) -> None:

@@ -7,11 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.settings import MINIMUM_WIDTH, PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import InvalidSettingsError, TeacherError
-
-MINIMUM_WIDTH = 8
-"""C_min: the smallest number of features a scaled stage may have."""
 
 ALLOWED_ARCHITECTURES = frozenset(
     {
@@ -98,7 +95,7 @@ def check_architecture(configuration: dict[str, Any]) -> dict[str, Any]:
     return architecture
 
 
-def scale_features(features: list[int], alpha: float) -> list[int]:
+def scale_features(features: list[int], alpha: float, minimum: int = MINIMUM_WIDTH) -> list[int]:
     """Scale every width by alpha: C' = max(C_min, alpha * C).
 
     Raises:
@@ -106,7 +103,7 @@ def scale_features(features: list[int], alpha: float) -> list[int]:
     """
     if not 0 < alpha <= 1:
         raise InvalidSettingsError(f"alpha must be in (0, 1], got {alpha}")
-    return [max(MINIMUM_WIDTH, round(alpha * width)) for width in features]
+    return [max(minimum, round(alpha * width)) for width in features]
 
 
 def student_plans(
@@ -131,7 +128,9 @@ def student_plans(
     """
     scaled = resolve_configuration(teacher_plans, configuration)
     arguments = check_architecture(scaled)["arch_kwargs"]
-    arguments["features_per_stage"] = scale_features(list(arguments["features_per_stage"]), alpha)
+    arguments["features_per_stage"] = scale_features(
+        list(arguments["features_per_stage"]), alpha, settings.minimum_width
+    )
     scaled["batch_size"] = settings.batch_size
     plans = copy.deepcopy({key: value for key, value in teacher_plans.items() if key != "configurations"})
     plans["plans_name"] = name

@@ -16,13 +16,16 @@ _WORTHWHILE_SPEED_UP = 1.2
 def training_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """Return the autocast type for a precision setting.
 
-    ``auto`` means bfloat16 on a CPU where it is faster and float32 elsewhere. Without native instructions
+    ``auto`` means bfloat16 on a GPU that has it, on a CPU where it is faster, and float32 elsewhere. Without native
+    instructions
     (avx512_bf16, AMX) bfloat16 convolutions are emulated and over a hundred times slower, and no public torch call
     tells the two kinds of machine apart on every operating system, so that the speed itself is measured.
     """
     if precision == "float32":
         return torch.float32
     if precision == "bfloat16":
+        return torch.bfloat16
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     if device.type == "cpu" and _bfloat16_speed_up() >= _WORTHWHILE_SPEED_UP:
         return torch.bfloat16

@@ -6,17 +6,20 @@ import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from distillation.evaluation.scores import SurfaceSettings
-from distillation.settings import Precision, TrainingSettings
+from distillation.settings import MINIMUM_WIDTH, Precision, TrainingSettings
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.packs.manifest import Credit, Label, Manifest, Method, Modality
-from KDSegmentatorLib.packs.rules import RULES, TEXT
+from KDSegmentatorLib.packs.rules import METHOD, RULES, TEXT, UNDISTILLED
 from KDSegmentatorLib.packs.strict_json import FieldError, Rule, Rules, build
+
+if TYPE_CHECKING:
+    from distillation.losses.term import DistillationTerm
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
@@ -69,6 +72,7 @@ class TrainingRecipe:
     seed: int = 0
     precision: Precision = "auto"
     mirroring_axes: tuple[int, ...] = (0, 1, 2)
+    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,26 +83,51 @@ class TeacherRecipe:
         epochs: epochs of ``iterations_per_epoch``.
         folder: an existing nnU-Net model folder to take instead, relative to the recipe's file.
         checkpoint: file name in its fold folder.
+        folds: folds of ``folder`` whose logits are averaged; None for the dataset's fold alone.
+        accept_leakage: other folds than the dataset's may teach. They have seen the held-out cases, so that figures
+            measured on these are too good.
     """
 
     epochs: int
     folder: str | None = None
     checkpoint: str = "checkpoint_final.pth"
+    folds: tuple[int, ...] | None = None
+    accept_leakage: bool = False
+
+    def __post_init__(self) -> None:
+        if self.folds is None:
+            return
+        if not self.folds or len(set(self.folds)) != len(self.folds) or not set(self.folds) <= set(range(5)):
+            raise InvalidSettingsError(f"folds must name one or more of 0 to 4, each once, got {list(self.folds)}")
+        if len(self.folds) > 1 and self.folder is None:
+            raise InvalidSettingsError("a recipe trains one fold of the teacher; several folds need a given 'folder'")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogitRecipe:
-    """Logit distillation: temperature tau and weight lambda."""
+class MethodRecipe:
+    """A distillation method: one or more losses, added by weight.
 
-    temperature: float
-    weight: float
+    Attributes:
+        terms: the losses by their names (:func:`distillation.losses.registry.known_losses`).
+    """
 
+    terms: dict[str, DistillationTerm]
 
-@dataclass(frozen=True, kw_only=True)
-class MethodsRecipe:
-    """Settings of the distillation methods; a method joins by a field here, named like the method."""
+    @property
+    def uses_features(self) -> bool:
+        """Whether a loss compares encoder features, which only a teacher of one fold has."""
+        return any(term.uses_features for term in self.terms.values())
 
-    logit: LogitRecipe | None = None
+    @classmethod
+    def from_document(cls, content: Any, path: str) -> MethodRecipe:
+        """Return the method of a recipe's part: a mapping from a loss's name to its settings.
+
+        Raises:
+            FieldError: a loss or a setting is unknown, missing or not valid.
+        """
+        from distillation.losses.registry import read_terms  # torch takes seconds, and help needs none
+
+        return cls(terms=read_terms(content, path))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +140,14 @@ class StudentRecipe:
         warm_up_epochs: epochs of plain training before, shared by all methods: each of them goes on from the same
             weights, so that the teacher, which costs most of a step, does not have to teach the first rough shapes.
         methods: ``plain`` (no teacher) and names of distillation methods.
+        minimum_width: C_min, the smallest number of features a stage may have.
     """
 
     size: str
     epochs: int
     methods: tuple[Method, ...]
     warm_up_epochs: int = 0
+    minimum_width: int = MINIMUM_WIDTH
 
     def __post_init__(self) -> None:
         if self.warm_up_epochs < 0:
@@ -124,7 +155,9 @@ class StudentRecipe:
         if alpha_of(self.size) == 1:
             raise InvalidSettingsError("x1 is the teacher; a student is smaller")
         if not self.methods or len(set(self.methods)) != len(self.methods) or "teacher" in self.methods:
-            raise InvalidSettingsError(f"methods must name each of plain, logit at most once, got {list(self.methods)}")
+            raise InvalidSettingsError(
+                f"methods must name plain or methods of 'methods', each at most once, got {list(self.methods)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +202,7 @@ class Recipe:
     dataset: DatasetRecipe
     training: TrainingRecipe
     teacher: TeacherRecipe
-    methods: MethodsRecipe
+    methods: dict[str, MethodRecipe]
     students: tuple[StudentRecipe, ...]
     pack: PackRecipe
     evaluation: SurfaceSettings = field(default_factory=SurfaceSettings)
@@ -180,9 +213,10 @@ class Recipe:
             raise InvalidSettingsError(f"students: each size may come once, got {', '.join(sizes)}")
         for student in self.students:
             for method in student.methods:
-                if method != "plain" and getattr(self.methods, method) is None:
+                if method != "plain" and method not in self.methods:
                     raise InvalidSettingsError(f"student {student.size} uses '{method}', which 'methods' does not set")
-            self.settings(student.epochs)  # the values themselves are checked there
+            self.settings(student.epochs, student.minimum_width)  # the values themselves are checked there
+        self._check_methods()
 
     def student(self, size: str) -> StudentRecipe:
         """Return a student of the recipe.
@@ -196,7 +230,18 @@ class Recipe:
         known = ", ".join(student.size for student in self.students)
         raise InvalidSettingsError(f"the recipe has no student {size!r}; it has: {known}")
 
-    def settings(self, epochs: int) -> TrainingSettings:
+    def teacher_folds(self) -> tuple[int, ...]:
+        """Return the folds whose networks teach."""
+        return self.teacher.folds or (self.dataset.fold,)
+
+    def held_out_text(self) -> str:
+        """Return for people which cases are evaluated, and whether a teacher has seen them."""
+        text = f"validation cases of fold {self.dataset.fold} of nnU-Net's five-fold split"
+        if len(self.teacher_folds()) == 1:
+            return text
+        return f"{text}, which the teacher's other folds have seen: the distilled students' figures are too good"
+
+    def settings(self, epochs: int, minimum_width: int = MINIMUM_WIDTH) -> TrainingSettings:
         """Return the settings of a plain training of this length."""
         return TrainingSettings(
             epochs=epochs,
@@ -207,7 +252,31 @@ class Recipe:
             seed=self.training.seed,
             precision=self.training.precision,
             mirroring_axes=self.training.mirroring_axes,
+            gradient_checkpointing=self.training.gradient_checkpointing,
+            minimum_width=minimum_width,
         )
+
+    def _check_methods(self) -> None:
+        for name in self.methods:
+            if name in (*UNDISTILLED, "warmup"):
+                raise InvalidSettingsError(f"'{name}' cannot name a distillation method")
+        folds = self.teacher_folds()
+        if self.dataset.fold not in folds:
+            raise InvalidSettingsError(f"the teacher's folds {list(folds)} lack the dataset's fold {self.dataset.fold}")
+        if len(folds) == 1:
+            return
+        for name, method in self.methods.items():
+            if method.uses_features:
+                raise InvalidSettingsError(
+                    f"'{name}' compares encoder features, which an average of {len(folds)} folds does not have; "
+                    "give the teacher one fold, or leave the method out"
+                )
+        if not self.teacher.accept_leakage:
+            raise InvalidSettingsError(
+                f"teachers of the folds {list(folds)} have seen cases that fold {self.dataset.fold} holds out, so that "
+                "the evaluation on these would flatter the students; take the dataset's fold alone, or set the "
+                "teacher's accept_leakage to true"
+            )
 
 
 def read_recipe(name_or_path: str) -> Recipe:
@@ -245,6 +314,9 @@ def shipped_recipes() -> list[str]:
 _RULES: Rules = {
     **RULES,
     (SurfaceSettings, "tolerance_mm"): Rule(minimum=0),
+    (Recipe, "methods"): Rule(keys=METHOD),
+    (StudentRecipe, "methods"): METHOD,
+    (PackRecipe, "method"): METHOD,
     **{
         (PackRecipe, field.name): RULES[Manifest, field.name]
         for field in fields(PackRecipe)

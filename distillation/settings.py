@@ -7,7 +7,7 @@ come from its plans. The settings live under one top-level key that stock nnU-Ne
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from KDSegmentatorLib.errors import InvalidSettingsError
@@ -15,52 +15,98 @@ from KDSegmentatorLib.errors import InvalidSettingsError
 PLANS_KEY = "kdsegmentator"
 """Top-level key of ``plans.json`` that holds the settings."""
 
+MINIMUM_WIDTH = 8
+"""C_min: the smallest number of features a scaled stage may have, unless a recipe says otherwise."""
+
 Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogitDistillationSettings:
+class TeacherSettings:
+    """The frozen teacher of a distillation.
+
+    Attributes:
+        folder: nnU-Net model folder (holds ``plans.json``, ``dataset.json``, ``fold_X``).
+        folds: whose networks teach; logits of several folds are averaged.
+        checkpoint: file name inside the fold folders.
+        sha256: hashes of these checkpoints; None in runs of earlier versions.
+        accept_leakage: folds other than the student's may teach, although they have seen its held-out cases.
+    """
+
+    folder: str
+    folds: tuple[int, ...]
+    checkpoint: str = "checkpoint_final.pth"
+    sha256: tuple[str, ...] | None = None
+    accept_leakage: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.folds or len(set(self.folds)) != len(self.folds):
+            raise InvalidSettingsError(f"the teacher's folds must be one or more, each once, got {list(self.folds)}")
+        if self.sha256 is not None and len(self.sha256) != len(self.folds):
+            raise InvalidSettingsError(f"{len(self.folds)} folds of the teacher have {len(self.sha256)} hashes")
+
+    def paths(self) -> tuple[Path, ...]:
+        """Return the checkpoints."""
+        return tuple(Path(self.folder) / f"fold_{fold}" / self.checkpoint for fold in self.folds)
+
+    def same_but_for_place(self, other: TeacherSettings) -> bool:
+        """Return whether this is the same teacher, wherever its folder lies now.
+
+        Where one of the two does not know the teacher's hashes, the name of its folder decides.
+        """
+        if self.sha256 is None or other.sha256 is None:
+            known = PurePath(self.folder).name == PurePath(other.folder).name and self.checkpoint == other.checkpoint
+        else:
+            known = self.sha256 == other.sha256
+        return known and (self.folds, self.accept_leakage) == (other.folds, other.accept_leakage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationSettings:
     """How a frozen teacher supervises a student.
 
     Attributes:
-        teacher_folder: nnU-Net model folder of the teacher (holds ``plans.json``, ``dataset.json``, ``fold_X``).
-        teacher_fold: fold of the teacher; it has to be the student's own fold, or the held-out cases leak.
-        teacher_checkpoint: file name inside the teacher's fold folder.
-        teacher_sha256: hash of that checkpoint; None in runs of earlier versions.
-        temperature: softmax temperature tau of the distillation loss, dimensionless, > 0.
-        weight: lambda, the factor of the distillation loss, >= 0.
+        method: the recipe's name for it, for example ``logit-reco``.
+        teacher: the teacher.
+        losses: settings of each loss by its name, as :func:`distillation.losses.registry.read_terms` reads them.
     """
 
-    teacher_folder: str
-    teacher_fold: int
-    teacher_checkpoint: str = "checkpoint_final.pth"
-    teacher_sha256: str | None = None
-    temperature: float = 2.0
-    weight: float = 0.5
+    method: str
+    teacher: TeacherSettings
+    losses: dict[str, dict[str, Any]]
 
-    def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InvalidSettingsError(f"temperature must be > 0, got {self.temperature}")
-        if not self.weight >= 0:
-            raise InvalidSettingsError(f"weight (lambda) must be >= 0, got {self.weight}")
+    def same_but_for_place(self, other: DistillationSettings) -> bool:
+        """Return whether these settings use the same teacher in the same way, wherever its folder lies now."""
+        same_use = (self.method, self.losses) == (other.method, other.losses)
+        return same_use and self.teacher.same_but_for_place(other.teacher)
 
-    def same_but_for_place(self, other: LogitDistillationSettings) -> bool:
-        """Return whether these settings use the same teacher in the same way, wherever its folder lies now.
+    @classmethod
+    def from_plans(cls, values: dict[str, Any]) -> DistillationSettings:
+        """Read the settings as they stand in a plans file, earlier versions' too.
 
-        Where one of the two does not know the teacher's hash, the name of its folder decides.
+        Raises:
+            KeyError, TypeError: a setting is missing or unknown.
         """
-        if self.teacher_sha256 is None or other.teacher_sha256 is None:
-            known = PurePath(self.teacher_folder).name == PurePath(other.teacher_folder).name
-            known = known and self.teacher_checkpoint == other.teacher_checkpoint
-        else:
-            known = self.teacher_sha256 == other.teacher_sha256
-        here = replace(
-            self,
-            teacher_folder=other.teacher_folder,
-            teacher_checkpoint=other.teacher_checkpoint,
-            teacher_sha256=other.teacher_sha256,
+        values = dict(values)
+        if "teacher_folder" in values:  # before there were methods other than logit
+            sha256 = values.pop("teacher_sha256", None)
+            teacher = TeacherSettings(
+                folder=values.pop("teacher_folder"),
+                folds=(values.pop("teacher_fold"),),
+                checkpoint=values.pop("teacher_checkpoint", "checkpoint_final.pth"),
+                sha256=None if sha256 is None else (sha256,),
+            )
+            return cls(method="logit", teacher=teacher, losses={"logit": {**_EARLIER_LOGIT, **values}})
+        teacher_values = dict(values.pop("teacher"))
+        sha256s = teacher_values.pop("sha256", None)
+        teacher = TeacherSettings(
+            **{**teacher_values, "folds": tuple(teacher_values["folds"])},
+            sha256=None if sha256s is None else tuple(sha256s),
         )
-        return known and here == other
+        return cls(**values, teacher=teacher)
+
+
+_EARLIER_LOGIT = {"weight": 0.5, "ramp": 0.0, "temperature": 2.0, "deep_supervision": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +124,9 @@ class TrainingSettings:
         mirroring_axes: array axes that augmentation mirrors, of 0, 1 and 2; inference may mirror the same ones.
         initial_checkpoint: checkpoint of the same network whose weights training starts from; None draws them.
         initial_iterations: optimiser steps that those weights have seen already.
+        gradient_checkpointing: keep the outputs of the network's stages only and compute the rest again for the
+            gradient: less memory for about a third more time.
+        minimum_width: C_min, the smallest number of features a scaled stage may have.
         distillation: the teacher, or None for plain training.
     """
 
@@ -91,10 +140,12 @@ class TrainingSettings:
     mirroring_axes: tuple[int, ...] = (0, 1, 2)
     initial_checkpoint: str | None = None
     initial_iterations: int = 0
-    distillation: LogitDistillationSettings | None = None
+    gradient_checkpointing: bool = False
+    minimum_width: int = MINIMUM_WIDTH
+    distillation: DistillationSettings | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "iterations_per_epoch", "validation_iterations", "batch_size"):
+        for name in ("epochs", "iterations_per_epoch", "validation_iterations", "batch_size", "minimum_width"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InvalidSettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -139,9 +190,9 @@ class TrainingSettings:
         try:
             return cls(
                 **values,
-                distillation=None if distillation is None else LogitDistillationSettings(**distillation),
+                distillation=None if distillation is None else DistillationSettings.from_plans(distillation),
             )
-        except TypeError as error:
+        except (KeyError, TypeError) as error:
             raise InvalidSettingsError(f"the '{PLANS_KEY}' section of the plans is not valid: {error}") from error
 
 

@@ -174,7 +174,7 @@ class Stages:
             members,
             self.held_out_cases(),
             dataset=self.recipe.dataset.title,
-            split=f"validation cases of fold {self.recipe.dataset.fold} of nnU-Net's five-fold split",
+            split=self.recipe.held_out_text(),
             into=self.folder / "evaluation",
             surface=self.recipe.evaluation,
             about={

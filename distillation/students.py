@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.files import file_sha256
 from distillation.launch import model_folder
 from distillation.plans import student_plans
-from distillation.settings import LogitDistillationSettings, TrainingSettings
+from distillation.settings import DistillationSettings, TeacherSettings, TrainingSettings
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 from KDSegmentatorLib.packs.rules import name_part
@@ -95,7 +95,7 @@ def plans_for_warm_up(recipe: Recipe, size: str, plans: dict[str, Any]) -> dict[
         recipe.dataset.configuration,
         alpha=alpha_of(size),
         name=_plans_name(plans, size, WARM_UP),
-        settings=recipe.settings(recipe.student(size).warm_up_epochs),
+        settings=recipe.settings(recipe.student(size).warm_up_epochs, recipe.student(size).minimum_width),
     )
 
 
@@ -118,13 +118,10 @@ def plans_for_student(
     Raises:
         TrainingError: the method needs a teacher and there is none.
     """
-    settings = _continued(recipe.settings(recipe.student(student.size).epochs), recipe, student.size, warm_up)
-    if student.method == "logit":
-        if teacher is None or not teacher.path(recipe.dataset.fold).is_file():
-            raise TrainingError(
-                "there is no trained teacher to distil from; run 'kdseg-distill train-teacher' first or give --teacher"
-            )
-        settings = _with_logit(settings, recipe, teacher)
+    of_size = recipe.student(student.size)
+    settings = _continued(recipe.settings(of_size.epochs, of_size.minimum_width), recipe, student.size, warm_up)
+    if student.method != "plain":
+        settings = _with_teacher(settings, recipe, student.method, teacher)
     return student_plans(
         plans,
         recipe.dataset.configuration,
@@ -167,17 +164,30 @@ def _continued(settings: TrainingSettings, recipe: Recipe, size: str, warm_up: P
     )
 
 
-def _with_logit(settings: TrainingSettings, recipe: Recipe, teacher: TeacherSource) -> TrainingSettings:
-    logit = recipe.methods.logit
-    if logit is None:
-        raise InvalidSettingsError("the recipe's 'methods' does not set 'logit'")
-    distillation = LogitDistillationSettings(
-        teacher_folder=str(teacher.folder.resolve()),
-        teacher_fold=recipe.dataset.fold,
-        teacher_checkpoint=teacher.checkpoint,
-        teacher_sha256=teacher.sha256(recipe.dataset.fold),
-        temperature=logit.temperature,
-        weight=logit.weight,
+def _with_teacher(
+    settings: TrainingSettings, recipe: Recipe, method: Method, teacher: TeacherSource | None
+) -> TrainingSettings:
+    folds = recipe.teacher_folds()
+    for fold in folds:
+        if teacher is None or not teacher.path(fold).is_file():
+            where = "" if teacher is None else f" ({teacher.path(fold)} is missing)"
+            raise TrainingError(
+                f"there is no trained teacher to distil from{where}; run 'kdseg-distill train-teacher' first or give "
+                "--teacher"
+            )
+    if method not in recipe.methods:
+        raise InvalidSettingsError(f"the recipe's 'methods' does not set '{method}'")
+    assert teacher is not None  # noqa: S101 - there is at least one fold
+    distillation = DistillationSettings(
+        method=method,
+        teacher=TeacherSettings(
+            folder=str(teacher.folder.resolve()),
+            folds=folds,
+            checkpoint=teacher.checkpoint,
+            sha256=tuple(teacher.sha256(fold) for fold in folds),
+            accept_leakage=recipe.teacher.accept_leakage,
+        ),
+        losses={name: asdict(term) for name, term in recipe.methods[method].terms.items()},
     )
     return replace(settings, distillation=distillation)
 

@@ -6,21 +6,32 @@ name the stock ``nnUNetTrainer``, so that stock ``nnUNetv2_predict`` loads what 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.nn.parallel import DistributedDataParallel
 
-from distillation.losses import LogitDistillationLoss
+from distillation import distributed
+from distillation.distiller import Distiller, load_teachers
+from distillation.gradient_checkpointing import checkpoint_stages
 from distillation.precision import training_dtype
-from distillation.settings import TrainingSettings
-from distillation.teacher import load_model_folder, load_weights
-from KDSegmentatorLib.errors import TeacherError, TrainingError
+from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.teacher import load_weights, read_checkpoint
+from distillation.training_log import Epoch, LossMeans, TimeLeft, TrainingLog, duration_text
+from KDSegmentatorLib.errors import ImageWriteError, TeacherError, TrainingError
+from KDSegmentatorLib.io.atomic import atomic_output
 
 GRADIENT_NORM_LIMIT = 12.0
 """nnU-Net's own limit."""
+
+_RANK_SEED_STEP = 1_000_003  # more than the epochs of any training
+_PARTS = "trained_along"
+_LOGGED = ("val_losses", "mean_fg_dice", "lrs", "epoch_start_timestamps")
 
 
 class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries no types
@@ -39,20 +50,45 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         device: torch.device = torch.device("cuda"),
     ) -> None:
         self.settings = TrainingSettings.from_plans(plans)
+        if self.settings.batch_size < distributed.process_count():
+            raise TrainingError(
+                f"{distributed.process_count()} processes cannot share a batch of {self.settings.batch_size}; raise "
+                "the recipe's batch_size or start fewer processes"
+            )
         _seed_everything(self.settings.seed)  # before the weights are drawn
         super().__init__(plans, configuration, fold, dataset_json, device)
+        # nnU-Net takes the process's number over all nodes for a device, and always one with CUDA
+        self.device = distributed.local_device(device.type)
+        if self.device.type == "cpu":
+            self.grad_scaler = None
         self.num_epochs = self.settings.epochs
         self.num_iterations_per_epoch = self.settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.settings.validation_iterations
         self.initial_lr = self.settings.initial_learning_rate
         self.save_every = 1
-        self.autocast_dtype = training_dtype(self.settings.precision, self.device)
+        # measured, so that processes could differ
+        self.autocast_dtype = distributed.from_first(training_dtype(self.settings.precision, self.device))
+        self.iteration = 0
+        """Optimiser steps of this epoch so far."""
+        self.loss_means = LossMeans()
+        self.log: TrainingLog | None = None  # of the first process
+        self.time_left = TimeLeft(self.num_epochs)
 
     def initialize(self) -> None:
+        together = distributed.is_distributed()
+        self.is_ddp = False  # nnU-Net would wrap the network for the CUDA device of the number over all nodes
         super().initialize()
+        self.is_ddp = together
+        self.network: torch.nn.Module = self.network.to(memory_format=torch.channels_last_3d)
         if self.settings.initial_checkpoint is not None:
             load_weights(self.network, Path(self.settings.initial_checkpoint))
-        self.network: torch.nn.Module = self.network.to(memory_format=torch.channels_last_3d)
+        if self.settings.gradient_checkpointing:
+            checkpoint_stages(self.network)
+        if self.is_ddp:
+            self._set_batch_size_and_oversample()
+            self.loss = self._build_loss()
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.network, device_ids=devices)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
         self,
@@ -62,9 +98,47 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         self.inference_allowed_mirroring_axes = axes
         return rotation, in_plane, patch_size, axes
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.local_rank == 0:
+            self.log = TrainingLog(Path(self.output_folder), self.current_epoch)
+        self.time_left = TimeLeft(self.num_epochs - self.current_epoch)
+
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.log is not None:
+            self.log.close()
+
     def on_train_epoch_start(self) -> None:
-        _seed_everything(self.settings.seed + 1 + self.current_epoch)
+        own = self.local_rank * _RANK_SEED_STEP  # processes must not draw the same patches
+        _seed_everything(self.settings.seed + 1 + self.current_epoch + own)
+        self.iteration = 0
+        self.loss_means = LossMeans()
         super().on_train_epoch_start()
+
+    def on_epoch_end(self) -> None:
+        # before the checkpoint: after a kill in between, the epoch is repeated and its line replaced
+        self._log_epoch()
+        super().on_epoch_end()
+        left = duration_text(self.time_left.after_epoch())
+        self.print_to_log_file(f"epoch {self.current_epoch} of {self.num_epochs} done, {left} left")
+
+    def _log_epoch(self) -> None:
+        losses = {name: distributed.mean_over_processes(mean).item() for name, mean in self.loss_means.means().items()}
+        if self.log is None:
+            return
+        latest = {name: float(self.logger.get_value(name, step=-1)) for name in _LOGGED}
+        self.log.write(
+            Epoch(
+                epoch=self.current_epoch,
+                iteration=(self.current_epoch + 1) * self.num_iterations_per_epoch,
+                losses=losses,
+                validation_loss=latest["val_losses"],
+                pseudo_dice=latest["mean_fg_dice"],
+                learning_rate=latest["lrs"],
+                seconds=time.time() - latest["epoch_start_timestamps"],
+            )
+        )
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data = self._to_device(batch["data"])
@@ -72,32 +146,67 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             outputs = self.network(data)
-        loss = self.training_loss(data, [output.float() for output in outputs], target)
+        terms = self.loss_terms(data, outputs, target)
+        loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss became {loss.item()} in epoch {self.current_epoch}; the last good state is in "
-                f"{self.output_folder}. Lower initial_learning_rate or set precision to float32, and start again"
-            )
+            values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
+            raise self._diverged(f"the loss became {loss.item()} ({values})")
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_NORM_LIMIT)
-        self.optimizer.step()
+        self.update()
+        self.loss_means.add(terms)
+        self.iteration += 1
         return {"loss": loss.detach().cpu().numpy()}
 
-    def training_loss(
+    def loss_terms(
         self,
         data: torch.Tensor,  # noqa: ARG002 - for distillation
         outputs: list[torch.Tensor],
         target: list[torch.Tensor],
-    ) -> torch.Tensor:
-        """Return the scalar to minimise.
+    ) -> dict[str, torch.Tensor]:
+        """Return the scalars whose sum is to be minimised, by name.
 
         Args:
             data: (batch, channels, z, y, x), normalised intensities.
-            outputs: float32 logits (batch, classes, z, y, x), full resolution first.
+            outputs: logits (batch, classes, z, y, x), full resolution first.
             target: label maps (batch, 1, z, y, x) at the resolutions of ``outputs``.
         """
-        loss: torch.Tensor = self.loss(outputs, target)
-        return loss
+        return {"segmentation": self.loss([output.float() for output in outputs], target)}
+
+    def update(self) -> None:
+        """Take one optimiser step with the gradients that are there."""
+        self.limit_gradients(self.network.parameters())
+        self.optimizer.step()
+
+    def limit_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Scale gradients down to nnU-Net's limit of their norm.
+
+        Raises:
+            TrainingError: one is not finite; the step would ruin the weights, and the next checkpoint with them.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM_LIMIT)
+        if not torch.isfinite(norm):
+            raise self._diverged(f"the gradient became {norm.item()}")
+
+    def _diverged(self, what: str) -> TrainingError:
+        return TrainingError(
+            f"{what} in epoch {self.current_epoch}; the last good state is in {self.output_folder}. Lower "
+            "initial_learning_rate or set precision to float32, and start again"
+        )
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        done = self.current_epoch * self.num_iterations_per_epoch + self.iteration
+        return float(done) / (self.num_epochs * self.num_iterations_per_epoch)
+
+    @property
+    def bare_network(self) -> torch.nn.Module:
+        """The network without what distributed training wraps round it."""
+        return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+
+    def further_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds beside nnU-Net's own, under ``kdsegmentator``."""
+        return {}
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         with self._autocast():
@@ -105,18 +214,40 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         return result
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write the checkpoint under the stock trainer's name, by atomic rename.
+        """Write the checkpoint under the stock trainer's name; it appears whole, or the last one stays.
 
-        A kill in the middle of a write would otherwise cost the whole run.
+        Raises:
+            TrainingError: it cannot be written.
         """
         if self.local_rank != 0 or self.disable_checkpointing:
             return
-        partial = Path(f"{filename}.partial")
-        super().save_checkpoint(str(partial))
-        content = torch.load(partial, map_location="cpu", weights_only=False)  # written a moment ago by ourselves
-        content["trainer_name"] = nnUNetTrainer.__name__
-        torch.save(content, partial)
-        partial.replace(filename)
+        try:
+            with atomic_output(filename) as partial:
+                super().save_checkpoint(str(partial))
+                content = torch.load(partial, map_location="cpu", weights_only=False)  # written a moment ago by us
+                content["trainer_name"] = nnUNetTrainer.__name__
+                content[PLANS_KEY] = self.further_state()
+                torch.save(content, partial)
+        except (ImageWriteError, RuntimeError) as error:  # torch says RuntimeError for a full disk
+            raise TrainingError(
+                f"{filename} cannot be written ({error}); the state of the epoch before is still there. Make room and "
+                "start again to go on"
+            ) from error
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        path = Path(filename_or_checkpoint)
+        try:
+            content = read_checkpoint(path)  # nnU-Net would run code that is in it
+            super().load_checkpoint(filename_or_checkpoint)
+            self.restore(content.get(PLANS_KEY, {}))
+        except (TeacherError, KeyError, ValueError, RuntimeError) as error:
+            raise TrainingError(
+                f"training cannot go on from {path}: {error}. Remove it to go on from checkpoint_best.pth beside it, "
+                "or remove the whole folder to start again"
+            ) from error
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Put back what :meth:`further_state` returned."""
 
     def _to_device(self, data: torch.Tensor) -> torch.Tensor:
         return data.to(self.device, non_blocking=True, memory_format=torch.channels_last_3d)
@@ -126,47 +257,45 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
-class KDSegLogitTrainer(KDSegPlainTrainer):
-    """Adds the logit distillation loss: L = L_seg + lambda * L_KD, on the full-resolution output.
+class KDSegDistillingTrainer(KDSegPlainTrainer):
+    """Adds the losses between the student and a frozen teacher: L = L_seg + sum of weight * L_i.
 
-    The frozen teacher runs online on the same augmented patch as the student. It belongs to the trainer and not to the
-    network, so that it is in no checkpoint and gets no update.
+    The teacher runs online on the same augmented patch as the student. It belongs to the trainer and not to the
+    network, so that it is in no checkpoint and gets no update. What the losses train along has a parameter group of its
+    own, and a place of its own in the checkpoint, beside the student's weights: a resumed run goes on exactly.
     """
 
     def initialize(self) -> None:
         super().initialize()
-        distillation = self.settings.distillation
-        if distillation is None:
-            raise TeacherError("these plans name no teacher; write them with 'kdseg-distill distil --method logit'")
-        if distillation.teacher_fold != self.fold:
-            raise TeacherError(
-                f"the teacher was trained on fold {distillation.teacher_fold} and the student is to be trained on "
-                f"fold {self.fold}: the teacher has seen the student's held-out cases. Use the same fold"
-            )
-        teacher = load_model_folder(
-            Path(distillation.teacher_folder), distillation.teacher_fold, distillation.teacher_checkpoint
+        settings = self.settings.distillation
+        if settings is None:
+            raise TeacherError("these plans name no teacher; write them with 'kdseg-distill distil'")
+        teachers = load_teachers(
+            settings, fold=self.fold, labels=self.dataset_json["labels"], configuration=self.configuration_name
         )
-        if distillation.teacher_sha256 not in (None, teacher.sha256):
-            raise TeacherError(
-                f"the teacher in {distillation.teacher_folder} changed since these plans were written; "
-                "run 'kdseg-distill distil' again"
-            )
-        if teacher.dataset["labels"] != self.dataset_json["labels"]:
-            raise TeacherError(
-                f"the teacher's labels {teacher.dataset['labels']} are not the student's {self.dataset_json['labels']}"
-            )
-        self.teacher = teacher.network.to(self.device).to(memory_format=torch.channels_last_3d)
-        self.distillation_loss = LogitDistillationLoss(distillation.temperature)
-        self.distillation_weight = distillation.weight
+        self.distiller = Distiller(settings, self.bare_network, teachers, self.device, self._autocast)
+        self.trained_along = list(self.distiller.parts.parameters())
+        if self.trained_along:
+            self.optimizer.add_param_group({"params": self.trained_along})
 
-    def training_loss(
+    def loss_terms(
         self, data: torch.Tensor, outputs: list[torch.Tensor], target: list[torch.Tensor]
-    ) -> torch.Tensor:
-        with torch.inference_mode(), self._autocast():
-            teacher_logits = self.teacher(data)
-        # clone: an inference tensor may not take part in autograd
-        distillation: torch.Tensor = self.distillation_loss(outputs[0], teacher_logits.clone())
-        return super().training_loss(data, outputs, target) + self.distillation_weight * distillation
+    ) -> dict[str, torch.Tensor]:
+        distillation = self.distiller.losses(data, outputs, target, self.progress)
+        return {**super().loss_terms(data, outputs, target), **distillation}
+
+    def update(self) -> None:
+        if self.trained_along:
+            distributed.average_gradients(self.trained_along)
+            # apart from the student's: a large gradient here must not shorten the student's step
+            self.limit_gradients(self.trained_along)
+        super().update()
+
+    def further_state(self) -> dict[str, Any]:
+        return {_PARTS: self.distiller.parts.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.distiller.parts.load_state_dict(state.get(_PARTS, {}))
 
 
 def _seed_everything(seed: int) -> None:

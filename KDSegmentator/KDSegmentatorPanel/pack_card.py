@@ -13,6 +13,9 @@ _METHODS = {
     "teacher": "the teacher itself",
     "plain": "trained without a teacher",
     "logit": "logit distillation",
+    "reco": "ReCo distillation",
+    "logit-reco": "logit and ReCo distillation",
+    "cwd": "channel-wise distillation",
 }
 
 

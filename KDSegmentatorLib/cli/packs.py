@@ -161,6 +161,8 @@ def _provenance(manifest: Manifest) -> str:
     ]
     if provenance.teacher_sha256:
         facts.append(("Teacher", f"sha256 {provenance.teacher_sha256}"))
+    for loss, values in (provenance.losses or {}).items():
+        facts.append((f"Loss {loss}", ", ".join(f"{name} {value}" for name, value in values.items())))
     facts.append(("Made with", ", ".join(f"{name} {version}" for name, version in provenance.versions.items()) or "-"))
     return table(facts)
 

@@ -16,8 +16,9 @@ Modality = Literal["CT", "MR"]
 NormalizationScheme = Literal["CT", "ZScore"]
 ReducedFormat = Literal["bfloat16", "int8"]
 Precision = Literal["float32", "bfloat16", "int8"]
-Method = Literal["plain", "logit", "teacher"]
 SurfaceKind = Literal["voxels", "subvoxel"]
+Method = str
+"""``teacher``, ``plain`` (a student without one), or the name of a distillation method, for example ``logit-reco``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +193,12 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where the weights come from. ``created`` is an ISO 8601 date; ``versions`` maps package to version."""
+    """Where the weights come from.
+
+    ``temperature`` and ``weight`` are those of logit distillation, if that is among the losses; ``losses`` names all of
+    them with their settings as text (packs of earlier versions have none). ``created`` is an ISO 8601 date;
+    ``versions`` maps package to version.
+    """
 
     method: Method
     checkpoint_sha256: str
@@ -203,6 +209,7 @@ class Provenance:
     iterations: int | None
     created: str
     versions: dict[str, str]
+    losses: dict[str, dict[str, str]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

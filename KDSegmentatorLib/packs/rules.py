@@ -74,7 +74,13 @@ _DIFFERENCE = Rule(minimum=-1, maximum=1)
 SIZE_PATTERN = r"x1(/([2-9]|[1-9][0-9]{1,2}))?"
 TASK_PATTERN = r"[a-z0-9]+(-[a-z0-9]+)*"
 ID_PATTERN = r"[a-z0-9]+(-[a-z0-9]+)*-x1(_([2-9]|[1-9][0-9]{1,2}))?"
+METHOD_PATTERN = r"[a-z0-9]+(-[a-z0-9]+)*"
 VERSION_PATTERN = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}"
+
+METHOD = Rule(pattern=METHOD_PATTERN, max_length=40, meaning="a method's name, like 'logit-reco'")
+
+UNDISTILLED = ("teacher", "plain")
+"""Methods without a teacher."""
 
 RULES: Rules = {
     (Manifest, "schema_version"): Rule(minimum=1),
@@ -130,12 +136,14 @@ RULES: Rules = {
     (Evaluation, "teacher_mean_hd95_mm"): _NOT_NEGATIVE,
     (Evaluation, "nsd_tolerance_mm"): _NOT_NEGATIVE,
     (Evaluation, "hd95_replaced"): _NOT_NEGATIVE,
+    (Provenance, "method"): METHOD,
     (Provenance, "checkpoint_sha256"): _SHA256,
     (Provenance, "teacher_sha256"): _SHA256,
     (Provenance, "temperature"): Rule(above=0),
     (Provenance, "weight"): _NOT_NEGATIVE,
     (Provenance, "seed"): _NOT_NEGATIVE,
     (Provenance, "iterations"): _NOT_NEGATIVE,
+    (Provenance, "losses"): Rule(keys=Rule(pattern=r"[a-z0-9_]+", max_length=40, meaning="a name, like 'ms_sard'")),
     (Provenance, "created"): Rule(pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}", meaning="a date, like '2026-11-30'"),
     (Credit, "license"): Rule(
         pattern=r"[A-Za-z0-9.+()-]+( [A-Za-z0-9.+()-]+)*", max_length=200, meaning="an SPDX licence expression"
@@ -275,10 +283,12 @@ def _check_provenance(provenance: Provenance) -> None:
         datetime.date.fromisoformat(provenance.created)
     except ValueError:
         raise FieldError("provenance.created", f"is not a day of the calendar: {provenance.created!r}") from None
-    if provenance.method == "logit":
-        for name in ("teacher_sha256", "temperature", "weight"):
-            if getattr(provenance, name) is None:
-                raise FieldError(f"provenance.{name}", "missing; a distilled student needs it")
+    needed: tuple[str, ...] = ()
+    if provenance.method not in UNDISTILLED:
+        needed = ("teacher_sha256", "temperature", "weight") if provenance.method == "logit" else ("teacher_sha256",)
+    for name in needed:
+        if getattr(provenance, name) is None:
+            raise FieldError(f"provenance.{name}", "missing; a distilled student needs it")
 
 
 def _check_evaluation(evaluation: Evaluation, values: set[int]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Manifest, Normalization, Provenance
-from KDSegmentatorLib.packs.rules import MAXIMUM_FILES, RULES, TEXT
+from KDSegmentatorLib.packs.rules import MAXIMUM_FILES, RULES, TEXT, UNDISTILLED
 from KDSegmentatorLib.packs.strict_json import Rule, field_hints, optional_inner, required
 
 SCHEMA_PATH = Path(__file__).with_name("manifest.schema.json")
@@ -30,14 +30,16 @@ _FURTHER: dict[type, dict[str, Any]] = {
         },
     },
     Provenance: {
-        "if": {"properties": {"method": {"const": "logit"}}},
-        "then": {
-            "properties": {
-                "teacher_sha256": {"type": "string"},
-                "temperature": {"type": "number"},
-                "weight": {"type": "number"},
-            }
-        },
+        "allOf": [
+            {
+                "if": {"properties": {"method": {"not": {"enum": list(UNDISTILLED)}}}},
+                "then": {"properties": {"teacher_sha256": {"type": "string"}}},
+            },
+            {
+                "if": {"properties": {"method": {"const": "logit"}}},
+                "then": {"properties": {"temperature": {"type": "number"}, "weight": {"type": "number"}}},
+            },
+        ]
     },
 }
 

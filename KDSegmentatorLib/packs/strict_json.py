@@ -2,7 +2,8 @@
 
 The classes' type hints are the specification: unknown and missing fields, duplicate keys, wrong types (a bool is no
 number), NaN and wrong lengths are all refused with the path of the field. Supported hints: ``str``, ``int``, ``float``,
-``bool``, ``Literal``, ``X | None``, ``tuple[X, ...]``, ``tuple[X, Y, Z]``, ``dict[str, X]`` and dataclasses.
+``bool``, ``Literal``, ``X | None``, ``tuple[X, ...]``, ``tuple[X, Y, Z]``, ``dict[str, X]`` and dataclasses. A class
+whose content its hints cannot say reads itself: ``from_document(value, path)``, raising :class:`FieldError`.
 """
 
 from __future__ import annotations
@@ -170,6 +171,9 @@ class _Builder:
         inner = optional_inner(hint)
         if inner is not None:
             return None if value is None else self.value(inner, value, path, rule)
+        own_reader = getattr(hint, "from_document", None)
+        if own_reader is not None:
+            return own_reader(value, path)
         if dataclasses.is_dataclass(hint):
             return self.dataclass(typing.cast("type", hint), value, path)
         origin = typing.get_origin(hint)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import datetime
 from importlib import metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from distillation.files import file_sha256
 from distillation.plans import scale_features
-from distillation.settings import PLANS_KEY, LogitDistillationSettings, TrainingSettings
+from distillation.settings import MINIMUM_WIDTH, PLANS_KEY, DistillationSettings, TrainingSettings
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.packs.manifest import (
@@ -82,21 +81,24 @@ def describe_provenance(model: ModelFolder, teacher: ModelFolder | None) -> Prov
     """
     settings = TrainingSettings.from_plans(model.plans) if PLANS_KEY in model.plans else None
     distillation = settings.distillation if settings else None
-    method: Method = "teacher" if teacher is None else "logit" if distillation else "plain"
+    method: Method = "teacher" if teacher is None else distillation.method if distillation else "plain"
     if distillation and teacher is None:
         raise ExportError(f"{model.folder} was distilled, so that it is not a teacher; export it as a student")
     if distillation and teacher:
         _check_teacher(model, teacher, distillation)
+    losses = distillation.losses if distillation else {}
+    logit = losses.get("logit")
     return Provenance(
         method=method,
         checkpoint_sha256=model.sha256,
         teacher_sha256=teacher.sha256 if teacher and distillation else None,
-        temperature=distillation.temperature if distillation else None,
-        weight=distillation.weight if distillation else None,
+        temperature=logit["temperature"] if logit else None,
+        weight=logit["weight"] if logit else None,
         seed=settings.seed if settings else None,
         iterations=settings.iterations if settings else None,
         created=datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
         versions={"kdsegmentator": __version__, **{package: metadata.version(package) for package in _PACKAGES}},
+        losses={loss: {setting: str(value) for setting, value in values.items()} for loss, values in losses.items()},
     )
 
 
@@ -108,7 +110,8 @@ def checked_alpha(model: ModelFolder, teacher: ModelFolder | None, size: str) ->
     """
     own, reference = _widths(model), _widths(teacher or model)
     alpha = alpha_of(size)
-    if own != scale_features(reference, alpha):
+    minimum = TrainingSettings.from_plans(model.plans).minimum_width if PLANS_KEY in model.plans else MINIMUM_WIDTH
+    if own != scale_features(reference, alpha, minimum):
         raise ExportError(
             f"{model.folder} has the widths {own}, which is not {size} of the teacher's {reference}; name the right "
             "folder or size"
@@ -128,20 +131,27 @@ def check_labels(labels: tuple[Label, ...], model: ModelFolder) -> None:
         raise ExportError(f"the recipe describes the labels {described}, but {model.folder} was trained on {trained}")
 
 
-def _check_teacher(model: ModelFolder, teacher: ModelFolder, distillation: LogitDistillationSettings) -> None:
-    """Check that the student's own teacher is the family's teacher.
+def _check_teacher(model: ModelFolder, teacher: ModelFolder, distillation: DistillationSettings) -> None:
+    """Check that the student's own teacher is the family's teacher, or has its fold among others.
 
     A student of an earlier version does not know its teacher's hash: it is checked if that teacher is still there.
 
     Raises:
         ExportError: it is another one.
     """
-    checkpoint = (
-        Path(distillation.teacher_folder) / f"fold_{distillation.teacher_fold}" / distillation.teacher_checkpoint
-    )
-    known = distillation.teacher_sha256 or (file_sha256(checkpoint) if checkpoint.is_file() else None)
-    if distillation.teacher_fold != teacher.fold or known not in (None, teacher.sha256):
-        raise ExportError(f"{model.folder} was distilled from another teacher ({checkpoint}) than {teacher.folder}")
+    own = distillation.teacher
+    checkpoints = dict(zip(own.folds, own.paths(), strict=True))
+    checkpoint = checkpoints.get(teacher.fold)
+    known = None
+    if own.sha256 is not None:
+        known = dict(zip(own.folds, own.sha256, strict=True)).get(teacher.fold)
+    elif checkpoint is not None and checkpoint.is_file():
+        known = file_sha256(checkpoint)
+    if checkpoint is None or known not in (None, teacher.sha256):
+        raise ExportError(
+            f"{model.folder} was distilled from another teacher ({', '.join(map(str, own.paths()))}) than "
+            f"{teacher.folder}, fold {teacher.fold}"
+        )
 
 
 def _widths(model: ModelFolder) -> list[int]:

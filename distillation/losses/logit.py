@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
 import torch
 from torch import nn
-from torch.nn import functional
+from torch.autograd.function import once_differentiable
 
+from distillation.losses.term import DistillationTerm, Signals, check_same_shape, full_precision
 from KDSegmentatorLib.errors import InvalidSettingsError
 
 
-class LogitDistillationLoss(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class LogitLoss(DistillationTerm):
     r"""Voxel-wise KL divergence between softened class distributions.
 
     .. math::
@@ -22,62 +28,127 @@ class LogitDistillationLoss(nn.Module):
     temperature.
 
     Everything is computed in float32, whatever the logits come in: probabilities of rare classes vanish in half
-    precision. No gradient flows to the teacher.
+    precision. It is computed in chunks of voxels, so that beyond the logits it takes the memory of their gradient and
+    of one chunk: 111 classes on a 160x192x160 patch are 2.2 GB for one float32 tensor.
 
-    Args:
+    Attributes:
         temperature: tau, > 0.
-        chunk_voxels: voxels that are handled at once. It bounds the memory of the softmax tensors (111 classes on a
-            160x192x160 patch are 2.2 GB for one float32 tensor); the value of the loss does not depend on it.
+        deep_supervision: compare the deep-supervision heads too, weighted as nnU-Net weights them in its own loss
+            (halved with every resolution, the lowest left out, normalised); otherwise the full resolution only.
 
-    Raises:
-        InvalidSettingsError: the temperature or the chunk is not positive.
+    Unit: nats times tau squared, >= 0.
 
     Source:
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015; Lan et al., From Performance to Practice:
         Knowledge-Distilled Segmentator for On-Premises Clinical Workflows.
     """
 
-    def __init__(self, temperature: float = 2.0, chunk_voxels: int = 1 << 20) -> None:
-        super().__init__()
-        if not temperature > 0:
-            raise InvalidSettingsError(f"temperature must be > 0, got {temperature}")
-        if chunk_voxels < 1:
-            raise InvalidSettingsError(f"chunk_voxels must be at least 1, got {chunk_voxels}")
-        self.temperature = temperature
-        self.chunk_voxels = chunk_voxels
+    name: ClassVar[str] = "logit"
 
-    def forward(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
-        """Return the loss.
+    chunk_voxels: ClassVar[int] = 1 << 17
+    """Voxels that are handled at once, rounded up to whole planes; the loss does not depend on it."""
+
+    temperature: float
+    deep_supervision: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise InvalidSettingsError(f"temperature must be > 0, got {self.temperature}")
+
+    @property
+    def uses_all_heads(self) -> bool:
+        """Whether it compares the deep-supervision outputs too."""
+        return self.deep_supervision
+
+    def __call__(
+        self,
+        student: Signals,
+        teacher: Signals,
+        labels: Sequence[torch.Tensor],  # noqa: ARG002 - all losses are called alike
+        parts: nn.Module,  # noqa: ARG002
+    ) -> torch.Tensor:
+        """Return the loss; see :class:`DistillationTerm`."""
+        if not self.deep_supervision:
+            return self.divergence(student.heads[0], teacher.heads[0])
+        weights = head_weights(len(student.heads))
+        return torch.stack(
+            [
+                weight * self.divergence(own, teachers)
+                for weight, own, teachers in zip(weights, student.heads, teacher.heads, strict=True)
+                if weight > 0
+            ]
+        ).sum()
+
+    def divergence(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+        """Return the loss of one head.
 
         Args:
             student_logits: (batch, classes, *spatial).
             teacher_logits: the same shape; treated as constant.
 
         Returns:
-            A float32 scalar, >= 0, in nats times tau squared.
+            A float32 scalar (float64 for float64 logits).
 
         Raises:
             ValueError: the shapes differ, as they do when teacher and student were planned with different labels.
         """
-        if student_logits.shape != teacher_logits.shape:
-            raise ValueError(
-                f"student logits {tuple(student_logits.shape)} and teacher logits {tuple(teacher_logits.shape)} "
-                "differ in shape; teacher and student need the same labels and patch size"
-            )
-        student = _voxels_by_classes(student_logits)
-        teacher = _voxels_by_classes(teacher_logits.detach())
-        total = student.new_zeros((), dtype=torch.float32)
-        for start in range(0, student.shape[0], self.chunk_voxels):
-            voxels = slice(start, start + self.chunk_voxels)
-            total = total + functional.kl_div(
-                functional.log_softmax(student[voxels].float() / self.temperature, dim=1),
-                functional.log_softmax(teacher[voxels].float() / self.temperature, dim=1),
-                reduction="sum",
-                log_target=True,
-            )
-        return total * (self.temperature**2 / student.shape[0])
+        check_same_shape(student_logits, teacher_logits, "logits")
+        loss: torch.Tensor = _SoftenedDivergence.apply(
+            student_logits, teacher_logits.detach(), self.temperature, self.chunk_voxels
+        )
+        return loss
 
 
-def _voxels_by_classes(logits: torch.Tensor) -> torch.Tensor:
-    """Reorder (batch, classes, *spatial) to (batch * voxels, classes)."""
-    return logits.movedim(1, -1).reshape(-1, logits.shape[1])
+def head_weights(heads: int) -> list[float]:
+    """Return nnU-Net's weights of its outputs, full resolution first: 1, 1/2, 1/4, ..., 0, normalised to 1."""
+    weights = [0.5**n for n in range(heads)]
+    if heads > 1:
+        weights[-1] = 0.0
+    return [weight / sum(weights) for weight in weights]
+
+
+class _SoftenedDivergence(torch.autograd.Function):
+    """The divergence with its closed-form gradient, dL/dz_S = tau (p_S - p_T) / |Omega|, one chunk after the other.
+
+    Autograd would keep the softmax outputs of every chunk. Here the softmax is computed again for the gradient, which
+    costs little beside two networks, so that nothing is kept but the logits.
+    """
+
+    @staticmethod
+    def forward(
+        context: Any, student: torch.Tensor, teacher: torch.Tensor, temperature: float, chunk_voxels: int
+    ) -> torch.Tensor:
+        context.save_for_backward(student, teacher)
+        context.temperature, context.chunk_voxels = temperature, chunk_voxels
+        total = torch.zeros((), dtype=full_precision(student[:0]).dtype, device=student.device)
+        for chunk in _chunks(student.shape, chunk_voxels):
+            log_student = _log_softmax(student[chunk], temperature)
+            log_teacher = _log_softmax(teacher[chunk], temperature)
+            p_teacher = log_teacher.exp()
+            total += (p_teacher * log_teacher.sub_(log_student)).sum()
+        return total * (temperature**2 * student.shape[1] / student.numel())
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, incoming: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        student, teacher = context.saved_tensors
+        factor = incoming * (context.temperature * student.shape[1] / student.numel())
+        gradient = torch.empty_like(student)
+        for chunk in _chunks(student.shape, context.chunk_voxels):
+            difference = _log_softmax(student[chunk], context.temperature).exp_()
+            difference -= _log_softmax(teacher[chunk], context.temperature).exp_()
+            gradient[chunk] = difference.mul_(factor)
+        return gradient, None, None, None
+
+
+def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    return torch.log_softmax(full_precision(logits) / temperature, dim=1)
+
+
+def _chunks(shape: torch.Size, chunk_voxels: int) -> Iterator[tuple[slice, slice, slice]]:
+    """Yield indices of whole planes (first spatial axis) of one patch at a time; views, nothing is copied."""
+    planes = max(1, chunk_voxels // max(1, shape[3:].numel()))
+    for patch in range(shape[0]):
+        for start in range(0, shape[2], planes):
+            yield slice(patch, patch + 1), slice(None), slice(start, start + planes)

@@ -4,6 +4,6 @@ nnU-Net imports every module below that folder under a top-level name of its own
 file and the trainers are imported from where they belong.
 """
 
-from distillation.trainers import KDSegLogitTrainer, KDSegPlainTrainer
+from distillation.trainers import KDSegDistillingTrainer, KDSegPlainTrainer
 
-__all__ = ["KDSegLogitTrainer", "KDSegPlainTrainer"]
+__all__ = ["KDSegDistillingTrainer", "KDSegPlainTrainer"]

@@ -198,11 +198,31 @@ def session_raw(tmp_path_factory):
     return raw
 
 
+@pytest.fixture(scope="session")
+def prepared_spheres(session_raw, tmp_path_factory):
+    """A workspace whose dataset is prepared by stock nnU-Net."""
+    from distillation.launch import Workspace
+    from support.tiny_training import prepare_spheres
+
+    space = Workspace.below(tmp_path_factory.mktemp("work"), session_raw)
+    prepare_spheres(space)
+    return space
+
+
+@pytest.fixture
+def everything_in_this_process(monkeypatch):
+    """Worker processes would seed themselves; without them a resumed run sees the same batches."""
+    from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)  # most of the time of a run this short
+
+
 RECIPE = """
 dataset: {name: Dataset901_Spheres, title: Generated spheres, planner: ExperimentPlanner, fold: 0}
 training: {iterations_per_epoch: 3, validation_iterations: 1, batch_size: 2, seed: 7, precision: float32}
 teacher: {epochs: 2}
-methods: {logit: {temperature: 2.0, weight: 1.0}}
+methods: {logit: {logit: {temperature: 2.0, weight: 1.0}}}
 students:
   - {size: x1/2, epochs: 2, methods: [plain, logit]}
 pack:
@@ -225,6 +245,21 @@ pack:
   intended_use: Tests.
   limits: Nothing else.
 """
+
+
+LOGIT = {"logit": {"weight": 0.5, "ramp": 0.0, "temperature": 2.0, "deep_supervision": False}}
+
+
+@pytest.fixture(scope="session")
+def distillation():
+    """A function that returns settings of a distillation: distillation(teacher folder, method, losses, folds=...)."""
+    from distillation.settings import DistillationSettings, TeacherSettings
+
+    def settings(folder, method="logit", losses=LOGIT, folds=(0,), **teacher):
+        teacher = TeacherSettings(folder=str(folder), folds=folds, **teacher)
+        return DistillationSettings(method=method, teacher=teacher, losses=losses)
+
+    return settings
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from distillation.plans import (
     scale_features,
     student_plans,
 )
-from distillation.settings import PLANS_KEY, LogitDistillationSettings, TrainingSettings
+from distillation.settings import PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import InvalidSettingsError, TeacherError
 
 
@@ -27,17 +27,23 @@ def test_widths_scale_down_to_the_minimum(features, alpha, expected):
     assert scale_features(features, alpha) == expected
 
 
+def test_the_minimum_is_the_recipes(plans):
+    assert scale_features([32, 64, 128], 0.125, minimum=16) == [16, 16, 16]
+    student = student_plans(
+        plans(), "3d_fullres", alpha=0.125, name="n", settings=TrainingSettings(epochs=1, minimum_width=3)
+    )
+    assert student["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] == [3, 4]
+
+
 @pytest.mark.parametrize("alpha", [0, -0.5, 1.5, float("nan")])
 def test_alpha_out_of_range(alpha):
     with pytest.raises(InvalidSettingsError, match="alpha"):
         scale_features([32], alpha)
 
 
-def test_student_plans_change_widths_batch_size_and_name_only(plans):
+def test_student_plans_change_widths_batch_size_and_name_only(plans, distillation):
     teacher = plans()
-    settings = TrainingSettings(
-        epochs=3, batch_size=5, distillation=LogitDistillationSettings(teacher_folder="T", teacher_fold=0)
-    )
+    settings = TrainingSettings(epochs=3, batch_size=5, distillation=distillation("T", sha256=("a" * 64,)))
     student = student_plans(teacher, "3d_fullres", alpha=0.5, name="nnUNetPlans_x1_2_logit", settings=settings)
     assert TrainingSettings.from_plans(json.loads(json.dumps(student))) == settings
     assert student.pop(PLANS_KEY)
@@ -119,8 +125,8 @@ def test_settings_refuse_what_makes_no_sense(plans):
         TrainingSettings(epochs=0)
     with pytest.raises(InvalidSettingsError, match="initial_learning_rate"):
         TrainingSettings(epochs=1, initial_learning_rate=0)
-    with pytest.raises(InvalidSettingsError, match="weight"):
-        LogitDistillationSettings(teacher_folder="T", teacher_fold=0, weight=-1)
+    with pytest.raises(InvalidSettingsError, match="minimum_width"):
+        TrainingSettings(epochs=1, minimum_width=0)
     with pytest.raises(InvalidSettingsError, match="kdseg-distill"):
         TrainingSettings.from_plans(plans())
     with pytest.raises(InvalidSettingsError, match="surprise"):

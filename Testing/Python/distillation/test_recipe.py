@@ -21,7 +21,11 @@ def test_the_hippocampus_recipe():
     lengths = {student.size: (student.warm_up_epochs, student.epochs) for student in recipe.students}
     assert lengths == {"x1/2": (20, 10), "x1/4": (40, 20)}
     assert all(student.methods == ("plain", "logit") for student in recipe.students)
-    assert (recipe.methods.logit.temperature, recipe.methods.logit.weight) == (2.0, 1.0)
+    logit = recipe.methods["logit"].terms["logit"]
+    assert (logit.temperature, logit.weight, logit.ramp) == (2.0, 1.0, 0.0)
+    assert set(recipe.methods) == {"logit", "reco", "logit-reco", "cwd"}
+    assert set(recipe.methods["logit-reco"].terms) == {"logit", "ms_sard", "ms_ca"}
+    assert all((term.weight, term.ramp) == (0.01, 0.6) for term in recipe.methods["reco"].terms.values())
     settings = recipe.settings(20)
     assert (settings.epochs, settings.iterations_per_epoch, settings.batch_size) == (20, 100, 2)
     codes = [label.terminology.type_modifier.value for label in recipe.pack.labels]
@@ -54,11 +58,15 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
         ("epochs: 2, methods", "epoch: 2, methods", r"students\[0\]\.epoch: unknown field; known are: epochs, methods"),
         ("fold: 0", "fold: 7", "dataset: fold must be 0 to 4"),
         ("batch_size: 2", "batch_size: 0", "batch_size"),
-        ("temperature: 2.0", "temperature: warm", r"methods\.logit\.temperature: must be a number"),
-        ("temperature: 2.0", "temperature: '1e-2'", r"methods\.logit\.temperature: must be a number, got '1e-2'"),
-        ("temperature: 2.0", "temperature: .nan", r"methods\.logit\.temperature: must be a finite number"),
-        ("temperature: 2.0", "temperature: -.inf", r"methods\.logit\.temperature: must be a finite number"),
-        ("temperature: 2.0, ", "", r"methods\.logit\.temperature: missing"),
+        ("temperature: 2.0", "temperature: warm", r"methods\['logit'\]\.logit\.temperature: must be a number"),
+        (
+            "temperature: 2.0",
+            "temperature: '1e-2'",
+            r"methods\['logit'\]\.logit\.temperature: must be a number, got '1e-2'",
+        ),
+        ("temperature: 2.0", "temperature: .nan", r"methods\['logit'\]\.logit\.temperature: must be a finite number"),
+        ("temperature: 2.0", "temperature: -.inf", r"methods\['logit'\]\.logit\.temperature: must be a finite number"),
+        ("temperature: 2.0, ", "", r"methods\['logit'\]\.logit\.temperature: missing"),
         ("temperature: 2.0", "temperature: 2.0, temperature: 3.0", "the key 'temperature' occurs twice.*line"),
         ("temperature: 2.0", "1: 2.0", "the key '1' is not text.*line"),
         ("seed: 7", "seed: true", r"training\.seed: must be a whole number"),
@@ -70,7 +78,7 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
         ("size: x1/2", "size: half", "x1/2"),
         ("[plain, logit]", "[plain, plain]", "at most once"),
         ("[plain, logit]", "[teacher]", "at most once"),
-        ("methods: {logit: {temperature: 2.0, weight: 1.0}}", "methods: {}", "'methods' does not set"),
+        ("methods: {logit: {logit: {temperature: 2.0, weight: 1.0}}}", "methods: {}", "'methods' does not set"),
         ("modality: MR", "modality: PET", "modality: must be 'CT' or 'MR'"),
         ("color: [255, 0, 0]", "color: [255, 0]", "color: must have 3 values"),
     ],
@@ -115,3 +123,67 @@ def test_an_empty_recipe(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
     with pytest.raises(InvalidSettingsError, match=r"^empty\.yaml: must be an object"):
         read_recipe(str(tmp_path / "empty.yaml"))
+
+
+METHODS = "methods: {logit: {logit: {temperature: 2.0, weight: 1.0}}}"
+RECO = "methods: {logit: {logit: {temperature: 2.0, weight: 1.0}}, reco: {ms_sard: {weight: 0.01, ramp: 0.6}}}"
+TEACHER = "teacher: {epochs: 2}"
+
+
+def test_a_method_is_any_sum_of_losses(tmp_path, recipe_text):
+    recipe = read_recipe(changed(tmp_path, recipe_text, METHODS, RECO))
+    assert not recipe.methods["logit"].uses_features
+    assert recipe.methods["reco"].uses_features
+    assert recipe.methods["reco"].terms["ms_sard"].weight_at(0.3) == pytest.approx(0.005)
+    without = changed(tmp_path, recipe_text.replace("[plain, logit]", "[plain]"), METHODS, "methods: {}")
+    assert read_recipe(without).methods == {}  # each one is optional
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("plain", "'plain' cannot name a distillation method"),
+        ("teacher", "'teacher' cannot name"),
+        ("warmup", "'warmup' cannot name"),
+        ("Logit", "must be a method's name"),
+        ("../x", "must be a method's name"),
+    ],
+)
+def test_names_of_methods(tmp_path, recipe_text, name, message):
+    new = f"methods: {{logit: {{logit: {{temperature: 2.0, weight: 1.0}}}}, '{name}': {{cwd: {{weight: 1.0}}}}}}"
+    with pytest.raises(InvalidSettingsError, match=message):
+        read_recipe(changed(tmp_path, recipe_text, METHODS, new))
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("folds: []", "one or more of 0 to 4"),
+        ("folds: [0, 0]", "each once"),
+        ("folds: [0, 5]", "0 to 4"),
+        ("folds: [1]", "lack the dataset's fold 0"),
+        ("folds: [0, 1]", "several folds need a given 'folder'"),
+        ("folder: T, folds: [0, 1]", "have seen cases that fold 0 holds out"),
+    ],
+)
+def test_folds_of_the_teacher(tmp_path, recipe_text, teacher, message):
+    with pytest.raises(InvalidSettingsError, match=message):
+        read_recipe(changed(tmp_path, recipe_text, TEACHER, f"teacher: {{epochs: 2, {teacher}}}"))
+
+
+def test_several_folds_teach_logits_only(tmp_path, recipe_text):
+    several = "teacher: {epochs: 2, folder: T, folds: [0, 1, 4], accept_leakage: true}"
+    path = changed(tmp_path, recipe_text, TEACHER, several)
+    assert read_recipe(path).teacher_folds() == (0, 1, 4)
+    assert "have seen" in read_recipe(path).held_out_text()
+    assert "seen" not in read_recipe(changed(tmp_path, recipe_text, TEACHER, TEACHER)).held_out_text()
+    with pytest.raises(InvalidSettingsError, match="'reco' compares encoder features, which an average of 3 folds"):
+        read_recipe(changed(tmp_path, recipe_text.replace(METHODS, RECO), TEACHER, several))
+
+
+def test_the_minimum_width_is_a_students_own(tmp_path, recipe_text):
+    path = changed(tmp_path, recipe_text, "size: x1/2, ", "size: x1/2, minimum_width: 4, ")
+    recipe = read_recipe(path)
+    assert recipe.settings(1, recipe.student("x1/2").minimum_width).minimum_width == 4
+    with pytest.raises(InvalidSettingsError, match="minimum_width"):
+        read_recipe(changed(tmp_path, recipe_text, "size: x1/2, ", "size: x1/2, minimum_width: 0, "))

@@ -2,17 +2,24 @@ from dataclasses import replace
 
 import pytest
 
-from distillation.settings import LogitDistillationSettings, TrainingSettings
+from distillation.settings import PLANS_KEY, DistillationSettings, TeacherSettings, TrainingSettings
+from KDSegmentatorLib.errors import InvalidSettingsError
 
 SHA, OTHER_SHA = "a" * 64, "b" * 64
+LOGIT = {"logit": {"weight": 0.5, "ramp": 0.0, "temperature": 2.0, "deep_supervision": False}}
 
 
 def run(folder="/a/ws", sha=SHA, **changes):
-    distillation = LogitDistillationSettings(
-        teacher_folder=f"{folder}/results/D/Teacher", teacher_fold=0, teacher_sha256=sha
-    )
+    sha256 = None if sha is None else (sha,)
+    teacher = TeacherSettings(folder=f"{folder}/results/D/Teacher", folds=(0,), sha256=sha256)
+    distillation = DistillationSettings(method="logit", teacher=teacher, losses=LOGIT)
     start = f"{folder}/results/D/WarmUp/fold_0/checkpoint_final.pth"
     return replace(TrainingSettings(epochs=3, initial_checkpoint=start, distillation=distillation), **changes)
+
+
+def with_teacher(settings, **changes):
+    teacher = replace(settings.distillation.teacher, **changes)
+    return replace(settings, distillation=replace(settings.distillation, teacher=teacher))
 
 
 def test_a_moved_workspace_is_the_same_run():
@@ -23,9 +30,9 @@ def test_a_moved_workspace_is_the_same_run():
 
 
 def test_a_renamed_teacher_is_known_by_its_hash():
-    renamed = replace(run().distillation, teacher_folder="/x/y", teacher_checkpoint="checkpoint_best.pth")
-    assert run(distillation=renamed).same_but_for_place(run())
-    assert not run(distillation=replace(renamed, teacher_sha256=None)).same_but_for_place(run())
+    renamed = with_teacher(run(), folder="/x/y", checkpoint="checkpoint_best.pth")
+    assert renamed.same_but_for_place(run())
+    assert not with_teacher(renamed, sha256=None).same_but_for_place(run())
 
 
 @pytest.mark.parametrize(
@@ -34,8 +41,12 @@ def test_a_renamed_teacher_is_known_by_its_hash():
         run(sha=OTHER_SHA),
         run(epochs=4),
         run(distillation=None),
-        run(distillation=replace(run().distillation, weight=2.0)),
-        run(distillation=replace(run().distillation, teacher_fold=1)),
+        run(distillation=replace(run().distillation, losses={"logit": {**LOGIT["logit"], "weight": 2.0}})),
+        run(distillation=replace(run().distillation, losses={**LOGIT, "cwd": {"weight": 1.0}})),
+        run(distillation=replace(run().distillation, method="logit-2")),
+        with_teacher(run(), folds=(1,)),
+        with_teacher(run(), accept_leakage=True),
+        run(gradient_checkpointing=True),
         run(initial_checkpoint=None),
         run(initial_checkpoint="/a/ws/results/D/Other/fold_0/checkpoint_final.pth"),
     ],
@@ -43,3 +54,34 @@ def test_a_renamed_teacher_is_known_by_its_hash():
 def test_other_runs_are_not_the_same(other):
     assert not other.same_but_for_place(run())
     assert not run().same_but_for_place(other)
+
+
+def test_plans_of_the_version_that_had_logits_only_are_read():
+    earlier = {
+        "teacher_folder": "/a/ws/results/D/Teacher",
+        "teacher_fold": 0,
+        "teacher_checkpoint": "checkpoint_final.pth",
+        "teacher_sha256": SHA,
+        "temperature": 2.0,
+        "weight": 0.5,
+    }
+    found = TrainingSettings.from_plans({PLANS_KEY: {"epochs": 3, "distillation": earlier}})
+    assert found == run(initial_checkpoint=None)
+    without_hash = {**earlier, "teacher_sha256": None}
+    found = TrainingSettings.from_plans({PLANS_KEY: {"epochs": 3, "distillation": without_hash}})
+    assert found == run(initial_checkpoint=None, sha=None)
+
+
+@pytest.mark.parametrize(
+    ("folds", "sha256", "message"),
+    [((), None, "one or more"), ((0, 0), None, "each once"), ((0, 1), (SHA,), "2 folds .* 1 hashes")],
+)
+def test_a_teacher_has_folds_with_a_hash_each(folds, sha256, message):
+    with pytest.raises(InvalidSettingsError, match=message):
+        TeacherSettings(folder="T", folds=folds, sha256=sha256)
+
+
+def test_a_setting_that_is_missing_or_unknown():
+    for distillation in ({"method": "logit"}, {"method": "l", "teacher": {"folder": "T"}, "losses": {}}):
+        with pytest.raises(InvalidSettingsError, match="not valid"):
+            TrainingSettings.from_plans({PLANS_KEY: {"epochs": 1, "distillation": distillation}})

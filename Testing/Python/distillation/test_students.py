@@ -38,8 +38,8 @@ def test_names_and_settings(recipe, plans, source):
     assert logit["plans_name"] == "nnUNetPlans_x1_2_logit"
     settings = TrainingSettings.from_plans(logit)
     assert (settings.epochs, settings.iterations_per_epoch, settings.seed) == (2, 3, 7)
-    assert settings.distillation.teacher_folder == str(source.folder.resolve())
-    assert settings.distillation.teacher_fold == 0
+    assert settings.distillation.teacher.folder == str(source.folder.resolve())
+    assert settings.distillation.teacher.folds == (0,)
     plain = plans_for_student(recipe, Student(size="x1/2", method="plain"), plans(), None)
     assert plain["plans_name"] == "nnUNetPlans_x1_2_plain"
     assert plain[PLANS_KEY]["distillation"] is None
@@ -60,7 +60,7 @@ def test_folders(recipe, plans, tmp_path):
     assert teacher_folder(workspace, recipe, plans()) == results / "KDSegPlainTrainer__nnUNetPlans_x1_plain__3d_fullres"
     student = Student(size="x1/2", method="logit")
     found = student_folder(workspace, recipe, student, plans())
-    assert found == results / "KDSegLogitTrainer__nnUNetPlans_x1_2_logit__3d_fullres"
+    assert found == results / "KDSegDistillingTrainer__nnUNetPlans_x1_2_logit__3d_fullres"
 
 
 def test_distillation_needs_a_trained_teacher(recipe, plans, tmp_path):
@@ -96,3 +96,23 @@ def test_methods_go_on_from_the_same_warm_up(recipe, plans, source, tmp_path):
 
 def test_without_warm_up_there_is_no_folder(recipe, plans, tmp_path):
     assert warm_up_folder(Workspace.below(tmp_path), recipe, "x1/2", plans()) is None
+
+
+def test_several_folds_have_a_hash_each(recipe, plans, source):
+    second = source.path(1)
+    second.parent.mkdir()
+    several = replace(recipe, teacher=replace(recipe.teacher, folder="T", folds=(0, 1), accept_leakage=True))
+    student = Student(size="x1/2", method="logit")
+    with pytest.raises(TrainingError, match=r"fold_1.*is missing"):
+        plans_for_student(several, student, plans(), source)
+    second.write_bytes(b"another")
+    found = TrainingSettings.from_plans(plans_for_student(several, student, plans(), source)).distillation
+    assert found.teacher.folds == (0, 1)
+    assert found.teacher.sha256 == (source.sha256(0), source.sha256(1))
+    assert found.losses == {"logit": {"weight": 1.0, "ramp": 0.0, "temperature": 2.0, "deep_supervision": False}}
+
+
+def test_the_minimum_width_reaches_the_plans(recipe, plans):
+    narrow = replace(recipe, students=(replace(recipe.students[0], minimum_width=2),))
+    student = plans_for_student(narrow, Student(size="x1/2", method="plain"), plans(features=(6, 12)), None)
+    assert student["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] == [3, 6]

@@ -1,7 +1,8 @@
 """Real trainings, tiny: preparation, plain and distilled runs, a kill in the middle, and the command over it all."""
 
+import csv
+import io
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,62 +15,38 @@ import pytest
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
-from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import (  # noqa: E402
-    DatasetFingerprintExtractor,
-)
 from nnunetv2.training.logging.nnunet_logger import LocalLogger  # noqa: E402
 
 from distillation.cli import main  # noqa: E402
 from distillation.launch import Workspace, train  # noqa: E402
-from distillation.plans import read_plans, student_plans  # noqa: E402
 from distillation.prepare import prepare  # noqa: E402
 from distillation.recipe import DatasetRecipe  # noqa: E402
-from distillation.settings import LogitDistillationSettings, TrainingSettings  # noqa: E402
-from distillation.teacher import load_model_folder  # noqa: E402
+from distillation.teacher import build_network, load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import TeacherError, TrainingError  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
+from support.tiny_training import (  # noqa: E402
+    DATASET,
+    DISTILLING,
+    PLAIN,
+    checkpoint,
+    distilling,
+    environment,
+    folder_of,
+    make_trainer,
+    run,
+    small_plans,
+    spheres_recipe,
+    trained_along,
+)
 
 pytestmark = pytest.mark.training
 
-REPOSITORY = Path(__file__).parents[3]
-DATASET = "Dataset901_Spheres"
 WEIGHTS = "network_weights"
 
 
-def with_fewer_samples(original):
-    """Stock nnU-Net draws a hundred million intensities, however small the dataset is."""
-
-    def init(self, *arguments, **options):
-        original(self, *arguments, **options)
-        self.num_foreground_voxels_for_intensitystats = 10_000
-
-    return init
-
-
 @pytest.fixture(scope="module")
-def workspace(session_raw, tmp_path_factory):
-    """A workspace whose dataset is prepared by stock nnU-Net."""
-    space = Workspace.below(tmp_path_factory.mktemp("work"), session_raw)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("distillation.prepare._processes", lambda: 1)
-        patch.setattr(DatasetFingerprintExtractor, "__init__", with_fewer_samples(DatasetFingerprintExtractor.__init__))
-        patch.setenv("OMP_NUM_THREADS", "1")
-        prepare(space, spheres_recipe())
-    return space
-
-
-def spheres_recipe():
-    return DatasetRecipe(name=DATASET, title="Generated spheres")
-
-
-def settings(**changes):
-    values = {"epochs": 3, "iterations_per_epoch": 2, "validation_iterations": 1, "seed": 3, "precision": "float32"}
-    return TrainingSettings(**{**values, **changes})
-
-
-def small_plans(workspace, name, alpha=0.25, **changes):
-    stock = read_plans(workspace.preprocessed / DATASET / "nnUNetPlans.json")
-    return student_plans(stock, "3d_fullres", alpha=alpha, name=name, settings=settings(**changes))
+def workspace(prepared_spheres):
+    return prepared_spheres
 
 
 def command(workspace, plans):
@@ -87,10 +64,6 @@ def command(workspace, plans):
     return [sys.executable, "-c", script, *folders, DATASET, json.dumps(plans)]
 
 
-def environment():
-    return {**os.environ, "nnUNet_n_proc_DA": "0", "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture(autouse=True, scope="module")
 def everything_in_this_process():
     """Worker processes would seed themselves; without them a resumed run sees the same batches."""
@@ -100,36 +73,19 @@ def everything_in_this_process():
         yield
 
 
-def run(workspace, plans):
-    train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
-
-
-def folder_of(workspace, trainer, plans):
-    return workspace.results / DATASET / f"{trainer}__{plans['plans_name']}__3d_fullres"
-
-
 @pytest.fixture(scope="module")
 def teacher(workspace):
     """A plainly trained folder."""
     plans = small_plans(workspace, "nnUNetPlans_x1_plain", alpha=0.5, epochs=1)
     run(workspace, plans)
-    return folder_of(workspace, "KDSegPlainTrainer", plans)
-
-
-def distilling(workspace, teacher, name, **changes):
-    distillation = LogitDistillationSettings(teacher_folder=str(teacher), teacher_fold=0)
-    return small_plans(workspace, name, distillation=distillation, **changes)
+    return folder_of(workspace, PLAIN, plans)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(workspace, teacher):
-    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit")
+    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit-reco", "logit-reco")
     run(workspace, plans)
-    return folder_of(workspace, "KDSegLogitTrainer", plans)
-
-
-def checkpoint(folder, name="checkpoint_final.pth"):
-    return torch.load(folder / "fold_0" / name, weights_only=False)
+    return folder_of(workspace, DISTILLING, plans)
 
 
 def test_preparation_is_complete_and_not_repeated(workspace, monkeypatch):
@@ -160,7 +116,7 @@ def test_only_the_axes_of_the_recipe_are_mirrored(workspace, axes):
         workspace, f"nnUNetPlans_mirroring_{len(axes)}", epochs=1, iterations_per_epoch=1, mirroring_axes=axes
     )
     run(workspace, plans)
-    folder = folder_of(workspace, "KDSegPlainTrainer", plans)
+    folder = folder_of(workspace, PLAIN, plans)
     assert load_model_folder(folder, 0).mirroring_axes == axes
     train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)  # known again, axes and all
 
@@ -186,8 +142,8 @@ def test_finished_training_is_not_repeated_and_not_confused(workspace, teacher):
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(workspace, teacher, uninterrupted):
-    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit_killed")
-    folder = folder_of(workspace, "KDSegLogitTrainer", plans)
+    plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_killed", "logit-reco")
+    folder = folder_of(workspace, DISTILLING, plans)
     latest = folder / "fold_0" / "checkpoint_latest.pth"
     process = subprocess.Popen(command(workspace, plans), env=environment(), stdout=subprocess.DEVNULL)
     try:
@@ -204,14 +160,52 @@ def test_a_killed_run_goes_on_to_the_same_weights(workspace, teacher, uninterrup
     run(workspace, plans)
     expected, found = checkpoint(uninterrupted), checkpoint(folder)
     assert found["current_epoch"] == expected["current_epoch"] == 3
-    assert expected[WEIGHTS].keys() == found[WEIGHTS].keys()
-    for name, value in expected[WEIGHTS].items():
-        torch.testing.assert_close(found[WEIGHTS][name], value, rtol=0, atol=0, msg=name)
+    assert_same_state(found[WEIGHTS], expected[WEIGHTS])
+    assert_same_state(trained_along(found), trained_along(expected))
+
+
+def assert_same_state(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_what_the_losses_train_along_is_trained_and_kept_apart(workspace, teacher, uninterrupted):
+    """The published code never gave it to the optimiser."""
+    before = trained_along(first_checkpoint(workspace, teacher))
+    after = trained_along(checkpoint(uninterrupted))
+    assert {name.split(".")[0] for name in after} == {"maps", "ms_ca"}
+    assert before.keys() == after.keys()
+    same = [name for name, value in after.items() if torch.equal(value, before[name])]
+    assert not [name for name in same if not name.endswith("attention.bias")]  # a softmax's offset has no effect
+    content = checkpoint(uninterrupted)
+    student = small_plans(workspace, "n")["configurations"]["3d_fullres"]
+    network = build_network(student, channels=1, labels=3, deep_supervision=True)
+    assert content[WEIGHTS].keys() == network.state_dict().keys()
+    groups = content["optimizer_state"]["param_groups"]
+    assert [len(group["params"]) for group in groups] == [len(list(network.parameters())), len(after)]
+
+
+def first_checkpoint(workspace, teacher):
+    """The state before the first step."""
+    with workspace.activated():
+        plans = distilling(workspace, teacher, "nnUNetPlans_start", "logit-reco")
+        trainer = make_trainer(workspace, plans)
+        path = Path(trainer.output_folder) / "start.pth"
+        trainer.save_checkpoint(str(path))
+    return torch.load(path, weights_only=False)
+
+
+@pytest.mark.parametrize("method", ["reco", "cwd", "heads"])
+def test_every_method_trains(workspace, teacher, method):
+    plans = distilling(workspace, teacher, f"nnUNetPlans_x1_2_{method}", method, epochs=1)
+    run(workspace, plans)
+    assert checkpoint(folder_of(workspace, DISTILLING, plans))["current_epoch"] == 1
 
 
 def test_a_started_run_is_not_continued_with_other_settings(workspace, teacher):
     plans = distilling(workspace, teacher, "nnUNetPlans_x1_2_logit_changed")
-    folder = folder_of(workspace, "KDSegLogitTrainer", plans)
+    folder = folder_of(workspace, DISTILLING, plans)
     (folder / "fold_0").mkdir(parents=True)
     (folder / "fold_0" / "checkpoint_latest.pth").touch()
     path = workspace.preprocessed / DATASET / "nnUNetPlans_x1_2_logit_changed.json"
@@ -224,7 +218,7 @@ def test_a_started_run_is_not_continued_with_other_settings(workspace, teacher):
 def test_distillation_changes_the_student_and_leaves_the_teacher_out(workspace, teacher, uninterrupted):
     plain = small_plans(workspace, "nnUNetPlans_x1_2_plain")
     run(workspace, plain)
-    without, with_teacher = checkpoint(folder_of(workspace, "KDSegPlainTrainer", plain)), checkpoint(uninterrupted)
+    without, with_teacher = checkpoint(folder_of(workspace, PLAIN, plain)), checkpoint(uninterrupted)
     assert without[WEIGHTS].keys() == with_teacher[WEIGHTS].keys()  # nothing of the teacher in it
     assert with_teacher["trainer_name"] == "nnUNetTrainer"
     differences = [not torch.equal(without[WEIGHTS][name], value) for name, value in with_teacher[WEIGHTS].items()]
@@ -270,11 +264,33 @@ def test_a_dataset_that_is_not_prepared(workspace, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(workspace, monkeypatch):
     from distillation.trainers import KDSegPlainTrainer
 
-    monkeypatch.setattr(KDSegPlainTrainer, "training_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True))
+    not_a_number = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr(KDSegPlainTrainer, "loss_terms", lambda *_: {"segmentation": not_a_number})
     plans = small_plans(workspace, "nnUNetPlans_nan")
     # nnU-Net imports our trainers under another module's name, but the class is the same
-    with pytest.raises(TrainingError, match="loss became nan"):
+    with pytest.raises(TrainingError, match=r"loss became nan \(segmentation nan\) in epoch 0.*initial_learning_rate"):
         train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
+
+
+def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(workspace, teacher, monkeypatch):
+    """The loss alone would be seen an iteration later, when a checkpoint may hold ruined weights."""
+    from distillation.trainers import KDSegDistillingTrainer
+
+    whole = KDSegDistillingTrainer.loss_terms
+
+    def root_of_zero(self, data, outputs, target):
+        terms = whole(self, data, outputs, target)
+        if self.current_epoch == 1:
+            terms["root"] = torch.sqrt(outputs[0].sum() * 0)  # 0, with the gradient 0 * infinity
+        return terms
+
+    monkeypatch.setattr(KDSegDistillingTrainer, "loss_terms", root_of_zero)
+    plans = distilling(workspace, teacher, "nnUNetPlans_gradient")
+    with pytest.raises(TrainingError, match=r"gradient became (nan|inf) in epoch 1"):
+        run(workspace, plans)
+    kept = checkpoint(folder_of(workspace, DISTILLING, plans), "checkpoint_latest.pth")
+    assert kept["current_epoch"] == 1
+    assert all(torch.isfinite(value).all() for value in kept[WEIGHTS].values())
 
 
 def test_the_command_from_distilling_to_packs(workspace, teacher, recipe_text, tmp_path, capsys):
@@ -307,3 +323,81 @@ def test_the_command_from_distilling_to_packs(workspace, teacher, recipe_text, t
     student = packs[1].manifest.provenance
     assert (student.method, student.iterations, student.seed) == ("logit", 3, 7)
     assert student.teacher_sha256 == packs[0].manifest.provenance.checkpoint_sha256
+
+
+def unfinished(workspace, teacher, name):
+    """A run with two epochs of three behind it, and its plans."""
+    plans = distilling(workspace, teacher, name)
+    stop = RuntimeError("stopped here")
+
+    def stopping(self, folder):
+        if self.get_value("train_losses", step=None)[1:]:
+            raise stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LocalLogger, "plot_progress_png", stopping)
+        with pytest.raises(RuntimeError, match="stopped here"):
+            run(workspace, plans)
+    return folder_of(workspace, DISTILLING, plans), plans
+
+
+def test_the_log_goes_on_where_the_run_was_broken_off(workspace, teacher):
+    folder, plans = unfinished(workspace, teacher, "nnUNetPlans_logged")
+    run(workspace, plans)
+    with (folder / "fold_0" / "training_log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["epoch"], row["iteration"]) for row in rows] == [("0", "2"), ("1", "4"), ("2", "6")]
+    losses = checkpoint(folder)["logging"]["train_losses"]
+    for row in rows:
+        parts = float(row["loss_segmentation"]) + float(row["loss_logit"])
+        assert float(row["loss"]) == pytest.approx(parts)
+        assert float(row["loss"]) == pytest.approx(losses[int(row["epoch"])], rel=1e-5)
+        assert float(row["seconds"]) > 0
+
+
+def test_a_damaged_or_foreign_state_is_refused_with_a_way_on(workspace, teacher, tmp_path):
+    folder, plans = unfinished(workspace, teacher, "nnUNetPlans_damaged")
+    latest = folder / "fold_0" / "checkpoint_latest.pth"
+    whole = latest.read_bytes()
+    latest.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match=r"cannot go on from .*checkpoint_latest\.pth.*checkpoint_best"):
+        run(workspace, plans)
+    content = torch.load(io.BytesIO(whole), weights_only=False)
+    content["logging"] = Bomb(str(tmp_path / "exploded"))
+    torch.save(content, latest)
+    with pytest.raises(TrainingError, match="Python objects that could run code"):
+        run(workspace, plans)
+    assert not (tmp_path / "exploded").exists()
+    latest.unlink()
+    run(workspace, plans)  # from checkpoint_best.pth
+    assert checkpoint(folder)["current_epoch"] == 3
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_a_full_disk_leaves_the_last_state(workspace, teacher, monkeypatch):
+    folder, plans = unfinished(workspace, teacher, "nnUNetPlans_full")
+    latest = folder / "fold_0" / "checkpoint_latest.pth"
+    before = latest.read_bytes()
+    save = torch.save
+
+    def full(content, file):
+        save(content, file)
+        Path(file).write_bytes(Path(file).read_bytes()[:100])
+        raise RuntimeError("[enforce fail at inline_container.cc:603] . unexpected pos 64 vs 0")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match=r"cannot be written.*Make room"):
+        run(workspace, plans)
+    assert latest.read_bytes() == before
+    assert {path.name for path in latest.parent.glob("*.pth")} == {"checkpoint_latest.pth", "checkpoint_best.pth"}
+    assert not list(latest.parent.glob(".kdseg-*"))
+    monkeypatch.setattr(torch, "save", save)
+    run(workspace, plans)
+    assert checkpoint(folder)["current_epoch"] == 3

@@ -181,6 +181,8 @@ def test_a_senseless_schema_version(kit: ModuleType, version: Any) -> None:
         ("provenance/checkpoint_sha256", "A" * 64, "checkpoint_sha256: must be 64 lower-case"),
         ("provenance/teacher_sha256", None, r"provenance\.teacher_sha256: missing; a distilled student"),
         ("provenance/temperature", 0, "temperature: must be above 0"),
+        ("provenance/method", "../plain", r"provenance\.method: must be a method's name"),
+        ("provenance/losses", {"a b": {}}, "must be a name, like 'ms_sard'"),
         ("weights/license", "", r"weights\.license: must be an SPDX"),
         ("files/body.onnx/sha256", "a" * 63, r"files\['body\.onnx'\]\.sha256: must be 64"),
         ("files/body.onnx/size", (1 << 30) + 1, r"files\['body\.onnx'\]\.size: must be at most"),
@@ -244,6 +246,22 @@ def test_a_ct_pack_a_teacher_and_a_pack_without_evaluation(kit: ModuleType) -> N
     manifest = read_manifest(json.dumps(document), "test")
     assert manifest.preprocessing.normalization.percentile_99_5 == 1500.25
     assert read_manifest(write_manifest(manifest), "test") == manifest
+
+
+def test_a_pack_of_another_method_says_which_losses_made_it(kit: ModuleType) -> None:
+    document = kit.document()
+    losses = {"ms_sard": {"weight": "0.01", "ramp": "0.6"}, "ms_ca": {"form": "context"}}
+    document["provenance"].update(method="reco", temperature=None, weight=None, losses=losses)
+    manifest = read_manifest(json.dumps(document), "test")
+    assert (manifest.provenance.method, manifest.provenance.losses) == ("reco", losses)
+    assert read_manifest(write_manifest(manifest), "test") == manifest
+    document["provenance"]["teacher_sha256"] = None
+    with pytest.raises(ManifestError, match=r"provenance\.teacher_sha256: missing; a distilled student"):
+        read_manifest(json.dumps(document), "test")
+
+
+def test_a_pack_of_an_earlier_version_names_no_losses(kit: ModuleType) -> None:
+    assert read_manifest(json.dumps(kit.document()), "test").provenance.losses is None
 
 
 def test_duplicate_keys_are_refused(kit: ModuleType) -> None:

@@ -158,3 +158,28 @@ def test_any_value_is_built_or_refused(field: str, value: Any) -> None:
 def test_shown_values_are_short_and_printable() -> None:
     assert shown("\x1b]0;owned\x07") == "'\\x1b]0;owned\\x07'"
     assert len(shown(["x"] * 1000)) == 60
+
+
+class Even:
+    """Reads itself: no hint can say what it accepts."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    @classmethod
+    def from_document(cls, value: Any, path: str) -> Even:
+        if not isinstance(value, int) or value % 2:
+            raise FieldError(path, "must be even")
+        return cls(value)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Holder:
+    numbers: dict[str, Even]
+
+
+def test_a_class_may_read_itself() -> None:
+    found = build(Holder, {"numbers": {"a": 2}}, {}, Rule())
+    assert found.numbers["a"].value == 2
+    with pytest.raises(FieldError, match=r"numbers\['a'\]: must be even"):
+        build(Holder, {"numbers": {"a": 3}}, {}, Rule())

@@ -17,7 +17,7 @@ from distillation.evaluation.scores import SurfaceSettings, pack_hash, read_scor
 from distillation.export import export_pack  # noqa: E402
 from distillation.export.folder import with_evaluation  # noqa: E402
 from distillation.plans import student_plans  # noqa: E402
-from distillation.settings import LogitDistillationSettings, TrainingSettings  # noqa: E402
+from distillation.settings import TrainingSettings  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.analysis.surface_distance import surface_agreement  # noqa: E402
 from KDSegmentatorLib.engines.candidates import EngineRequest  # noqa: E402
@@ -42,7 +42,7 @@ def dataset(spheres):
 
 
 @pytest.fixture
-def members(plans, model_folder, dataset, recipe, tmp_path):
+def members(plans, model_folder, dataset, recipe, distillation, tmp_path):
     """Teacher, plain and distilled x1/2 with random weights, as packs."""
     teacher_folder = model_folder(plans())
     teacher = load_model_folder(teacher_folder, 0)
@@ -52,8 +52,7 @@ def members(plans, model_folder, dataset, recipe, tmp_path):
         ).pack
     ]
     for seed, method in enumerate(("plain", "logit"), start=1):
-        distillation = LogitDistillationSettings(teacher_folder=str(teacher_folder), teacher_fold=0)
-        settings = TrainingSettings(epochs=1, distillation=None if method == "plain" else distillation)
+        settings = TrainingSettings(epochs=1, distillation=None if method == "plain" else distillation(teacher_folder))
         content = student_plans(plans(), "3d_fullres", alpha=0.5, name=method, settings=settings)
         student = load_model_folder(model_folder(content, name=method, seed=seed), 0)
         pack = export_pack(

@@ -11,7 +11,7 @@ from distillation.export.description import (  # noqa: E402
     describe_windows,
 )
 from distillation.plans import student_plans  # noqa: E402
-from distillation.settings import LogitDistillationSettings, TrainingSettings  # noqa: E402
+from distillation.settings import TrainingSettings  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import ExportError  # noqa: E402
 from KDSegmentatorLib.packs.manifest import Normalization, Resampling  # noqa: E402
@@ -76,32 +76,45 @@ def student_of(plans, model_folder, *, alpha=0.5, distillation=None, name="stude
     return load_model_folder(model_folder(content, name=name), 0)
 
 
-def test_provenance(plans, model_folder):
+def test_provenance(plans, model_folder, distillation):
     teacher = load_model_folder(model_folder(plans(features=(32, 64))), 0)
     found = describe_provenance(teacher, None)
     assert (found.method, found.checkpoint_sha256, found.iterations) == ("teacher", teacher.sha256, None)
     plain = student_of(plans, model_folder, name="plain")
     found = describe_provenance(plain, teacher)
     assert (found.method, found.seed, found.iterations, found.teacher_sha256) == ("plain", 7, 100, None)
-    distillation = LogitDistillationSettings(
-        teacher_folder=str(teacher.folder), teacher_fold=0, temperature=3.0, weight=0.7
-    )
-    logit = student_of(plans, model_folder, distillation=distillation, name="logit")
+    losses = {"logit": {"weight": 0.7, "temperature": 3.0}}
+    logit = student_of(plans, model_folder, distillation=distillation(teacher.folder, losses=losses), name="logit")
     found = describe_provenance(logit, teacher)
     assert (found.method, found.temperature, found.weight) == ("logit", 3.0, 0.7)
     assert found.teacher_sha256 == teacher.sha256
+    assert found.losses == {"logit": {"weight": "0.7", "temperature": "3.0"}}
     assert {"torch", "nnunetv2", "onnx", "kdsegmentator"} <= found.versions.keys()
     with pytest.raises(ExportError, match="not a teacher"):
         describe_provenance(logit, None)
 
 
-def test_a_student_of_another_teacher_is_refused(plans, model_folder):
+def test_a_student_of_another_teacher_is_refused(plans, model_folder, distillation):
     teacher = load_model_folder(model_folder(plans(features=(32, 64))), 0)
     other = model_folder(plans(features=(32, 64)), name="other", seed=1)
-    distillation = LogitDistillationSettings(teacher_folder=str(other), teacher_fold=0)
-    logit = student_of(plans, model_folder, distillation=distillation)
-    with pytest.raises(ExportError, match="another teacher"):
-        describe_provenance(logit, teacher)
+    for number, settings in enumerate(
+        (distillation(other), distillation(other, sha256=("a" * 64,)), distillation(teacher.folder, folds=(1,)))
+    ):
+        logit = student_of(plans, model_folder, distillation=settings, name=f"logit_{number}")
+        with pytest.raises(ExportError, match="another teacher"):
+            describe_provenance(logit, teacher)
+
+
+def test_provenance_of_other_methods(plans, model_folder, distillation):
+    teacher = load_model_folder(model_folder(plans(features=(32, 64))), 0)
+    losses = {"ms_sard": {"weight": 0.01, "ramp": 0.6}, "ms_ca": {"weight": 0.01, "form": "affinity"}}
+    settings = distillation(teacher.folder, "reco", losses)
+    found = describe_provenance(student_of(plans, model_folder, distillation=settings), teacher)
+    assert (found.method, found.temperature, found.weight) == ("reco", None, None)
+    assert found.losses["ms_ca"] == {"weight": "0.01", "form": "affinity"}
+    folds = distillation(teacher.folder, folds=(1, 0), sha256=("b" * 64, teacher.sha256), accept_leakage=True)
+    several = student_of(plans, model_folder, distillation=folds, name="several")
+    assert describe_provenance(several, teacher).teacher_sha256 == teacher.sha256
 
 
 def test_alpha(plans, model_folder):

@@ -5,7 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 
-from distillation.losses import LogitDistillationLoss  # noqa: E402
+from distillation.losses.logit import LogitLoss, head_weights  # noqa: E402
+from distillation.losses.term import Signals  # noqa: E402
 from KDSegmentatorLib.errors import InvalidSettingsError  # noqa: E402
 
 
@@ -22,6 +23,10 @@ def reference(student, teacher, temperature):
     return temperature**2 * kl.mean()
 
 
+def divergence(temperature=2.0):
+    return LogitLoss(weight=1.0, temperature=temperature).divergence
+
+
 def random_logits(shape=(2, 5, 3, 4, 2), seed=0, scale=3.0):
     random = np.random.default_rng(seed)
     return random.normal(0, scale, shape).astype(np.float32), random.normal(0, scale, shape).astype(np.float32)
@@ -32,14 +37,14 @@ def test_hand_computed_value():
     teacher = torch.tensor([2 * math.log(3), 0.0]).view(1, 2, 1, 1, 1)
     student = torch.zeros(1, 2, 1, 1, 1)
     expected = 4 * (0.75 * math.log(1.5) + 0.25 * math.log(0.5))
-    assert LogitDistillationLoss(2.0)(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+    assert divergence(2.0)(student, teacher).item() == pytest.approx(expected, rel=1e-6)
     assert expected == pytest.approx(0.5232481, abs=1e-7)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 4.0])
 def test_is_the_equation(temperature):
     student, teacher = random_logits()
-    loss = LogitDistillationLoss(temperature)(torch.from_numpy(student), torch.from_numpy(teacher))
+    loss = divergence(temperature)(torch.from_numpy(student), torch.from_numpy(teacher))
     assert loss.dtype is torch.float32
     assert loss.item() == pytest.approx(reference(student, teacher, temperature), rel=1e-5)
 
@@ -47,8 +52,8 @@ def test_is_the_equation(temperature):
 def test_equal_logits_and_shifted_logits_give_zero():
     student, _ = random_logits()
     logits = torch.from_numpy(student)
-    assert LogitDistillationLoss()(logits, logits).item() == pytest.approx(0, abs=1e-6)
-    assert LogitDistillationLoss()(logits, logits + 7).item() == pytest.approx(0, abs=1e-5)
+    assert divergence()(logits, logits).item() == pytest.approx(0, abs=1e-6)
+    assert divergence()(logits, logits + 7).item() == pytest.approx(0, abs=1e-5)
 
 
 def test_gradient_is_the_closed_form_and_the_finite_difference():
@@ -56,7 +61,7 @@ def test_gradient_is_the_closed_form_and_the_finite_difference():
     temperature = 3.0
     student, teacher = random_logits((1, 4, 2, 2, 2))
     z = torch.from_numpy(student).requires_grad_()
-    LogitDistillationLoss(temperature)(z, torch.from_numpy(teacher)).backward()
+    divergence(temperature)(z, torch.from_numpy(teacher)).backward()
     p_s = torch.softmax(torch.from_numpy(student).double() / temperature, 1)
     p_t = torch.softmax(torch.from_numpy(teacher).double() / temperature, 1)
     closed = temperature * (p_s - p_t) / 8
@@ -71,12 +76,13 @@ def test_gradient_is_the_closed_form_and_the_finite_difference():
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 24, 48, 1000])
-def test_chunks_change_neither_value_nor_gradient(chunk):
+def test_chunks_change_neither_value_nor_gradient(chunk, monkeypatch):
     student, teacher = random_logits()
     results = []
     for size in (chunk, 1 << 20):
         z = torch.from_numpy(student).requires_grad_()
-        loss = LogitDistillationLoss(2.0, chunk_voxels=size)(z, torch.from_numpy(teacher))
+        monkeypatch.setattr(LogitLoss, "chunk_voxels", size)
+        loss = divergence(2.0)(z, torch.from_numpy(teacher))
         loss.backward()
         results.append((loss.detach(), z.grad.clone()))
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
@@ -84,18 +90,16 @@ def test_chunks_change_neither_value_nor_gradient(chunk):
 
 def test_does_not_depend_on_the_number_of_voxels_or_patches():
     student, teacher = (torch.from_numpy(each) for each in random_logits((1, 5, 2, 2, 2)))
-    once = LogitDistillationLoss()(student, teacher)
-    torch.testing.assert_close(
-        LogitDistillationLoss()(student.repeat(3, 1, 2, 2, 2), teacher.repeat(3, 1, 2, 2, 2)), once
-    )
+    once = divergence()(student, teacher)
+    torch.testing.assert_close(divergence()(student.repeat(3, 1, 2, 2, 2), teacher.repeat(3, 1, 2, 2, 2)), once)
 
 
 def test_is_not_divided_by_the_number_of_classes():
     # classes that have no probability in either network must not change the loss; reduction="mean" would
     student, teacher = (torch.from_numpy(each) for each in random_logits((1, 3, 2, 2, 2)))
     nobody = torch.full((1, 97, 2, 2, 2), -1e4)
-    once = LogitDistillationLoss()(student, teacher)
-    padded = LogitDistillationLoss()(torch.cat([student, nobody], 1), torch.cat([teacher, nobody], 1))
+    once = divergence()(student, teacher)
+    padded = divergence()(torch.cat([student, nobody], 1), torch.cat([teacher, nobody], 1))
     torch.testing.assert_close(padded, once)
 
 
@@ -104,14 +108,14 @@ def test_is_neither_torchs_mean_nor_its_batchmean():
     log_s, log_t = (torch.log_softmax(each / 2, 1) for each in (student, teacher))
     mean = 4 * torch.nn.functional.kl_div(log_s, log_t, reduction="mean", log_target=True)
     batchmean = 4 * torch.nn.functional.kl_div(log_s, log_t, reduction="batchmean", log_target=True)
-    loss = LogitDistillationLoss(2.0)(student, teacher)
+    loss = divergence(2.0)(student, teacher)
     torch.testing.assert_close(loss, mean * 5)
     torch.testing.assert_close(loss, batchmean / 24)
 
 
 def test_bfloat16_logits_are_computed_in_float32():
     student, teacher = (torch.from_numpy(each).bfloat16() for each in random_logits(scale=8.0))
-    loss = LogitDistillationLoss()(student, teacher)
+    loss = divergence()(student, teacher)
     assert loss.dtype is torch.float32
     assert loss.item() == pytest.approx(reference(student.float().numpy(), teacher.float().numpy(), 2.0), rel=1e-5)
 
@@ -119,13 +123,13 @@ def test_bfloat16_logits_are_computed_in_float32():
 def test_bfloat16_autocast_does_not_touch_it():
     student, teacher = (torch.from_numpy(each) for each in random_logits())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = LogitDistillationLoss()(student, teacher)
+        loss = divergence()(student, teacher)
     assert loss.item() == pytest.approx(reference(student.numpy(), teacher.numpy(), 2.0), rel=1e-5)
 
 
 def test_no_gradient_reaches_the_teacher():
     student, teacher = (torch.from_numpy(each).requires_grad_() for each in random_logits())
-    LogitDistillationLoss()(student, teacher).backward()
+    divergence()(student, teacher).backward()
     assert student.grad is not None
     assert teacher.grad is None
 
@@ -133,7 +137,7 @@ def test_no_gradient_reaches_the_teacher():
 def test_rare_classes_and_large_logits_stay_finite():
     student = torch.tensor([0.0, 80.0, -80.0]).view(1, 3, 1, 1, 1).requires_grad_()
     teacher = torch.tensor([90.0, -90.0, 0.0]).view(1, 3, 1, 1, 1)
-    loss = LogitDistillationLoss(0.5)(student, teacher)
+    loss = divergence(0.5)(student, teacher)
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(student.grad).all()
@@ -141,15 +145,93 @@ def test_rare_classes_and_large_logits_stay_finite():
 
 def test_different_shapes_are_refused():
     with pytest.raises(ValueError, match=r"\(1, 3, 2, 2, 2\).*\(1, 4, 2, 2, 2\)"):
-        LogitDistillationLoss()(torch.zeros(1, 3, 2, 2, 2), torch.zeros(1, 4, 2, 2, 2))
+        divergence()(torch.zeros(1, 3, 2, 2, 2), torch.zeros(1, 4, 2, 2, 2))
 
 
 @pytest.mark.parametrize("temperature", [0, -1, math.nan])
 def test_temperature_must_be_positive(temperature):
     with pytest.raises(InvalidSettingsError, match="temperature"):
-        LogitDistillationLoss(temperature)
+        LogitLoss(weight=1.0, temperature=temperature)
 
 
-def test_chunk_must_be_positive():
-    with pytest.raises(InvalidSettingsError, match="chunk_voxels"):
-        LogitDistillationLoss(chunk_voxels=0)
+def test_gradcheck():
+    random = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(2, 4, 3, 2, 2, dtype=torch.float64, generator=random) for _ in range(2))
+    assert torch.autograd.gradcheck(lambda z: divergence(1.7)(z, teacher), student.requires_grad_())
+
+
+def test_the_gradient_is_scaled_by_what_comes_in():
+    student, teacher = (torch.from_numpy(each) for each in random_logits())
+    z = student.clone().requires_grad_()
+    (3 * divergence()(z, teacher)).backward()
+    once = student.clone().requires_grad_()
+    divergence()(once, teacher).backward()
+    torch.testing.assert_close(z.grad, 3 * once.grad)
+
+
+def test_memory_layout_does_not_matter():
+    student, teacher = (torch.from_numpy(each) for each in random_logits())
+    last = student.to(memory_format=torch.channels_last_3d).requires_grad_()
+    loss = divergence()(last, teacher)
+    loss.backward()
+    plain = student.clone().requires_grad_()
+    expected = divergence()(plain, teacher)
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(last.grad, plain.grad)
+
+
+def test_beyond_the_logits_there_is_room_for_their_gradient_and_one_chunk(monkeypatch):
+    """111 classes on a 160x192x160 patch are 2.2 GB: one more tensor of that size would be too many."""
+    monkeypatch.setattr(LogitLoss, "chunk_voxels", 16)
+    student = torch.randn(1, 111, 8, 4, 4).requires_grad_()
+    teacher = torch.randn(1, 111, 8, 4, 4)
+    kept = []
+    keep = torch.autograd.graph.saved_tensors_hooks(
+        lambda each: kept.append(each.data_ptr()) or each, lambda each: each
+    )
+    with keep, NewTensors() as made:
+        loss = divergence()(student, teacher)
+    assert sorted(kept) == sorted([student.data_ptr(), teacher.data_ptr()])
+    assert max(made.sizes) <= 111 * 16
+    with NewTensors() as made:
+        loss.backward()
+    assert sorted(made.sizes)[-1] == student.numel()
+    assert sorted(made.sizes)[-2] <= 111 * 16
+
+
+class NewTensors(torch.utils._python_dispatch.TorchDispatchMode):
+    """Notes the number of elements of every tensor that an operation makes; views are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        known = {each.untyped_storage().data_ptr() for each in arguments if isinstance(each, torch.Tensor)}
+        if isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in known:
+            self.sizes.append(result.numel())
+        return result
+
+
+def heads_of(*seeds):
+    return [torch.from_numpy(random_logits((2, 5, 8 >> n, 8 >> n, 8 >> n), seed)[0]) for n, seed in enumerate(seeds)]
+
+
+def test_deep_supervision_heads_have_nnunets_weights():
+    assert head_weights(4) == pytest.approx([4 / 7, 2 / 7, 1 / 7, 0])
+    assert head_weights(1) == [1.0]
+    student, teacher = Signals(heads=heads_of(0, 1, 2)), Signals(heads=heads_of(3, 4, 5))
+    loss = LogitLoss(weight=1.0, temperature=2.0, deep_supervision=True)
+    assert loss.uses_all_heads
+    one, two = (divergence(2.0)(student.heads[n], teacher.heads[n]) for n in (0, 1))
+    torch.testing.assert_close(loss(student, teacher, [], torch.nn.ModuleList()), one * 2 / 3 + two / 3)
+
+
+def test_without_deep_supervision_the_full_resolution_counts_alone():
+    student, teacher = Signals(heads=heads_of(0, 1, 2)), Signals(heads=heads_of(3, 4, 5)[:1])
+    loss = LogitLoss(weight=1.0, temperature=2.0)
+    assert not loss.uses_all_heads
+    expected = divergence(2.0)(student.heads[0], teacher.heads[0])
+    torch.testing.assert_close(loss(student, teacher, [], torch.nn.ModuleList()), expected)

@@ -1,0 +1,157 @@
+"""A frozen teacher beside a student: what both say about a batch, and the losses between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from distillation import distributed
+from distillation.losses.registry import read_terms
+from distillation.losses.term import Signals
+from distillation.settings import DistillationSettings
+from distillation.taps import EncoderTaps
+from distillation.teacher import ModelFolder, load_model_folder
+from KDSegmentatorLib.errors import InvalidSettingsError, TeacherError
+from KDSegmentatorLib.packs.strict_json import FieldError
+
+
+class Distiller:
+    """Computes the distillation losses of a batch.
+
+    What is trained along (maps of the student's channels to the teacher's, and what single losses bring) is in
+    :attr:`parts`. It belongs to neither network: the student's checkpoint stays one that stock nnU-Net loads.
+
+    Args:
+        settings: teacher and losses.
+        student: the network, not wrapped in DistributedDataParallel.
+        teachers: the teacher's folds.
+        device: where everything runs.
+        autocast: returns the context that networks run in.
+
+    Raises:
+        InvalidSettingsError: a loss is unknown, or needs features and there are several folds.
+        TeacherError: the teacher's stages are not the student's.
+    """
+
+    def __init__(
+        self,
+        settings: DistillationSettings,
+        student: nn.Module,
+        teachers: Sequence[ModelFolder],
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
+        try:
+            self.terms = read_terms(settings.losses, f"losses of '{settings.method}'")
+        except FieldError as error:
+            raise InvalidSettingsError(str(error)) from error
+        self._autocast = autocast
+        self._all_heads = any(term.uses_all_heads for term in self.terms.values())
+        self._teachers = [teacher.network.to(device, memory_format=torch.channels_last_3d) for teacher in teachers]  # type: ignore[call-overload]
+        for network in self._teachers:
+            network.decoder.deep_supervision = self._all_heads
+        self._taps: tuple[EncoderTaps, EncoderTaps] | None = None
+        if any(term.uses_features for term in self.terms.values()):
+            if len(teachers) > 1:
+                raise InvalidSettingsError(
+                    f"'{settings.method}' compares encoder features, which need one fold, but {len(teachers)} teach"
+                )
+            self._taps = EncoderTaps(student), EncoderTaps(self._teachers[0])
+        self.parts = self._make_parts().to(device)
+        distributed.synchronise_weights(self.parts)
+
+    def losses(
+        self, data: torch.Tensor, heads: Sequence[torch.Tensor], labels: Sequence[torch.Tensor], progress: float
+    ) -> dict[str, torch.Tensor]:
+        """Return the weighted losses by name, after the student ran on the batch.
+
+        Args:
+            data: (batch, channels, z, y, x), what the student saw.
+            heads: the student's logits, full resolution first.
+            labels: label maps (batch, 1, z, y, x) at the resolutions of ``heads``.
+            progress: share of the training that is done, in [0, 1].
+        """
+        own: list[torch.Tensor] = []
+        teachers: list[torch.Tensor] = []
+        teacher_heads = self._teacher_heads(data)
+        if self._taps is not None:
+            own, teachers = (taps.take() for taps in self._taps)
+            maps: Iterable[nn.Module] = self.parts["maps"].children()
+            own = [project(features.float()) for project, features in zip(maps, own, strict=True)]
+        student = Signals(heads=heads if self._all_heads else heads[:1], features=own)
+        teacher = Signals(heads=teacher_heads, features=teachers)
+        return {
+            name: term.weight_at(progress) * term(student, teacher, labels, self.parts[name])
+            for name, term in self.terms.items()
+        }
+
+    def _make_parts(self) -> nn.ModuleDict:
+        if self._taps is None:
+            return nn.ModuleDict({name: nn.ModuleList() for name in self.terms})
+        own, teachers = (taps.widths for taps in self._taps)
+        if len(own) != len(teachers):
+            raise TeacherError(f"the student's encoder has {len(own) + 1} stages and the teacher's {len(teachers) + 1}")
+        maps = nn.ModuleList(
+            nn.Identity() if mine == theirs else nn.Conv3d(mine, theirs, kernel_size=1)
+            for mine, theirs in zip(own, teachers, strict=True)
+        )
+        return nn.ModuleDict({"maps": maps, **{n: term.trained_parts(teachers) for n, term in self.terms.items()}})
+
+    def _teacher_heads(self, data: torch.Tensor) -> list[torch.Tensor]:
+        """Return the teacher's logits, averaged over its folds."""
+        mean: list[torch.Tensor] = []
+        with torch.no_grad(), self._autocast():
+            for network in self._teachers:
+                output = network(data)
+                heads = list(output) if self._all_heads else [output]
+                # summed in float32, whatever the networks run in
+                if len(self._teachers) > 1:
+                    heads = [head.float() / len(self._teachers) for head in heads]
+                mean = [one + other for one, other in zip(mean, heads, strict=True)] if mean else heads
+        return mean
+
+
+def load_teachers(
+    settings: DistillationSettings, *, fold: int, labels: Mapping[str, Any], configuration: str
+) -> list[ModelFolder]:
+    """Load the teacher of a distillation, each of its folds, after checks that take seconds.
+
+    Args:
+        settings: which teacher.
+        fold: the student's fold.
+        labels: the student's labels as in ``dataset.json``.
+        configuration: the student's, for example ``3d_fullres``.
+
+    Raises:
+        TeacherError: it is missing, not a teacher, another one than when the plans were written, or does not fit.
+    """
+    teacher = settings.teacher
+    if teacher.folds != (fold,) and not teacher.accept_leakage:
+        raise TeacherError(
+            f"the teacher was trained on {_folds_text(teacher.folds)} and the student is to be trained on fold {fold}: "
+            "the teacher has seen the student's held-out cases. Use the same fold"
+        )
+    found = [load_model_folder(Path(teacher.folder), each, teacher.checkpoint) for each in teacher.folds]
+    for number, model in enumerate(found):
+        if teacher.sha256 is not None and teacher.sha256[number] != model.sha256:
+            raise TeacherError(
+                f"the teacher in {teacher.folder} changed since these plans were written; run 'kdseg-distill distil' "
+                "again"
+            )
+        if model.dataset["labels"] != labels:
+            raise TeacherError(f"the teacher's labels {model.dataset['labels']} are not the student's {dict(labels)}")
+        if model.configuration_name != configuration:
+            raise TeacherError(
+                f"the teacher was trained for {model.configuration_name} and the student is to be trained for "
+                f"{configuration}: they see patches of different resolution"
+            )
+    return found
+
+
+def _folds_text(folds: Sequence[int]) -> str:
+    return f"fold {folds[0]}" if len(folds) == 1 else f"the folds {', '.join(map(str, folds))}"

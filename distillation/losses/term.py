@@ -1,0 +1,103 @@
+"""What every distillation loss is: a frozen dataclass of settings that compares what two networks say."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from KDSegmentatorLib.errors import InvalidSettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signals:
+    """What one network says about a batch.
+
+    Attributes:
+        heads: logits (batch, classes, z, y, x), full resolution first. More than that one only if a loss asks for them.
+        features: outputs of the encoder's stages, (batch, channels, z, y, x), full resolution first, without the
+            bottleneck; the student's are mapped to the teacher's channels. Empty if no loss asks for them.
+    """
+
+    heads: Sequence[torch.Tensor]
+    features: Sequence[torch.Tensor] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationTerm(ABC):
+    """One summand of the distillation loss. Its fields are its settings in a recipe; it holds no state.
+
+    A subclass in a file of its own below ``distillation/losses`` is all that a new loss needs: recipes know it by its
+    ``name``, and its fields, their types and checks are the recipe's.
+
+    Attributes:
+        weight: factor of the loss once it has ramped up, >= 0.
+        ramp: share of the training, in [0, 1], over which the factor grows linearly from 0; 0 for a constant factor.
+    """
+
+    name: ClassVar[str]
+    """Name in recipes and logs."""
+
+    uses_features: ClassVar[bool] = False
+    """Whether it compares encoder features, which only a teacher of one fold has."""
+
+    weight: float
+    ramp: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.weight >= 0:
+            raise InvalidSettingsError(f"weight must be >= 0, got {self.weight}")
+        if not 0 <= self.ramp <= 1:
+            raise InvalidSettingsError(f"ramp is a share of the training, in [0, 1], got {self.ramp}")
+
+    @property
+    def uses_all_heads(self) -> bool:
+        """Whether it compares the deep-supervision outputs too."""
+        return False
+
+    def weight_at(self, progress: float) -> float:
+        """Return the factor of the loss after a share of the training, in [0, 1]."""
+        return self.weight if progress >= self.ramp else self.weight * progress / self.ramp
+
+    def trained_parts(self, widths: Sequence[int]) -> nn.Module:  # noqa: ARG002 - for losses that have some
+        """Return modules that are trained along with the student and thrown away afterwards; most losses have none.
+
+        Args:
+            widths: the teacher's channels at each stage of ``features``.
+        """
+        return nn.ModuleList()
+
+    @abstractmethod
+    def __call__(
+        self, student: Signals, teacher: Signals, labels: Sequence[torch.Tensor], parts: nn.Module
+    ) -> torch.Tensor:
+        """Return the loss without its weight: a scalar, averaged over the batch.
+
+        Args:
+            student: its signals; gradients flow into them.
+            teacher: its signals; constants.
+            labels: label maps (batch, 1, z, y, x) at the resolutions of ``features``.
+            parts: what :meth:`trained_parts` returned.
+        """
+
+
+def full_precision(values: torch.Tensor) -> torch.Tensor:
+    """Return values in float32, which softmax over many voxels needs; float64 stays."""
+    return values if values.dtype is torch.float64 else values.float()
+
+
+def check_same_shape(student: torch.Tensor, teacher: torch.Tensor, what: str) -> None:
+    """Check that two tensors can be compared voxel by voxel.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student {what} {tuple(student.shape)} and teacher {what} {tuple(teacher.shape)} differ in shape; teacher "
+            "and student need the same labels, strides and patch size"
+        )
