@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,9 @@ Or one stage at a time:
   kdseg-distill export        RECIPE --workspace WORK --raw DATA --output PACKS
   kdseg-distill report        RECIPE --workspace WORK --raw DATA
 
+A recipe with a section 'synthesis' trains on images made from label maps. They come first:
+  kdseg-distill synthesize    RECIPE --label-maps MAPS --raw DATA --count N
+
 Every stage can be broken off and started again: finished work is skipped, and training goes on after the last
 finished epoch.
 """
@@ -51,9 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _set_workers()
         if options.command == "validation":
             _validation(options)
-            return 0
-        stages = _stages(options)
-        _COMMANDS[options.command](stages, options)
+        elif options.command == "synthesize":
+            _synthesize(options)
+        else:
+            _STAGES[options.command](_stages(options), options)
     except KDSegmentatorError as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -82,6 +87,12 @@ def _parser() -> argparse.ArgumentParser:
         default="float16",
         help="number format of the weights in the files; computations are in float32 (default: float16)",
     )
+    synthesize = commands.add_parser("synthesize", parents=[_recipe_option()], help="make images from label maps")
+    synthesize.add_argument(
+        "--label-maps", type=Path, required=True, help="folder of label maps of whole heads, with their labels.json"
+    )
+    synthesize.add_argument("--raw", type=Path, required=True, help="folder for DatasetXXX_Name")
+    synthesize.add_argument("--count", type=_count, required=True, metavar="N", help="number of images")
     commands.add_parser("prepare", parents=[common], help="check, fingerprint, plan and preprocess the dataset")
     commands.add_parser("train-teacher", parents=[common, device], help="train the teacher")
     commands.add_parser("distil", parents=[common, students, device], help="train the students, plain and distilled")
@@ -137,9 +148,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _recipe_option() -> argparse.ArgumentParser:
+    option = argparse.ArgumentParser(add_help=False)
+    option.add_argument("recipe", help=f"name of a recipe ({', '.join(shipped_recipes())}) or a .yaml file")
+    return option
+
+
 def _common_options() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("recipe", help=f"name of a recipe ({', '.join(shipped_recipes())}) or a .yaml file")
+    common = argparse.ArgumentParser(add_help=False, parents=[_recipe_option()])
     common.add_argument("--workspace", type=Path, required=True, help="folder for everything that is computed")
     common.add_argument("--raw", type=Path, help="folder that holds DatasetXXX_Name (default: WORKSPACE/raw)")
     common.add_argument(
@@ -173,6 +189,24 @@ def _stages(options: argparse.Namespace) -> Stages:
             )
     workspace = Workspace.below(options.workspace, options.raw)
     return Stages(recipe=recipe, workspace=workspace, folder=options.workspace, given_teacher=given)
+
+
+def _synthesize(options: argparse.Namespace) -> None:
+    from distillation.synthesis.dataset import synthesize
+
+    recipe = read_recipe(options.recipe)
+    started, before = time.monotonic(), None
+
+    def report(done: int, total: int) -> None:
+        nonlocal before
+        before = done if before is None else before
+        if done == before:
+            print(f"{done}/{total} images are there", flush=True)
+            return
+        left = (time.monotonic() - started) / (done - before) * (total - done)
+        print(f"{done}/{total} images, {left:.0f} s left", flush=True)
+
+    print(f"made: {synthesize(recipe, options.label_maps, options.raw, options.count, report)}")
 
 
 def _prepare(stages: Stages, options: argparse.Namespace) -> None:  # noqa: ARG001 - all stages are called alike
@@ -307,7 +341,7 @@ def _set_workers() -> None:
     os.environ.setdefault("nnUNet_n_proc_DA", str(min(12, cores // 2) if cores > 4 else 0))
 
 
-_COMMANDS = {
+_STAGES = {
     "prepare": _prepare,
     "train-teacher": _train_teacher,
     "distil": _distil,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from distillation.dataset import RawDataset, check_grids, find_dataset
 from distillation.files import write_json
 from distillation.plans import check_architecture, read_plans, resolve_configuration
+from distillation.splits import SPLITS_NAME, check_splits, grouped, read_splits, write_splits
 from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError, TrainingError
 
 if TYPE_CHECKING:
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
     from distillation.launch import Workspace
     from distillation.recipe import DatasetRecipe
-
-FOLDS = 5
-SPLITS_NAME = "splits_final.json"
-SPLIT_SEED = 12345
-"""nnU-Net's own."""
 
 _MAXIMUM_PROCESSES = 8
 
@@ -87,7 +82,7 @@ def prepare(
         plans = _fingerprint_and_plan(raw, folder, recipe, teacher_plans)
         configuration = resolve_configuration(plans, recipe.configuration)
         check_architecture(configuration)
-        write_splits(raw, folder)
+        write_splits(raw, folder, recipe.groups)
         _preprocess(raw, plans, recipe.configuration)
     prepared = find_prepared(workspace, recipe, raw, teacher_plans)
     if prepared is None:
@@ -101,7 +96,7 @@ def find_prepared(
     """Return the prepared dataset if it is complete, None otherwise.
 
     Raises:
-        TrainingError: it was prepared, but differently from what the teacher needs.
+        TrainingError: it was prepared, but differently from what the teacher needs, or its split is not the recipe's.
     """
     folder = workspace.preprocessed / recipe.name
     name = teacher_plans["plans_name"] if teacher_plans else plans_name(recipe)
@@ -119,48 +114,9 @@ def find_prepared(
     # nnU-Net writes a case's .pkl after its voxels
     if not all((data / f"{case.name}.pkl").is_file() for case in raw.cases):
         return None
+    names = [case.name for case in raw.cases]
+    check_splits(folder / SPLITS_NAME, names, grouped(names, recipe.groups))
     return PreparedDataset(raw=raw, folder=folder, plans=plans)
-
-
-def write_splits(raw: RawDataset, folder: Path) -> None:
-    """Write nnU-Net's five-fold split, always the same for the same case names; an existing split is checked and kept.
-
-    Raises:
-        TrainingError: there are too few cases, or the existing split does not fit the dataset.
-    """
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
-
-    names = sorted(case.name for case in raw.cases)
-    path = folder / SPLITS_NAME
-    if path.is_file():
-        for split in read_splits(path):
-            if not set(split["train"]).isdisjoint(split["val"]) or not {*split["train"], *split["val"]} <= set(names):
-                raise TrainingError(
-                    f"{path} does not fit the dataset: a case is in both halves, or missing in {raw.folder}; "
-                    "correct or remove it"
-                )
-        return
-    if len(names) < FOLDS:
-        raise TrainingError(f"{raw.folder} has {len(names)} cases; a five-fold split needs at least {FOLDS}")
-    splits = generate_crossval_split(names, seed=SPLIT_SEED, n_splits=FOLDS)
-    plain = [{half: [str(name) for name in split[half]] for half in ("train", "val")} for split in splits]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, plain)
-
-
-def read_splits(path: Path) -> list[dict[str, list[str]]]:
-    """Read nnU-Net's split: for each fold the case names of ``train`` and ``val``.
-
-    Raises:
-        TrainingError: the file is missing or damaged.
-    """
-    try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
-        return [{half: [str(name) for name in split[half]] for half in ("train", "val")} for split in splits]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TrainingError(
-            f"{path} cannot be read as nnU-Net's split ({error}); remove it and run 'kdseg-distill prepare' again"
-        ) from error
 
 
 def plans_name(recipe: DatasetRecipe) -> str:
@@ -177,6 +133,8 @@ def plans_name(recipe: DatasetRecipe) -> str:
         parts.append(f"{recipe.memory_target_gb:g}gb".replace(".", "_"))
     if recipe.maximum_features is not None:
         parts.append(f"max{recipe.maximum_features}")
+    if recipe.spacing is not None:
+        parts.append("x".join(f"{length:g}" for length in recipe.spacing).replace(".", "_") + "mm")
     return "_".join(parts)
 
 
@@ -207,6 +165,7 @@ def _fingerprint_and_plan(
                 number,
                 _planner_class(recipe.planner),
                 gpu_memory_target_in_gb=recipe.memory_target_gb,
+                overwrite_target_spacing=recipe.spacing,
                 overwrite_plans_name=plans_name(recipe),
             )
     except KDSegmentatorError:

@@ -13,6 +13,7 @@ import yaml
 from distillation.evaluation.scores import SurfaceSettings
 from distillation.settings import MINIMUM_WIDTH, Precision, TrainingSettings
 from distillation.sizes import alpha_of
+from distillation.synthesis.settings import SynthesisRecipe
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.packs.manifest import Credit, Label, Manifest, Method, Modality
 from KDSegmentatorLib.packs.rules import METHOD, RULES, TEXT, UNDISTILLED
@@ -37,6 +38,10 @@ class DatasetRecipe:
         memory_target_gb: GPU memory that nnU-Net plans for; less of it means smaller patches, for machines that train
             on a few cores. None leaves nnU-Net's own.
         maximum_features: upper bound of the teacher's widths. None leaves nnU-Net's own (320).
+        spacing: of the voxels that are trained on, (z, y, x) of the stored arrays, in mm. None leaves nnU-Net's choice,
+            the median of the dataset.
+        groups: cases that have to stay in one fold, because they show one person or were made from one head; names, or
+            patterns as in a shell (``head_01_*``). See :func:`distillation.splits.write_splits`.
     """
 
     name: str
@@ -46,12 +51,16 @@ class DatasetRecipe:
     fold: int = 0
     memory_target_gb: float | None = None
     maximum_features: int | None = None
+    spacing: tuple[float, float, float] | None = None
+    groups: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if self.memory_target_gb is not None and not self.memory_target_gb > 0:
             raise InvalidSettingsError(f"memory_target_gb must be > 0, got {self.memory_target_gb}")
         if self.maximum_features is not None and self.maximum_features < 1:
             raise InvalidSettingsError(f"maximum_features must be at least 1, got {self.maximum_features}")
+        if self.spacing is not None and not min(self.spacing) > 0:
+            raise InvalidSettingsError(f"spacing must be > 0 mm along every axis, got {list(self.spacing)}")
         if not 0 <= self.fold <= 4:
             raise InvalidSettingsError(f"fold must be 0 to 4, got {self.fold}")
 
@@ -197,6 +206,7 @@ class Recipe:
 
     Attributes:
         evaluation: how NSD is defined, in the tables and in the packs.
+        synthesis: how the dataset is made of label maps; None if it is collected.
     """
 
     dataset: DatasetRecipe
@@ -206,6 +216,7 @@ class Recipe:
     students: tuple[StudentRecipe, ...]
     pack: PackRecipe
     evaluation: SurfaceSettings = field(default_factory=SurfaceSettings)
+    synthesis: SynthesisRecipe | None = None
 
     def __post_init__(self) -> None:
         sizes = [student.size for student in self.students]

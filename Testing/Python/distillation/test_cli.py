@@ -17,6 +17,15 @@ def test_every_stage_has_help(stage, capsys):
     assert "hippocampus" in text
 
 
+def test_synthesize_has_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["synthesize", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--label-maps", "--raw", "--count", "brain_extraction"):
+        assert option in text
+
+
 def failure(capsys, *arguments):
     assert main([str(argument) for argument in arguments]) == 2
     text = capsys.readouterr().err

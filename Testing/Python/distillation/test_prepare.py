@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -7,54 +8,14 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 from distillation.dataset import read_dataset
 from distillation.launch import Workspace
-from distillation.prepare import PreparedDataset, find_prepared, plans_name, write_splits
+from distillation.prepare import PreparedDataset, find_prepared, plans_name
 from distillation.recipe import DatasetRecipe
+from distillation.splits import write_splits
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 
 
 def splits_of(folder):
     return json.loads((folder / "splits_final.json").read_text())
-
-
-def test_split_is_nnunets_own_and_always_the_same(spheres, tmp_path):
-    from nnunetv2.utilities.crossval_split import generate_crossval_split
-
-    raw = read_dataset(spheres)
-    for folder in (tmp_path / "a", tmp_path / "b"):
-        write_splits(raw, folder)
-    assert splits_of(tmp_path / "a") == splits_of(tmp_path / "b")
-    expected = generate_crossval_split([case.name for case in raw.cases], seed=12345, n_splits=5)
-    assert splits_of(tmp_path / "a") == [{half: [str(c) for c in split[half]] for half in split} for split in expected]
-
-
-def test_an_existing_split_is_kept_if_it_fits(spheres, tmp_path):
-    raw = read_dataset(spheres)
-    write_splits(raw, tmp_path)
-    own = [{"train": ["case_00"], "val": ["case_01"]}]
-    (tmp_path / "splits_final.json").write_text(json.dumps(own))
-    write_splits(raw, tmp_path)
-    assert splits_of(tmp_path) == own
-    for bad in ({"train": ["case_00"], "val": ["case_00"]}, {"train": ["case_00"], "val": ["case_77"]}):
-        (tmp_path / "splits_final.json").write_text(json.dumps([bad]))
-        with pytest.raises(TrainingError, match="does not fit the dataset"):
-            write_splits(raw, tmp_path)
-
-
-def test_too_few_cases_for_five_folds(spheres, tmp_path):
-    (spheres / "dataset.json").write_text(
-        json.dumps(
-            {
-                key: value
-                for key, value in json.loads((spheres / "dataset.json").read_text()).items()
-                if key != "numTraining"
-            }
-        )
-    )
-    for number in (0, 1):
-        (spheres / "imagesTr" / f"case_{number:02d}_0000.nii.gz").unlink()
-        (spheres / "labelsTr" / f"case_{number:02d}.nii.gz").unlink()
-    with pytest.raises(TrainingError, match="at least 5"):
-        write_splits(read_dataset(spheres), tmp_path)
 
 
 def test_plans_are_named_after_the_planner_and_what_the_recipe_changes():
@@ -64,9 +25,10 @@ def test_plans_are_named_after_the_planner_and_what_the_recipe_changes():
     assert name() == "nnUNetPlans"
     assert name("nnUNetPlannerResEncM") == "nnUNetResEncUNetMPlans"
     assert name(memory_target_gb=1.5, maximum_features=128) == "nnUNetPlans_1_5gb_max128"
+    assert name(spacing=(1.5, 2.0, 1.0)) == "nnUNetPlans_1_5x2x1mm"
     with pytest.raises(InvalidSettingsError, match="NoSuchPlanner"):
         name("NoSuchPlanner")
-    for change in ({"memory_target_gb": 0.0}, {"maximum_features": 0}):
+    for change in ({"memory_target_gb": 0.0}, {"maximum_features": 0}, {"spacing": (1.0, 0.0, 1.0)}):
         with pytest.raises(InvalidSettingsError, match=next(iter(change))):
             name(**change)
 
@@ -91,6 +53,14 @@ def test_complete_and_incomplete_preprocessing(spheres, recipe, plans, tmp_path)
     assert found.held_out_cases(0) == tuple(sorted(splits_of(folder)[0]["val"]))
     (folder / "nnUNetPlans_3d_fullres" / "case_03.pkl").unlink()
     assert find_prepared(workspace, recipe.dataset, raw) is None
+
+
+def test_data_prepared_before_its_cases_were_grouped(spheres, recipe, plans, tmp_path):
+    workspace, raw = Workspace.below(tmp_path), read_dataset(spheres)
+    first = splits_of(preprocessed(workspace, raw, plans()))[0]
+    together = replace(recipe.dataset, groups=((first["train"][0], first["val"][0]),))
+    with pytest.raises(TrainingError, match="part of the group"):
+        find_prepared(workspace, together, raw)
 
 
 def test_a_teacher_with_other_preprocessing_is_refused(spheres, recipe, plans, tmp_path):

@@ -1,3 +1,5 @@
+import colorsys
+
 import pytest
 
 pytest.importorskip("yaml", reason="install the extra 'distill'")
@@ -37,6 +39,80 @@ def test_the_hippocampus_recipe():
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_is_valid(name):
     assert read_recipe(name).pack.task
+
+
+def test_the_brain_extraction_recipe():
+    recipe = read_recipe("brain_extraction")
+    assert [label.terminology.type.value for label in recipe.pack.labels] == ["12738006"]
+    assert recipe.synthesis.spacing == 2.0
+    assert recipe.dataset.spacing == (2.0, 2.0, 2.0)
+    assert recipe.dataset.groups == tuple((f"labels_{number:02d}_*",) for number in range(1, 21))
+    assert recipe.pack.data.license == recipe.pack.weights.license == "Apache-2.0"
+    assert {student.size for student in recipe.students} == {"x1/2", "x1/4"}
+
+
+def test_the_brain_structures_recipe():
+    recipe = read_recipe("brain_t1")
+    labels = recipe.pack.labels
+    assert [label.value for label in labels] == list(range(1, 46))
+    assert len({label.name for label in labels}) == len({label.color for label in labels}) == 45
+    coded = {(label.terminology.type.scheme, label.terminology.type.value, side(label)) for label in labels}
+    assert len(coded) == 45
+    for label in labels:
+        expected = next((name for name in ("Left", "Right") if label.name.startswith(f"{name} ")), None)
+        assert side(label) == expected
+        assert label.terminology.category.value == "123037004"
+    lefts = {label.name.partition(" ")[2]: label for label in labels if side(label) == "Left"}
+    rights = {label.name.partition(" ")[2]: label for label in labels if side(label) == "Right"}
+    assert lefts.keys() == rights.keys()
+    assert len(lefts) == 20
+    for name, left in lefts.items():
+        right = rights[name]
+        assert right.value == left.value + 1
+        assert right.terminology.type == left.terminology.type
+        assert hue_distance(left.color, right.color) < 15
+        assert sum(right.color) > sum(left.color) + 60
+    assert recipe.training.mirroring_axes == ()
+    assert recipe.dataset.groups == (("OAS_1003", "OAS_1023"), ("OAS_1004", "OAS_1024"), ("OAS_1005", "OAS_1025"))
+    assert recipe.pack.data.license == recipe.pack.weights.license == "CC-BY-NC-3.0"
+    for text in (recipe.pack.intended_use, recipe.pack.limits, recipe.pack.weights.text):
+        assert "no commercial use" in text
+
+
+def side(label):
+    modifier = label.terminology.type_modifier
+    if modifier is None:
+        return None
+    assert (modifier.value, modifier.meaning) in {("7771000", "Left"), ("24028007", "Right")}
+    return modifier.meaning
+
+
+def hue_distance(first, second):
+    a, b = (360 * colorsys.rgb_to_hsv(*(channel / 255 for channel in color))[0] for color in (first, second))
+    return min(abs(a - b), 360 - abs(a - b))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("spacing: [1.5, 0, 1.5]", "dataset: spacing must be > 0"),
+        ("spacing: [1.5, 1.5]", r"dataset\.spacing: must have 3 values"),
+        ("groups: [case_00]", r"dataset\.groups\[0\]: must be a list"),
+    ],
+)
+def test_mistakes_in_spacing_and_groups(tmp_path, recipe_text, line, message):
+    with pytest.raises(InvalidSettingsError, match=message):
+        read_recipe(changed(tmp_path, recipe_text, "fold: 0}", f"fold: 0, {line}}}"))
+
+
+def test_mistakes_in_synthesis(tmp_path, recipe_text):
+    section = (
+        "synthesis: {spacing: 2.0, random_contrast: 0.5, skull_stripped: 0.1, thick_slices: 0.5, cropped: 2}\nteacher"
+    )
+    with pytest.raises(InvalidSettingsError, match="synthesis: cropped is a share"):
+        read_recipe(changed(tmp_path, recipe_text, "\nteacher", "\n" + section))
+    with pytest.raises(InvalidSettingsError, match=r"synthesis\.spacing: missing"):
+        read_recipe(changed(tmp_path, recipe_text, "\nteacher", "\n" + section.replace("spacing: 2.0, ", "")))
 
 
 def test_unknown_recipe_and_unreadable_file(tmp_path):

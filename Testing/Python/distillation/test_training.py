@@ -101,13 +101,15 @@ def test_preparation_is_complete_and_not_repeated(workspace, monkeypatch):
     assert (workspace.preprocessed / DATASET / "dataset_fingerprint.json").is_file()
 
 
-def test_a_recipe_may_plan_narrower_networks(workspace, monkeypatch):
+def test_a_recipe_may_plan_narrower_networks_and_another_spacing(workspace, monkeypatch):
     monkeypatch.setattr("distillation.prepare._processes", lambda: 1)
-    recipe = DatasetRecipe(name=DATASET, title="Generated spheres", maximum_features=40)
-    architecture = prepare(workspace, recipe).plans["configurations"]["3d_fullres"]["architecture"]
-    assert architecture["arch_kwargs"]["features_per_stage"] == [32, 40, 40]
-    stock = prepare(workspace, spheres_recipe()).plans["configurations"]["3d_fullres"]["architecture"]
-    assert stock["arch_kwargs"]["features_per_stage"] == [32, 64, 128]
+    recipe = DatasetRecipe(name=DATASET, title="Generated spheres", maximum_features=40, spacing=(1.25, 1.0, 1.0))
+    planned = prepare(workspace, recipe).plans["configurations"]["3d_fullres"]
+    assert planned["architecture"]["arch_kwargs"]["features_per_stage"] == [32, 40, 40]
+    assert planned["spacing"] == [1.25, 1.0, 1.0]
+    stock = prepare(workspace, spheres_recipe()).plans["configurations"]["3d_fullres"]
+    assert stock["architecture"]["arch_kwargs"]["features_per_stage"] == [32, 64, 128]
+    assert stock["spacing"] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("axes", [(), (1, 2)])

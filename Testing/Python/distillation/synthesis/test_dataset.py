@@ -1,0 +1,146 @@
+import hashlib
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from support.phantom_heads import phantom_voxels, write_label_map, write_phantoms
+
+pytest.importorskip("yaml", reason="install the extra 'distill'")
+
+from distillation.cli import main
+from distillation.dataset import check_grids, read_dataset
+from distillation.recipe import read_recipe
+from distillation.synthesis.dataset import find_label_maps, synthesize
+from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
+from KDSegmentatorLib.io.images import read_volume
+
+COUNT = 3
+
+
+@pytest.fixture
+def maps(tmp_path):
+    return write_phantoms(tmp_path / "maps", 2)
+
+
+@pytest.fixture
+def recipe():
+    """The shipped recipe for the phantoms, with coarse images."""
+    shipped = read_recipe("brain_extraction")
+    return replace(
+        shipped,
+        dataset=replace(shipped.dataset, groups=(("head_0_*",), ("head_1_*",))),
+        synthesis=replace(shipped.synthesis, spacing=4.0),
+    )
+
+
+def hashes(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*/*.nii.gz")}
+
+
+class BrokenOffError(Exception):
+    pass
+
+
+def test_it_can_be_broken_off_and_go_on(maps, recipe, tmp_path):
+    def break_off(done, total):
+        if done == 1:
+            raise BrokenOffError
+
+    with pytest.raises(BrokenOffError):
+        synthesize(recipe, maps, tmp_path / "raw", COUNT, break_off)
+    folder = tmp_path / "raw" / "Dataset102_BrainExtraction"
+    assert not (folder / "dataset.json").exists()
+    first = hashes(folder)
+    assert len(first) == 2
+    steps = []
+    assert synthesize(recipe, maps, tmp_path / "raw", COUNT, lambda *step: steps.append(step)) == folder
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    assert first.items() <= hashes(folder).items()
+    synthesize(recipe, maps, tmp_path / "other", COUNT)
+    assert hashes(tmp_path / "other" / folder.name) == hashes(folder)
+
+    raw = read_dataset(folder)
+    assert [case.name for case in raw.cases] == ["head_0_0000", "head_0_0001", "head_1_0000"]
+    assert raw.labels == {"background": 0, "Brain": 1}
+    assert raw.description["channel_names"] == {"0": "T1w"}
+    assert check_grids(raw) == "RAS"
+    assert {case.name: set(np.unique(read_volume(case.label).voxels)) for case in raw.cases} == {
+        case.name: {0, 1} for case in raw.cases
+    }
+
+    # two heads that are alike give other images, and more images leave the first as they are
+    assert hashes(folder)["head_0_0000_0000.nii.gz"] != hashes(folder)["head_1_0000_0000.nii.gz"]
+    before = hashes(folder)
+    synthesize(recipe, maps, tmp_path / "raw", COUNT + 1)
+    assert before.items() <= hashes(folder).items()
+    assert len(read_dataset(folder).cases) == COUNT + 1
+
+    changed = replace(recipe, synthesis=replace(recipe.synthesis, seed=1))
+    with pytest.raises(TrainingError, match="other settings or label maps"):
+        synthesize(changed, maps, tmp_path / "raw", COUNT)
+    voxels = phantom_voxels()
+    voxels[30, 30, 30] = 3
+    write_label_map(maps / "head_1.nii.gz", voxels)
+    with pytest.raises(TrainingError, match="other settings or label maps"):
+        synthesize(recipe, maps, tmp_path / "raw", COUNT)
+    (folder / "synthesis.json").write_text("{")
+    with pytest.raises(TrainingError, match=r"synthesis\.json cannot be read"):
+        synthesize(recipe, maps, tmp_path / "raw", COUNT)
+
+
+def test_images_are_shared_out_evenly(maps):
+    assert [len(each.cases) for each in find_label_maps(maps, 5)] == [3, 2]
+    assert find_label_maps(maps, 5)[0].cases == ("head_0_0000", "head_0_0001", "head_0_0002")
+
+
+def test_what_does_not_fit(maps, recipe, tmp_path):
+    raw = tmp_path / "raw"
+    with pytest.raises(InvalidSettingsError, match="at least 2 images are needed, got 1"):
+        synthesize(recipe, maps, raw, 1)
+    with pytest.raises(InvalidSettingsError, match="no section 'synthesis'"):
+        synthesize(replace(recipe, synthesis=None), maps, raw, COUNT)
+    with pytest.raises(InvalidSettingsError, match="the recipe's pack has 2"):
+        pack = replace(recipe.pack, labels=recipe.pack.labels * 2)
+        synthesize(replace(recipe, pack=pack), maps, raw, COUNT)
+    with pytest.raises(InvalidSettingsError, match=r"images of head_0\.nii\.gz in one fold; add \[head_0_\*\]"):
+        synthesize(replace(recipe, dataset=replace(recipe.dataset, groups=())), maps, raw, COUNT)
+    with pytest.raises(TrainingError, match="there is no folder"):
+        synthesize(recipe, tmp_path / "nothing", raw, COUNT)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingError, match="holds no label map"):
+        synthesize(recipe, tmp_path / "empty", raw, COUNT)
+    write_label_map(maps / "head_0.nrrd")
+    with pytest.raises(TrainingError, match="have one name"):
+        synthesize(recipe, maps, raw, COUNT)
+    (maps / "head_0.nrrd").unlink()
+    foreign = raw / recipe.dataset.name / "imagesTr" / "mine_0000.nii.gz"
+    foreign.parent.mkdir(parents=True)
+    write_label_map(foreign)
+    with pytest.raises(TrainingError, match="not made by this command"):
+        synthesize(recipe, maps, raw, COUNT)
+
+
+def test_the_command(maps, tmp_path, capsys, recipe_text):
+    path = tmp_path / "own.yaml"
+    path.write_text(recipe_text)
+    arguments = ["--label-maps", str(maps), "--raw", str(tmp_path / "raw"), "--count", "2"]
+    assert main(["synthesize", str(path), *arguments]) == 2
+    assert "no section 'synthesis'" in capsys.readouterr().err
+    second = "    - {value: 2, name: Back, color: [0, 255, 0], terminology: *thing}\n"
+    assert second in recipe_text
+    text = recipe_text.replace(second, "")
+    text += "synthesis: {spacing: 4, random_contrast: 0.5, skull_stripped: 0.1, thick_slices: 0.5, cropped: 0.2}\n"
+    path.write_text(text)
+    assert main(["synthesize", str(path), *arguments]) == 0
+    output = capsys.readouterr().out
+    assert "0/2 images are there" in output
+    assert "2/2 images, 0 s left" in output
+    described = json.loads((tmp_path / "raw" / "Dataset901_Spheres" / "dataset.json").read_text())
+    assert described["numTraining"] == 2
+    assert main(["synthesize", str(path), *arguments]) == 0
+    assert "2/2 images are there" in capsys.readouterr().out
+    (maps / "labels.json").unlink()
+    assert main(["synthesize", str(path), *arguments]) == 2
+    assert "labels.json" in capsys.readouterr().err

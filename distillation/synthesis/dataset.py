@@ -1,0 +1,183 @@
+"""A whole dataset of made images in nnU-Net's raw layout."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distillation.files import file_sha256, write_json
+from distillation.splits import grouped
+from distillation.synthesis.head import read_head
+from distillation.synthesis.image import BRAIN, make_image
+from distillation.synthesis.label_table import TABLE_NAME, read_label_table
+from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
+from KDSegmentatorLib.io.images import image_suffix, write_volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from distillation.recipe import Recipe
+    from distillation.synthesis.settings import SynthesisRecipe
+
+RECORD_NAME = "synthesis.json"
+"""Beside ``dataset.json``: settings and label maps that the images were made with."""
+
+CHANNEL = "T1w"
+_ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelMap:
+    """A label map's file, and the names of the images to be made of it."""
+
+    path: Path
+    cases: tuple[str, ...]
+
+
+def synthesize(
+    recipe: Recipe, label_maps: Path, raw: Path, count: int, progress: Callable[[int, int], None] = lambda *_: None
+) -> Path:
+    """Make a recipe's dataset, or what is missing of it.
+
+    The images are shared out evenly among the label maps. Each depends on the recipe's seed, its label map and its
+    number only, so that a dataset that was broken off, or is wanted larger, goes on as if it had been made at once.
+
+    Args:
+        recipe: with a section ``synthesis``, and one label, the brain.
+        label_maps: folder of label maps of whole heads with their ``labels.json``.
+        raw: folder for the dataset, made if it does not exist.
+        count: number of images.
+        progress: called with the images that are there and their number, at the start and after each.
+
+    Returns:
+        The dataset's folder.
+
+    Raises:
+        InvalidSettingsError: the recipe has no such section, its labels or groups do not fit, or the count does not
+            reach for an image of every label map.
+        TrainingError: there are no label maps, one cannot be used, or the folder holds a dataset made in another way.
+        ImageWriteError: no space or no permission.
+    """
+    settings = recipe.synthesis
+    if settings is None:
+        raise InvalidSettingsError("the recipe has no section 'synthesis': its dataset is collected, not made")
+    if len(recipe.pack.labels) != 1:
+        raise InvalidSettingsError(
+            f"images are made with one label, the brain, but the recipe's pack has {len(recipe.pack.labels)}"
+        )
+    maps = find_label_maps(label_maps, count)
+    _check_groups(recipe, maps)
+    table = read_label_table(label_maps)
+    folder = raw / recipe.dataset.name
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    record = {
+        "settings": asdict(settings),
+        "table_sha256": file_sha256(label_maps / TABLE_NAME),
+        "label_maps_sha256": {each.path.name: file_sha256(each.path) for each in maps},
+    }
+    _check_record(folder, record)
+    total = sum(len(each.cases) for each in maps)
+    done = sum(_is_there(folder, case) for each in maps for case in each.cases)
+    progress(done, total)
+    for each in maps:
+        missing = [(n, case) for n, case in enumerate(each.cases) if not _is_there(folder, case)]
+        if not missing:
+            continue
+        head = read_head(each.path, table)
+        for number, case in missing:
+            made = make_image(head, table, settings, _random_numbers(settings, head.name, number))
+            write_volume(made.image, folder / "imagesTr" / f"{case}_0000{_ENDING}")
+            write_volume(made.truth, folder / "labelsTr" / f"{case}{_ENDING}")
+            done += 1
+            progress(done, total)
+    _describe(folder, recipe.pack.labels[0].name)
+    return folder
+
+
+def find_label_maps(folder: Path, count: int) -> list[LabelMap]:
+    """Return the label maps of a folder, sorted by name, and what to make of each.
+
+    Raises:
+        InvalidSettingsError: the count does not reach for an image of each.
+        TrainingError: there is none, or two differ only in their suffix.
+    """
+    if not folder.is_dir():
+        raise TrainingError(f"there is no folder {folder}; give the folder of the label maps")
+    paths: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = image_suffix(path)
+        if suffix is None or not path.is_file():
+            continue
+        name = path.name[: -len(suffix)]
+        if name in paths:
+            raise TrainingError(f"{paths[name]} and {path} have one name; keep one of them")
+        paths[name] = path
+    if not paths:
+        raise TrainingError(f"{folder} holds no label map (.nii.gz, .nrrd, ...)")
+    names = list(paths)
+    if count < len(names):
+        raise InvalidSettingsError(
+            f"{folder} holds {len(names)} label maps, so that at least {len(names)} images are needed, got {count}"
+        )
+    return [
+        LabelMap(path=paths[name], cases=tuple(f"{name}_{n:04d}" for n in range(len(range(start, count, len(names))))))
+        for start, name in enumerate(names)
+    ]
+
+
+def _check_groups(recipe: Recipe, maps: list[LabelMap]) -> None:
+    """Check that the recipe keeps all images of a head in one fold."""
+    names = [case for each in maps for case in each.cases]
+    unit_of = {name: unit for unit in grouped(names, recipe.dataset.groups) for name in unit}
+    for each in maps:
+        if not set(each.cases) <= set(unit_of[each.cases[0]]):
+            stem = each.cases[0].rpartition("_")[0]
+            raise InvalidSettingsError(
+                f"the recipe's groups do not keep the images of {each.path.name} in one fold; add [{stem}_*] to them"
+            )
+
+
+def _check_record(folder: Path, record: dict[str, Any]) -> None:
+    path = folder / RECORD_NAME
+    if path.is_file():
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TrainingError(f"{path} cannot be read ({error}); remove {folder} and start again") from error
+        if before != record:
+            raise TrainingError(
+                f"{folder} was made with other settings or label maps; remove it, or make the new one elsewhere"
+            )
+        return
+    if any((folder / "imagesTr").iterdir()):
+        raise TrainingError(f"{folder} holds images that were not made by this command; give another folder with --raw")
+    write_json(path, record)
+
+
+def _is_there(folder: Path, case: str) -> bool:
+    # the label map is written last
+    return (folder / "labelsTr" / f"{case}{_ENDING}").is_file() and (
+        folder / "imagesTr" / f"{case}_0000{_ENDING}"
+    ).is_file()
+
+
+def _random_numbers(settings: SynthesisRecipe, name: str, number: int) -> np.random.Generator:
+    return np.random.default_rng([settings.seed, zlib.crc32(name.encode()), number])
+
+
+def _describe(folder: Path, label: str) -> None:
+    write_json(
+        folder / "dataset.json",
+        {
+            "channel_names": {"0": CHANNEL},
+            "labels": {"background": 0, label: BRAIN},
+            "numTraining": sum(path.name.endswith(_ENDING) for path in (folder / "labelsTr").iterdir()),
+            "file_ending": _ENDING,
+        },
+    )
