@@ -8,10 +8,10 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from distillation.prepare import SPLITS_NAME
 from distillation.run.forecast import Forecast, Forecasts, check_machine
 from distillation.run.preflight import check_before_start
 from distillation.run.record import Records, Status, StepRecord
+from distillation.splits import SPLITS_NAME
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.machine.peak_memory import peak_memory
 from KDSegmentatorLib.machine.processor import processor_name
