@@ -83,7 +83,7 @@ class KDSegmentatorParameterNode:
     threads: Annotated[int, WithinRange(0, 256)] = 0
     mirroring: bool = False
     entropy: bool = False
-    checkIntensities: bool = True
+    checkInput: bool = True
     surfaces: bool = False
     resultSegmentation: vtkMRMLSegmentationNode
     firstSegmentation: vtkMRMLSegmentationNode

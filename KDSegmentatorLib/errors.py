@@ -20,7 +20,7 @@ class ImageWriteError(KDSegmentatorError):
 
 
 class UnsuitableVolumeError(KDSegmentatorError):
-    """A readable volume is not what the pack was made for (modality, label map, constant, too large)."""
+    """A readable volume is not what the pack was made for (modality, field of view, label map, constant)."""
 
 
 class ManifestError(KDSegmentatorError):

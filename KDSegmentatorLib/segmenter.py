@@ -137,7 +137,7 @@ class Segmenter:
         entropy: bool = False,
         probabilities: Sequence[str | int] = (),
         mirroring: bool = False,
-        check_modality: bool = True,
+        check_input: bool = True,
         progress: ProgressCallback | None = None,
         cancel: CancelCheck | None = None,
     ) -> Segmentation:
@@ -150,7 +150,7 @@ class Segmenter:
             entropy: also return the entropy.
             probabilities: structures whose probability is wanted.
             mirroring: average over mirrored windows.
-            check_modality: refuse volumes that look like label maps or another modality.
+            check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view.
             progress: called at every step.
             cancel: asked at every step.
 
@@ -169,7 +169,7 @@ class Segmenter:
             entropy=entropy,
             probabilities=probabilities,
             mirroring=mirroring,
-            check_modality=check_modality,
+            check_input=check_input,
             threads=self._request.threads,
             progress=progress,
             cancel=cancel,

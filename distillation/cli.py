@@ -16,6 +16,7 @@ from distillation.run.steps import STAGES, RunOptions, Steps, parse_stages
 from distillation.stages import CALIBRATION_WINDOWS, Stages
 from distillation.students import TEACHER_SIZE, Student, TeacherSource, select_students
 from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError, KDSegmentatorError
+from KDSegmentatorLib.packs.field_of_view import field_of_view_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -137,6 +138,14 @@ def _parser() -> argparse.ArgumentParser:
     validation.add_argument("workspaces", nargs="+", type=Path, metavar="WORKSPACE", help="evaluated workspaces")
     validation.add_argument("--output", type=Path, required=True, help="the page, for example docs/validation.md")
     commands.add_parser("report", parents=[common], help="write the report of what was evaluated, HTML and Markdown")
+    field_of_view = commands.add_parser(
+        "field-of-view",
+        parents=[common],
+        help="write into packs of an earlier version how large their training images were; export does that by itself",
+    )
+    field_of_view.add_argument(
+        "--packs", type=Path, required=True, metavar="FOLDER", help="folder of the packs, which are changed in place"
+    )
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
     export.add_argument("--output", type=Path, required=True, help="folder for the packs, one folder each")
     export.add_argument(
@@ -245,6 +254,12 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
     print(f"written to {stages.folder / 'evaluation'}")
 
 
+def _field_of_view(stages: Stages, options: argparse.Namespace) -> None:
+    for pack in stages.packs_in(options.packs):
+        described = stages.with_field_of_view(pack)
+        print(f"{described.folder}: trained on images of {field_of_view_text(described.manifest)}")
+
+
 def _export(stages: Stages, options: argparse.Namespace) -> None:
     from distillation.export.folder import copy_pack
     from KDSegmentatorLib.packs.archive import SUFFIX, write_archive
@@ -346,6 +361,7 @@ _STAGES = {
     "train-teacher": _train_teacher,
     "distil": _distil,
     "evaluate": _evaluate,
+    "field-of-view": _field_of_view,
     "export": _export,
     "run": _run,
     "report": _report,

@@ -21,7 +21,7 @@ from distillation.students import (
     teacher_folder,
     warm_up_folder,
 )
-from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError, TrainingError
+from KDSegmentatorLib.errors import ExportError, InvalidSettingsError, KDSegmentatorError, TrainingError
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.packs.manifest import Manifest, Method
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
@@ -128,6 +128,29 @@ class Stages:
         for pack in packs:
             verify_pack(pack)
         return sorted(packs, key=lambda pack: divisor(pack.manifest.size))
+
+    def with_field_of_view(self, pack: StudentPack) -> StudentPack:
+        """Write into a pack, in place, how large the training images of this recipe's dataset are.
+
+        Raises:
+            ExportError: the pack was trained on images in another axis order, so not on this dataset; or the disk is
+                full or not writable.
+            TrainingError: the dataset is not prepared, or an image's header is not usable.
+            PackError: the pack is damaged.
+        """
+        from distillation.export.description import describe_field_of_view
+        from distillation.export.folder import with_field_of_view
+        from distillation.export.samples import training_cases
+
+        prepared = self.prepared()
+        codes, trained = check_grids(prepared.raw), pack.manifest.preprocessing.axis_codes
+        if codes != trained:
+            raise ExportError(
+                f"{pack.folder} was trained on images in axis order {trained}, those of {prepared.raw.folder} are in "
+                f"{codes}; give the dataset that it was trained on"
+            )
+        cases = training_cases(prepared.raw, prepared.held_out_cases(self.recipe.dataset.fold))
+        return with_field_of_view(pack, describe_field_of_view(cases, codes))
 
     def held_out_cases(self) -> list[Case]:
         """Return the cases that neither teacher nor students were trained on."""
@@ -293,7 +316,8 @@ class Stages:
         into = self.folder / ("packs" if storage == "float16" else f"packs-{storage}") / method
         present = _open_if_there(into / pack_id(self.recipe.pack.task, size))
         if present is not None and self._up_to_date(present.manifest, checkpoint):
-            return present
+            # one of an earlier version keeps what was measured
+            return present if present.manifest.field_of_view else self.with_field_of_view(present)
         teacher = None
         if size != TEACHER_SIZE:
             teacher = load_model_folder(self.teacher().folder, fold, self.teacher().checkpoint)

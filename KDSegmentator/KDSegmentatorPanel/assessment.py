@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference import plausibility
 from KDSegmentatorLib.packs.catalogue import Family
-from KDSegmentatorLib.packs.manifest import Modality
 from KDSegmentatorPanel.estimation import Answer, Expected, Question, estimate_apart
 from KDSegmentatorPanel.outline import Outline
 from KDSegmentatorPanel.wording import for_people
+
+Wanted = TypeVar("Wanted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ def assess(
     families: Sequence[Family],
     choices: Choices,
     *,
-    check_intensities: bool,
+    check_input: bool,
     estimate: Callable[[Question], Answer] = estimate_apart,
 ) -> Assessment:
     """Return what each family means for the volume.
@@ -53,19 +55,22 @@ def assess(
         volume: the scan.
         families: of the installed packs.
         choices: what the user has chosen.
-        check_intensities: whether the intensities have to look like the packs' modality.
+        check_input: whether the volume has to be of the packs' modality and field of view.
         estimate: answers the question for time and memory.
     """
     try:
         plausibility.check_finite(volume)
     except KDSegmentatorError as error:
         return {family.task: TaskAssessment(problem=for_people(error), estimates={}) for family in families}
-    modalities = {family.packs[0].manifest.modality for family in families} if check_intensities else set()
-    problems = {modality: _modality_problem(volume, modality) for modality in modalities}
-    assessment = {
-        family.task: TaskAssessment(problem=problems.get(family.packs[0].manifest.modality, ""), estimates={})
-        for family in families
-    }
+    modalities = {family.packs[0].manifest.modality for family in families} if check_input else set()
+    problems = {modality: _problem(plausibility.check_intensities, volume, modality) for modality in modalities}
+    assessment = {}
+    for family in families:
+        manifest = family.packs[0].manifest
+        problem = problems.get(manifest.modality, "")
+        if check_input and not problem:
+            problem = _problem(plausibility.check_field_of_view, volume, manifest)
+        assessment[family.task] = TaskAssessment(problem=problem, estimates={})
     fitting = tuple(task for task, each in assessment.items() if not each.problem)
     for task, found in (estimate(choices(Outline.of(volume), fitting)) if fitting else {}).items():
         assessment[task] = replace(
@@ -78,9 +83,9 @@ def assess(
     return assessment
 
 
-def _modality_problem(volume: Volume, modality: Modality) -> str:
+def _problem(check: Callable[[Volume, Wanted], None], volume: Volume, wanted: Wanted) -> str:
     try:
-        plausibility.check_intensities(volume, modality)
+        check(volume, wanted)
     except KDSegmentatorError as error:
         return for_people(error)
     return ""

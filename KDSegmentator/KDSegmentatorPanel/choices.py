@@ -74,7 +74,7 @@ class Inputs:
         threads: CPU threads; 0 takes what the machine allows.
         mirroring: average over mirrored windows.
         entropy: also make a map of the uncertainty.
-        check_intensities: refuse volumes that look like another modality or a label map.
+        check_input: refuse volumes that do not fit the task: another modality, a label map, another field of view.
         surfaces: show the result in 3-D.
     """
 
@@ -88,5 +88,5 @@ class Inputs:
     threads: int = 0
     mirroring: bool = False
     entropy: bool = False
-    check_intensities: bool = True
+    check_input: bool = True
     surfaces: bool = False

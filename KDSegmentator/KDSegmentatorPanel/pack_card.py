@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from KDSegmentatorLib.packs.field_of_view import field_of_view_text
 from KDSegmentatorLib.packs.manifest import Evaluation, Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorPanel.translation import tr as _
@@ -52,6 +53,7 @@ def _facts(pack: StudentPack) -> str:
         (
             (_("Pack"), f"{manifest.id} {manifest.version}"),
             (_("Modality"), f"{manifest.modality}, {manifest.body_part.lower()}"),
+            (_("Field of view"), field_of_view_text(manifest) or _("unknown")),
             (_("Structures"), str(len(manifest.labels))),
             (_("Parameters"), f"{manifest.network.parameters:,}"),
             (_("Number formats"), ", ".join(formats)),

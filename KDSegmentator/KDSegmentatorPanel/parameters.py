@@ -27,7 +27,7 @@ class Parameters(Protocol):
     threads: int
     mirroring: bool
     entropy: bool
-    checkIntensities: bool
+    checkInput: bool
     surfaces: bool
     resultSegmentation: vtkMRMLSegmentationNode | None
     firstSegmentation: vtkMRMLSegmentationNode | None
@@ -52,7 +52,7 @@ def inputs_of(parameters: Parameters) -> Inputs:
         threads=parameters.threads,
         mirroring=parameters.mirroring,
         entropy=parameters.entropy,
-        check_intensities=parameters.checkIntensities,
+        check_input=parameters.checkInput,
         surfaces=parameters.surfaces,
     )
 

@@ -86,7 +86,7 @@ class Assess(Protocol):
     """Tells what fits a volume: :func:`KDSegmentatorPanel.assessment.assess`."""
 
     def __call__(
-        self, volume: Volume, families: Sequence[Family], choices: Choices, *, check_intensities: bool
+        self, volume: Volume, families: Sequence[Family], choices: Choices, *, check_input: bool
     ) -> Assessment:
         """Return what each family means for the volume."""
         ...

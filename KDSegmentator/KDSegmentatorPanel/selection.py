@@ -125,7 +125,7 @@ class Selection:
                 volume,
                 installed,
                 lambda outline, tasks: self._question(inputs, outline, tasks),
-                check_intensities=inputs.check_intensities,
+                check_input=inputs.check_input,
             )
         )
 
@@ -163,7 +163,7 @@ class Selection:
             mirroring=inputs.mirroring,
             labels=None if len(kept) == len(rows) else kept,
             entropy=inputs.entropy,
-            check_modality=inputs.check_intensities,
+            check_input=inputs.check_input,
         )
 
     def task_rows(self) -> tuple[TaskRow, ...]:
@@ -199,4 +199,4 @@ class Selection:
 def _basis(inputs: Inputs) -> tuple[object, ...]:
     """Return the choices that decide which tasks fit and how long a run takes."""
     engine = (inputs.engine, inputs.precision, inputs.threads)
-    return inputs.volume, *engine, inputs.mirroring, inputs.entropy, inputs.check_intensities
+    return inputs.volume, *engine, inputs.mirroring, inputs.entropy, inputs.check_input

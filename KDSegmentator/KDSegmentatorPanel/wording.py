@@ -48,5 +48,5 @@ def for_people(error: KDSegmentatorError) -> str:
     """Return an error as a sentence, with the remedies of the panel instead of those of the command line."""
     what, found, _rest = str(error).partition(_COMMAND_LINE_REMEDY)
     if found:
-        what += _("If it is right, switch off “Check intensities” under Advanced.")
+        what += _("If it is right, switch off “Check that the volume fits the task” under Advanced.")
     return what[:1].upper() + what[1:]

@@ -171,7 +171,9 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="what the engine computes on")
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all that may be used)")
     parser.add_argument(
-        "--any-intensities", action="store_true", help="do not refuse a volume that looks like another modality"
+        "--unchecked",
+        action="store_true",
+        help="do not refuse a volume that looks like another modality, or with another field of view than the pack's",
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
 

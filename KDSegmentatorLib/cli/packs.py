@@ -12,6 +12,7 @@ from typing import Any
 
 from KDSegmentatorLib.cli.table import table
 from KDSegmentatorLib.packs.catalogue import Family, families
+from KDSegmentatorLib.packs.field_of_view import field_of_view_text
 from KDSegmentatorLib.packs.manifest import Code, Credit, Evaluation, Interval, Manifest, Terminology
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
@@ -97,6 +98,7 @@ def card(pack: StudentPack) -> str:
         ("For", f"{manifest.modality}, {manifest.body_part}"),
         ("Network", f"{network.architecture}, {cost}, opset {network.opset}"),
         ("Input", f"{data}, {preprocessing.normalization.scheme} normalisation"),
+        ("Trained on", f"images of {field_of_view_text(manifest) or 'unknown size'}"),
         ("Windows", f"{patch} voxels, step {windows.step_fraction:g}, {mirroring}"),
         ("Folder", f"{pack.folder} ({megabytes:.1f} MB)"),
         ("Manifest", f"sha256 {pack.manifest_sha256}"),

@@ -121,7 +121,7 @@ def _segment(
             entropy=arguments.entropy is not None,
             probabilities=[_name_or_value(name) for name, _ in arguments.probability],
             mirroring=arguments.mirroring,
-            check_modality=not arguments.any_intensities,
+            check_input=not arguments.unchecked,
             progress=progress,
             cancel=interrupt.requested,
         )

@@ -19,7 +19,7 @@ from KDSegmentatorLib.geometry import MAXIMUM_VOXELS, Volume
 from KDSegmentatorLib.inference.accumulation import blended_slabs, mirrored_axes
 from KDSegmentatorLib.inference.cropping import nonzero_box
 from KDSegmentatorLib.inference.normalization import normalize
-from KDSegmentatorLib.inference.plausibility import check_finite, check_intensities
+from KDSegmentatorLib.inference.plausibility import check_field_of_view, check_finite, check_intensities
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
 from KDSegmentatorLib.inference.resampling import (
     AxisOperators,
@@ -46,7 +46,7 @@ def segment(
     entropy: bool = False,
     probabilities: Sequence[str | int] = (),
     mirroring: bool = False,
-    check_modality: bool = True,
+    check_input: bool = True,
     threads: int | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelCheck | None = None,
@@ -66,7 +66,7 @@ def segment(
         probabilities: names or values of structures whose probability is wanted as well.
         mirroring: average over the windows mirrored along every axis that training mirrored: up to eight times the
             work for a little more accuracy.
-        check_modality: refuse volumes that look like label maps or another modality.
+        check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view.
         threads: CPU threads outside of the engine; None takes all that the process may use.
         progress: called at every step.
         cancel: asked at every step, and several times a second while the engine computes. The work stops within a
@@ -77,7 +77,8 @@ def segment(
         Labels on exactly the input's grid.
 
     Raises:
-        UnsuitableVolumeError: the volume's intensities are not usable, or not the pack's modality.
+        UnsuitableVolumeError: the volume's intensities are not usable, or it is not of the pack's modality or field of
+            view.
         GeometryError: the volume would be too large at the pack's spacing.
         InvalidSettingsError: a wanted label is not in the pack, mirroring is asked for but was not trained, or
             ``threads`` is not positive.
@@ -102,7 +103,7 @@ def segment(
     mirrorings = mirrored_axes(manifest.windows.mirroring_axes if mirroring else ())
     watch = _Stopwatch(engine)
     try:
-        grid, image = _preprocessed(volume, manifest, request, check_modality=check_modality)
+        grid, image = _preprocessed(volume, manifest, request, check_input=check_input)
         preprocessed = watch.elapsed()
         starts = grid.window_starts()
         maps = _restored_maps(grid, image, pack, watch, starts, mirrorings, request)
@@ -128,7 +129,7 @@ def segment(
             device=engine.device,
             precision=engine.precision,
             threads=request.threads,
-            checked=check_modality,
+            checked=check_input,
             mirroring=mirroring,
             windows=len(starts) * len(mirrorings),
             seconds={
@@ -179,13 +180,14 @@ class _Stopwatch:
 
 
 def _preprocessed(
-    volume: Volume, manifest: Manifest, request: _Request, *, check_modality: bool
+    volume: Volume, manifest: Manifest, request: _Request, *, check_input: bool
 ) -> tuple[NetworkGrid, npt.NDArray[np.float32]]:
     """Return the grids, and the volume as the network takes it."""
     steps = request.steps("preprocess", 4)
     check_finite(volume)
-    if check_modality:
+    if check_input:
         check_intensities(volume, manifest.modality)
+        check_field_of_view(volume, manifest)
     steps.advance()
     grid = NetworkGrid(volume.reoriented(manifest.preprocessing.axis_codes), manifest)
     steps.advance()

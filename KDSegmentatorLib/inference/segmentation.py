@@ -22,7 +22,7 @@ class RunRecord:
         device: what it computed on.
         precision: number format of the engine.
         threads: CPU threads outside of the engine, and in it if that was told.
-        checked: whether the intensities had to look like the pack's modality.
+        checked: whether the volume had to fit the pack: its modality and its field of view.
         mirroring: whether the features were averaged over mirrored windows.
         windows: network calls, mirrored ones counted apart.
         seconds: wall time of ``preprocess``, ``windows`` (inside the engine), ``restore`` (blending and all that comes

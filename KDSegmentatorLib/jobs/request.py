@@ -48,7 +48,7 @@ class Settings:
         mirroring: average over mirrored windows.
         labels: names of the structures to keep; None keeps all.
         entropy: also compute the entropy map (bits).
-        check_modality: refuse volumes that look like label maps or another modality.
+        check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view.
     """
 
     task: str
@@ -61,7 +61,7 @@ class Settings:
     mirroring: bool = False
     labels: tuple[str, ...] | None = None
     entropy: bool = False
-    check_modality: bool = True
+    check_input: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,7 +74,7 @@ def segment_volume(
         labels=settings.labels,
         entropy=settings.entropy,
         mirroring=settings.mirroring,
-        check_modality=settings.check_modality,
+        check_input=settings.check_input,
         progress=progress,
         cancel=cancel,
     )

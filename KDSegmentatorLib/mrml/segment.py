@@ -26,7 +26,7 @@ def segment_volume_node(
     name: str | None = None,
     labels: Sequence[str | int] | None = None,
     mirroring: bool = False,
-    check_modality: bool = True,
+    check_input: bool = True,
     progress: ProgressCallback | None = None,
     cancel: CancelCheck | None = None,
 ) -> vtkMRMLSegmentationNode:
@@ -39,14 +39,14 @@ def segment_volume_node(
         name: of the segmentation node; see :func:`KDSegmentatorLib.mrml.segmentations.segmentation_node`.
         labels: see :func:`KDSegmentatorLib.inference.pipeline.segment`, also for the following.
         mirroring: average over mirrored windows.
-        check_modality: refuse volumes that look like label maps or another modality.
+        check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view.
         progress: called at every step.
         cancel: asked at every step.
 
     Raises:
         GeometryError: the node is not a 3-D scan on a rectangular grid, or was changed or moved during the run.
         SceneError: the node is in no scene, or was removed from it during the run.
-        UnsuitableVolumeError: a label map, or not the pack's modality.
+        UnsuitableVolumeError: a label map, or not the pack's modality or field of view.
         KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment`.
     """
     check_scan(node)
@@ -58,7 +58,7 @@ def segment_volume_node(
         engine,
         labels=labels,
         mirroring=mirroring,
-        check_modality=check_modality,
+        check_input=check_input,
         progress=progress,
         cancel=cancel,
     )

@@ -92,6 +92,18 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FieldOfView:
+    """How large the training images were: least and greatest length in mm along each of the pack's axis codes.
+
+    Whole images, voxels times spacing, before the crop to their non-zero region and before ``transpose_forward``. A
+    volume that is much smaller or larger is refused (:mod:`KDSegmentatorLib.inference.plausibility`).
+    """
+
+    smallest: tuple[float, float, float]
+    largest: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Windows:
     """The sliding window: size in voxels, step as a fraction of it, array axes that training mirrored."""
 
@@ -237,6 +249,7 @@ class Manifest:
         version: ``major.minor.patch``.
         task: the family's name; packs of one task are one family.
         size: ``x1`` (the teacher), ``x1/2``, ``x1/4``, ...
+        field_of_view: None in packs that were exported before it was written down; then it is not checked.
         files: every file of the pack but ``manifest.json``, by its name (no folders).
     """
 
@@ -250,6 +263,7 @@ class Manifest:
     body_part: str
     labels: tuple[Label, ...]
     preprocessing: Preprocessing
+    field_of_view: FieldOfView | None = None
     windows: Windows
     network: Network
     evaluation: Evaluation | None

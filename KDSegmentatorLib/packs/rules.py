@@ -13,6 +13,7 @@ from KDSegmentatorLib.packs.manifest import (
     Code,
     Credit,
     Evaluation,
+    FieldOfView,
     FileRecord,
     Interval,
     Label,
@@ -110,6 +111,8 @@ RULES: Rules = {
     (Preprocessing, "axis_codes"): Rule(pattern=r"[LRPASI]{3}", meaning="axis codes, like 'LPS'"),
     (Preprocessing, "transpose_forward"): _AXES,
     (Preprocessing, "spacing"): Rule(above=0),
+    (FieldOfView, "smallest"): Rule(above=0),
+    (FieldOfView, "largest"): Rule(above=0),
     (Windows, "patch_size"): Rule(minimum=1, maximum=1024),
     (Windows, "step_fraction"): _FRACTION,
     (Windows, "mirroring_axes"): _AXES,
@@ -163,6 +166,8 @@ def check(manifest: Manifest) -> None:
     _check_identity(manifest)
     _check_labels(manifest.labels)
     _check_preprocessing(manifest.preprocessing)
+    if manifest.field_of_view is not None:
+        _check_field_of_view(manifest.field_of_view)
     _check_network(manifest)
     _check_files(manifest)
     _check_provenance(manifest.provenance)
@@ -232,6 +237,12 @@ def _check_preprocessing(preprocessing: Preprocessing) -> None:
                 raise FieldError(f"preprocessing.normalization.{name}", "missing; CT normalisation needs it")
     if low is not None and high is not None and low >= high:
         raise FieldError("preprocessing.normalization.percentile_99_5", f"must be above percentile_00_5 ({low})")
+
+
+def _check_field_of_view(field_of_view: FieldOfView) -> None:
+    for axis, (low, high) in enumerate(zip(field_of_view.smallest, field_of_view.largest, strict=True)):
+        if low > high:
+            raise FieldError(f"field_of_view.smallest[{axis}]", f"must not be above the largest ({high}), got {low}")
 
 
 def _check_network(manifest: Manifest) -> None:

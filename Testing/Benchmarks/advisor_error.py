@@ -267,7 +267,7 @@ def _run(case: Case, store: Path) -> _Run:
         command = [sys.executable, str(Path(__file__)), "--worker", "segment", str(case.scan)]
         command += [str(Path(folder) / "labels.nii.gz"), "--pack", manifest.task, "--size", manifest.size, "--quiet"]
         command += ["--engine", request.engine, "--precision", request.precision, "--device", request.device]
-        command += ["--any-intensities"]
+        command += ["--unchecked"]
         if request.threads is not None:
             command += ["--threads", str(request.threads)]
         if case.mirroring:

@@ -72,7 +72,7 @@ def main() -> None:
         chosen = np.linspace(0, len(dataset.cases) - 1, min(arguments.cases, len(dataset.cases))).round().astype(int)
         for case in (dataset.cases[index] for index in chosen):
             volume = read_volume(case.image)
-            ours = segment(volume, pack, engine, check_modality=False).volume.voxels
+            ours = segment(volume, pack, engine, check_input=False).volume.voxels
             properties = {"spacing": list(volume.spacing[::-1])}
             # torch.half is the type of the predictor's sums, and nothing else uses it while it predicts
             with mock.patch.object(torch, "half", torch.float32 if arguments.float32_sums else torch.half):

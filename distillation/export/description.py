@@ -6,12 +6,15 @@ import datetime
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
+from distillation.dataset import Case, read_header
 from distillation.files import file_sha256
 from distillation.plans import scale_features
 from distillation.settings import MINIMUM_WIDTH, PLANS_KEY, DistillationSettings, TrainingSettings
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import ExportError
+from KDSegmentatorLib.geometry import vector
 from KDSegmentatorLib.packs.manifest import (
+    FieldOfView,
     Label,
     Method,
     Normalization,
@@ -23,6 +26,8 @@ from KDSegmentatorLib.packs.manifest import (
 from KDSegmentatorLib.version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distillation.teacher import ModelFolder
 
 STEP_FRACTION = 0.5
@@ -57,6 +62,26 @@ def describe_preprocessing(model: ModelFolder, axis_codes: str) -> Preprocessing
         normalization=_normalization(plans, configuration),
         image_resampling=_resampling(configuration, "data"),
         logits_resampling=_resampling(configuration, "probabilities"),
+    )
+
+
+def describe_field_of_view(cases: Sequence[Case], axis_codes: str) -> FieldOfView:
+    """Return how large the images were that the network was trained on, from their headers.
+
+    Args:
+        cases: training cases, at least one.
+        axis_codes: axis order that the lengths are given in.
+
+    Returns:
+        Whole images, in hundredths of a millimetre: headers hold spacings in float32.
+
+    Raises:
+        TrainingError: a header is not readable or its geometry is not usable.
+    """
+    extents = [read_header(case.image).extent(axis_codes) for case in cases]
+    return FieldOfView(
+        smallest=vector([round(min(lengths), 2) for lengths in zip(*extents, strict=True)]),
+        largest=vector([round(max(lengths), 2) for lengths in zip(*extents, strict=True)]),
     )
 
 

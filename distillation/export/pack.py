@@ -14,6 +14,7 @@ from distillation.export.body import OPSET, Storage, split_network, to_onnx, wit
 from distillation.export.description import (
     check_labels,
     checked_alpha,
+    describe_field_of_view,
     describe_preprocessing,
     describe_provenance,
     describe_windows,
@@ -68,7 +69,8 @@ def export_pack(
         size: ``x1`` (the teacher), ``x1/2``, ...
         teacher: the family's teacher; None if ``model`` is the teacher.
         recipe: what the pack says about itself.
-        dataset: the dataset it was trained on: axis order, cases for the comparison and the probe are taken from it.
+        dataset: the dataset it was trained on: axis order, field of view, cases for the comparison and the probe are
+            taken from it.
         into: folder that will hold the pack's folder, named by its id; an earlier one of this name is replaced.
         storage: number format of the kernels in the file; computations are in float32 either way.
         held_out: names of cases that are left for the evaluation.
@@ -85,7 +87,8 @@ def export_pack(
     split = split_network(model.network)
     stored_body = with_stored_weights(split.body, storage)
     body = to_onnx(stored_body, channels=channels, patch_size=windows.patch_size, storage=storage)
-    samples = sample_windows(model, training_cases(dataset, held_out)[:SAMPLE_CASES])
+    cases = training_cases(dataset, held_out)
+    samples = sample_windows(model, cases[:SAMPLE_CASES])
     agreement = check_agreement(
         body,
         stored_body=stored_body,
@@ -105,6 +108,7 @@ def export_pack(
         body_part=recipe.body_part,
         labels=recipe.labels,
         preprocessing=preprocessing,
+        field_of_view=describe_field_of_view(cases, preprocessing.axis_codes),
         windows=windows,
         network=Network(
             architecture=model.configuration["architecture"]["network_class_name"].rpartition(".")[2],

@@ -46,7 +46,7 @@ class SegmentBox:
             ui.inputSelector, ui.taskComboBox, ui.sizesWidget, ui.outputSelector, ui.labelSearchEdit,
             ui.allLabelsButton, ui.noLabelsButton, ui.labelList, ui.engineComboBox, ui.precisionComboBox,
             ui.threadsSpinBox, ui.mirroringCheckBox, ui.entropyCheckBox, ui.surfacesCheckBox,
-            ui.checkIntensitiesCheckBox,
+            ui.checkInputCheckBox,
         )  # fmt: skip
         ui.taskComboBox.currentIndexChanged.connect(self._onTaskChosen)
         ui.labelList.itemChanged.connect(self._onLabelChanged)

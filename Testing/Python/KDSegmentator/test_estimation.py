@@ -136,7 +136,7 @@ def test_only_tasks_that_fit_are_estimated(store: PackStore, question: Question)
             volume,
             found,
             lambda outline, tasks: replace(question, outline=outline, tasks=tasks),
-            check_intensities=check,
+            check_input=check,
             estimate=estimate,
         )
         assert bool(result["generated"].problem) == (volume is ct and check)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
+from KDSegmentatorLib.packs.field_of_view import field_of_view_text
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.pack_card import card
 from KDSegmentatorPanel.packs_panel import PacksPanel
@@ -92,7 +93,9 @@ def test_the_card_says_all_that_a_user_has_to_know(pack_id: str) -> None:
     page = card(pack)
     manifest = pack.manifest
     assert manifest.evaluation is not None
+    assert field_of_view_text(manifest)
     for text in (
+        field_of_view_text(manifest),
         manifest.intended_use,
         manifest.limits,
         manifest.weights.license,

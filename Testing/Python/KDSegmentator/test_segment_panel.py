@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,13 +35,13 @@ SHAPE = (20, 24, 18)
 CT_TASK = "zz-ct"
 
 
-def assess_here(volume: Volume, families: Sequence[Family], choices: Choices, *, check_intensities: bool) -> Assessment:
+def assess_here(volume: Volume, families: Sequence[Family], choices: Choices, *, check_input: bool) -> Assessment:
     """Estimate in this process, for a machine of a fixed speed."""
 
     def estimate(question: Question) -> Answer:
         return estimate_here(question, lambda _candidate, _threads: replace(nominal_speed(4), measured=True))
 
-    return assess(volume, families, choices, check_intensities=check_intensities, estimate=estimate)
+    return assess(volume, families, choices, check_input=check_input, estimate=estimate)
 
 
 def scan(scale: float = 100.0, shift: float = 0.0) -> Volume:
@@ -141,8 +142,28 @@ class TestChoices:
         assert "looks like CT" in view.tasks[0].problem
         assert view.controls.action_tooltip == view.tasks[0].problem
         assert box.panel.state is State.NO_VOLUME
-        box.choose(check_intensities=False)
+        box.choose(check_input=False)
         assert box.panel.state is State.READY
+
+    def test_a_task_of_another_field_of_view_says_why(self, mrml: MrmlScene, tmp_path: Path) -> None:
+        for task in ("generated", "other"):
+            build_size(tmp_path / f"{task}-x1_4", "x1/4", task=task)
+        manifest = tmp_path / "generated-x1_4" / "manifest.json"
+        content = json.loads(manifest.read_text())
+        content["field_of_view"] = {"smallest": [60.0, 10.0, 10.0], "largest": [80.0, 100.0, 100.0]}
+        manifest.write_text(json.dumps(content))
+        box = empty_box(mrml, PackStore(tmp_path / "none", tmp_path))
+        box.choose(volume=mrml.volume_node(scan()))
+        problem, none = (row.problem for row in box.panel.view().tasks)
+        assert problem.startswith("The volume is too small (20 mm left to right) for the pack")
+        assert problem.endswith("switch off “Check that the volume fits the task” under Advanced.")
+        assert (none, box.panel.view().task, box.panel.state) == ("", "other", State.READY)
+        box.choose(task="generated")
+        assert box.panel.view().controls.action_tooltip == problem
+        assert box.panel.state is State.NO_VOLUME
+        box.choose(check_input=False)
+        assert box.panel.state is State.READY
+        assert [row.problem for row in box.panel.view().tasks] == ["", ""]
 
     def test_the_first_task_that_fits_is_taken(self, mrml: MrmlScene, tmp_path: Path) -> None:
         for task in ("generated", "other"):
@@ -259,7 +280,7 @@ class TestRun:
         settings = request.settings
         assert (settings.task, settings.labels) == ("generated", ("structure 1", "structure 3"))
         assert (settings.engine, settings.precision, settings.threads) == ("onnxruntime", "float32", 3)
-        assert (settings.mirroring, settings.entropy, settings.check_modality) == (True, True, True)
+        assert (settings.mirroring, settings.entropy, settings.check_input) == (True, True, True)
         assert (settings.user_packs, settings.shipped_packs) == (
             str(box.packs.user_folder),
             str(box.packs.shipped_folder),

@@ -49,5 +49,5 @@ def test_the_remedy_is_the_panels() -> None:
     with pytest.raises(UnsuitableVolumeError) as error:
         check_intensities(volume, "MR")
     text = for_people(error.value)
-    assert text.endswith("switch off “Check intensities” under Advanced.")
-    assert "--any" not in text
+    assert text.endswith("switch off “Check that the volume fits the task” under Advanced.")
+    assert "--unchecked" not in text

@@ -89,7 +89,7 @@ def test_what_is_asked_for_reaches_the_engine_and_the_pipeline(store: PackStore)
         "generated", "x1/2", engine="onnxruntime", precision="float32", device="cpu", threads=1, store=store
     )
     assert segmenter.engine.reason == "onnxruntime float32 on cpu: exact"
-    found = segmenter(SMALL, entropy=True, probabilities=["structure 2"], labels=[1], check_modality=False)
+    found = segmenter(SMALL, entropy=True, probabilities=["structure 2"], labels=[1], check_input=False)
     assert (found.record.engine, found.record.threads, found.record.checked) == ("onnxruntime", 1, False)
     assert found.entropy is not None
     assert list(found.probabilities) == [2]

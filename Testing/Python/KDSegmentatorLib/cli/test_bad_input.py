@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from KDSegmentatorLib.packs.store import PackStore
 from support.generated_family import write_scan
 
 RANDOM = np.random.default_rng(0)
@@ -142,9 +144,26 @@ def test_unlikely_intensities_can_be_allowed(kdseg: Any, work: Path, make: Calla
     scan = work / "scan.nii.gz"
     make(scan)
     arguments = ["segment", scan, work / "labels.nii.gz", "--pack", "generated"]
-    assert "--any-intensities" in kdseg(*arguments)[2]
-    code, _, err = kdseg(*arguments, "--any-intensities")
+    assert "--unchecked" in kdseg(*arguments)[2]
+    code, _, err = kdseg(*arguments, "--unchecked")
     assert code == 0, err
+
+
+def test_another_field_of_view_can_be_allowed(kdseg: Any, store: PackStore, work: Path) -> None:
+    """The scan's axes are not those of the pack."""
+    manifest = store.get("generated-x1_4").folder / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content["field_of_view"] = {"smallest": [5.0, 5.0, 5.0], "largest": [9.0, 50.0, 50.0]}
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    arguments = ["segment", write_scan(work / "scan.nii.gz"), work / "labels.nii.gz", "--pack", "generated"]
+    arguments += ["--size", "x1/4"]
+    code, _, err = kdseg(*arguments)
+    assert code == 2
+    assert "too large (20 mm left to right) for the pack" in err and "--unchecked" in err
+    assert not (work / "labels.nii.gz").exists()
+    code, _, err = kdseg(*arguments, "--unchecked", "--record", work / "record.json")
+    assert code == 0, err
+    assert json.loads((work / "record.json").read_text(encoding="utf-8"))["checked"] is False
 
 
 def test_a_scan_too_large_at_the_packs_spacing(kdseg: Any, work: Path) -> None:

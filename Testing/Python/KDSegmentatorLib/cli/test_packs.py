@@ -91,6 +91,16 @@ def test_show(kdseg: Any, store: PackStore) -> None:
         assert text in out, text
 
 
+def test_show_says_how_large_the_training_images_were(kdseg: Any, store: PackStore) -> None:
+    assert "images of unknown size" in kdseg("packs", "show", "generated-x1_2")[1]
+    manifest = store.get("generated-x1_2").folder / "manifest.json"
+    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content["field_of_view"] = {"smallest": [31.0, 40.2, 35.0], "largest": [43.0, 59.0, 35.0]}
+    manifest.write_text(json.dumps(content), encoding="utf-8")
+    said = "images of 31 to 43 mm left to right, 40 to 59 mm front to back, 35 mm head to foot"
+    assert said in kdseg("packs", "show", "generated-x1_2")[1]
+
+
 def test_show_as_json_is_the_manifest(kdseg: Any, store: PackStore) -> None:
     shown = json.loads(kdseg("packs", "show", "generated-x1", "--json")[1])
     pack = store.get("generated-x1")

@@ -64,9 +64,7 @@ def our_labels(model: GeneratedModel, image: np.ndarray[Any, Any], folder: Path)
     pack = pack_of(model, folder)
     k, j, i = model.spacing
     volume = Volume(image, (float(i), float(j), float(k)))
-    segmentation = segment(
-        volume, pack, OnnxRuntimeEngine(pack.body()), mirroring=model.mirroring, check_modality=False
-    )
+    segmentation = segment(volume, pack, OnnxRuntimeEngine(pack.body()), mirroring=model.mirroring, check_input=False)
     return segmentation.volume.voxels
 
 

@@ -26,7 +26,7 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference import pipeline
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
-from KDSegmentatorLib.packs.manifest import Resampling
+from KDSegmentatorLib.packs.manifest import FieldOfView, Resampling
 from KDSegmentatorLib.packs.pack import StudentPack
 from support.generated_packs import FEATURES, convolution_body, manifest, write_pack
 
@@ -300,7 +300,7 @@ def test_a_probability_of_no_label(pack: StudentPack, wanted: list[Any]) -> None
 
 
 def test_the_record_says_what_it_ran_on(pack: StudentPack) -> None:
-    record = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), threads=3, check_modality=False).record
+    record = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), threads=3, check_input=False).record
     assert (record.device, record.threads, record.checked) == ("cpu", 3, False)
 
 
@@ -333,7 +333,16 @@ def test_a_ct_is_refused_and_can_be_allowed(pack: StudentPack) -> None:
     engine = OnnxRuntimeEngine(pack.body())
     with pytest.raises(UnsuitableVolumeError, match="looks like CT"):
         segment(ct, pack, engine)
-    segment(ct, pack, engine, check_modality=False)
+    segment(ct, pack, engine, check_input=False)
+
+
+def test_another_field_of_view_is_refused_and_can_be_allowed(tmp_path: Path) -> None:
+    heads = FieldOfView(smallest=(150.0, 180.0, 150.0), largest=(170.0, 220.0, 180.0))
+    pack = write_pack(tmp_path / "p", manifest=manifest(field_of_view=heads))
+    engine = OnnxRuntimeEngine(pack.body())
+    with pytest.raises(UnsuitableVolumeError, match=r"too small .* trained on images of 150 to 170 mm left to right"):
+        segment(scan(), pack, engine)
+    segment(scan(), pack, engine, check_input=False)
 
 
 def test_outside_the_nonzero_box_is_background(pack: StudentPack) -> None:

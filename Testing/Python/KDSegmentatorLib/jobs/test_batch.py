@@ -348,7 +348,7 @@ def test_a_spreadsheet_does_not_run_a_label(
     labels = (label(1, "=1+1"), *pack.manifest.labels[1:])
     changed = replace(pack.manifest, version="2.0.0", modality="CT", labels=labels)
     store.install(write_pack(tmp_path / "changed", manifest=changed).folder)
-    settings = replace(request_.settings, check_modality=False)
+    settings = replace(request_.settings, check_input=False)
     run_batch(replace(request_, settings=settings), jobs_folder, reporter, never)
     assert rows(output)[0]["label_name"] == "'=1+1"
     assert "mean_intensity_HU" in rows(output)[0]

@@ -33,7 +33,7 @@ SETTINGS = Settings(
     mirroring=True,
     labels=("Anterior hippocampus", "Hippocampe postérieur"),
     entropy=True,
-    check_modality=False,
+    check_input=False,
 )
 SEGMENT = SegmentRequest(settings=SETTINGS, sizes=("x1", "x1/4"), input="/data/ß scan.nrrd")
 BATCH = BatchRequest(

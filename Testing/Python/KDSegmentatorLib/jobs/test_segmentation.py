@@ -142,7 +142,7 @@ def test_an_unsuitable_volume_is_not_tried_with_every_size(
     with pytest.raises(UnsuitableVolumeError, match="label map"):
         run_segmentation(request, jobs_folder, reporter, never)
     assert reporter.states == [("x1/4", "running")]
-    run_segmentation(replace(request, settings=replace(settings, check_modality=False)), jobs_folder, reporter, never)
+    run_segmentation(replace(request, settings=replace(settings, check_input=False)), jobs_folder, reporter, never)
 
 
 def test_a_volume_that_is_missing_or_truncated(

@@ -85,7 +85,7 @@ def test_options_reach_the_pipeline(mrml: MrmlScene, pack: StudentPack, engine: 
     assert result.GetSegmentation().GetSegmentIDs() == ("Segment_2",)
     assert {step.stage for step in stages} == {"preprocess", "windows", "restore"}
     few_values = mrml.volume_node(scan().with_voxels(random_labels((20, 24, 18))))
-    segment_volume_node(few_values, pack, engine, check_modality=False)
+    segment_volume_node(few_values, pack, engine, check_input=False)
 
 
 class TestBadInput:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.errors import ManifestError
-from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Interval, Manifest
+from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, FieldOfView, Interval, Manifest
 from KDSegmentatorLib.packs.reader import read_manifest, write_manifest
 
 UNIT = {"mean": 0.5, "low": 0.4, "high": 0.6}
@@ -71,6 +71,16 @@ def test_nsd_and_hd95_are_kept(kit: ModuleType) -> None:
     assert manifest.evaluation.labels[0].hd95_mm == Interval(mean=3.5, low=2.5, high=40.0)
     assert manifest.evaluation.labels[1].nsd is None
     assert json.loads(write_manifest(manifest))["evaluation"] == document["evaluation"]
+
+
+def test_the_field_of_view_may_be_left_out(manifest: Manifest) -> None:
+    """Packs of an earlier version do not have it."""
+    assert manifest.field_of_view is None
+    assert "field_of_view" not in write_manifest(manifest)
+    known = dataclasses.replace(
+        manifest, field_of_view=FieldOfView(smallest=(31.0, 40.0, 24.0), largest=(43.0, 40.0, 47.25))
+    )
+    assert read_manifest(write_manifest(known), "test") == known
 
 
 def test_an_invalid_manifest_is_not_written(manifest: Manifest) -> None:
@@ -146,6 +156,14 @@ def test_a_senseless_schema_version(kit: ModuleType, version: Any) -> None:
             {"scheme": "CT", "mean": 1, "std": 1, "percentile_00_5": 2, "percentile_99_5": 1},
             r"normalization\.percentile_99_5: must be above percentile_00_5",
         ),
+        (
+            "field_of_view",
+            {"smallest": [30, 40, 24], "largest": [40, 39.5, 47]},
+            r"field_of_view\.smallest\[1\]: must not be above the largest \(39\.5\), got 40",
+        ),
+        ("field_of_view", {"smallest": [0, 40, 24], "largest": [40, 59, 47]}, r"smallest\[0\]: must be above 0"),
+        ("field_of_view", {"smallest": [30, 40], "largest": [40, 59, 47]}, r"smallest: must have 3 values, has 2"),
+        ("field_of_view", {"smallest": [30, 40, 24]}, r"field_of_view\.largest: missing"),
         ("windows/patch_size/0", 0, r"patch_size\[0\]: must be at least 1"),
         ("windows/step_fraction", 0, "step_fraction: must be above 0"),
         ("windows/step_fraction", 1.01, "step_fraction: must be at most 1"),

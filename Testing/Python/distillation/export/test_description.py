@@ -3,9 +3,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
+from distillation.dataset import read_dataset  # noqa: E402
 from distillation.export.description import (  # noqa: E402
     check_labels,
     checked_alpha,
+    describe_field_of_view,
     describe_preprocessing,
     describe_provenance,
     describe_windows,
@@ -39,6 +41,26 @@ def test_zscore(load):
     assert found.normalization == Normalization(scheme="ZScore", use_mask=True)
     assert found.image_resampling == Resampling(order=3, order_z=0, force_separate_z=None)
     assert found.logits_resampling == Resampling(order=1, order_z=0, force_separate_z=None)
+
+
+def test_field_of_view_is_that_of_the_headers_along_the_axis_codes(spheres):
+    import SimpleITK
+
+    sizes, spacing = [], (0.5, 2.0, 1.1)
+    cases = read_dataset(spheres).cases
+    for case in cases:
+        image = SimpleITK.ReadImage(str(case.image))
+        image.SetSpacing(spacing)
+        SimpleITK.WriteImage(image, str(case.image))
+        sizes.append([count * step for count, step in zip(image.GetSize(), spacing, strict=True)])
+    right, anterior, superior = zip(*sizes, strict=True)
+    assert min(anterior) < max(anterior)
+    found = describe_field_of_view(cases, "RAS")
+    assert found.smallest == pytest.approx((min(right), min(anterior), min(superior)), abs=0.01)
+    assert found.largest == pytest.approx((max(right), max(anterior), max(superior)), abs=0.01)
+    turned = describe_field_of_view(cases, "ILP")
+    assert turned.largest == (found.largest[2], found.largest[0], found.largest[1])
+    assert describe_field_of_view(cases[:1], "RAS").largest == pytest.approx(sizes[0], abs=0.01)
 
 
 def test_ct_takes_the_fingerprints_numbers(load):

@@ -17,7 +17,8 @@ from distillation.stages import Stages  # noqa: E402
 from distillation.students import TeacherSource  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import ExportError, PackError, TrainingError  # noqa: E402
-from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore, ReducedPrecision  # noqa: E402
+from KDSegmentatorLib.io.images import read_grid  # noqa: E402
+from KDSegmentatorLib.packs.manifest import Evaluation, FieldOfView, Interval, LabelScore, ReducedPrecision  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
 
 
@@ -60,6 +61,18 @@ def test_pack_is_complete_and_verified(exporting, recipe):
     assert result.agreement.windows == 3
     assert result.agreement.exported < 1e-3
     assert [path.name for path in exporting.into.iterdir()] == ["spheres-x1"]
+
+
+def test_field_of_view_is_that_of_the_cases_that_are_not_held_out(exporting, spheres):
+    cases = read_dataset(spheres).cases
+    sizes = np.array([read_grid(case.image).size for case in cases])
+    longest = int(sizes[:, 0].argmax())
+    held_out = [case.name for case, size in zip(cases, sizes, strict=True) if size[0] == sizes[longest, 0]]
+    trained = sizes[sizes[:, 0] < sizes[longest, 0]]
+    manifest = exporting(held_out=held_out).pack.manifest
+    assert manifest.field_of_view == FieldOfView(
+        smallest=tuple(trained.min(axis=0).astype(float)), largest=tuple(trained.max(axis=0).astype(float))
+    )
 
 
 def test_exporting_again_gives_the_same_pack_and_leaves_nothing_behind(exporting):
