@@ -29,6 +29,7 @@ from distillation.stages import CALIBRATION_WINDOWS, Stages
 from distillation.students import TeacherSource
 from distillation.teacher import ModelFolder
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError, PackError
+from KDSegmentatorLib.packs.field_of_view import field_of_view_text
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
 from KDSegmentatorLib.packs.reader import write_manifest
@@ -270,7 +271,7 @@ def test_the_command_writes_the_field_of_view_into_packs_where_they_lie(
     verify_pack(after)
     assert after.manifest == expected
     assert after.manifest_sha256 == teacher_pack.manifest_sha256
-    assert "trained on images of 20 to" in capsys.readouterr().out
+    assert f"trained on images of {field_of_view_text(expected)}" in capsys.readouterr().out
 
 
 def test_a_pack_of_an_earlier_version_gets_its_field_of_view_and_keeps_what_was_measured(
