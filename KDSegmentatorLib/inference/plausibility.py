@@ -35,8 +35,8 @@ TIMES_SMALLEST = 2 / 3
 """A volume has to be this many times as long as the smallest training image, along each axis.
 
 Half an image has to be refused, also half of one of the largest: the brains of OASIS differ by less than 1.2 between
-the shortest and the longest, so that half of the longest is 0.6 of the shortest. Less than a third is cut off all the
-same when a scan is cropped more tightly round the same structures, and nothing is lost by that.
+the shortest and the longest, so that half of the longest is 0.6 of the shortest. Scans are cropped more or less
+tightly round the same structures, so that less than a third may be missing.
 """
 
 _REMEDY = "If it is right, allow it with --unchecked (check_input=False)"
