@@ -6,12 +6,15 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdbench.results import Measured
 
 
-def with_kdseg(scan: str, output: str, task: str, size: str, engine: str, precision: str) -> Measured:
+def with_kdseg(
+    scan: str, output: str, task: str, size: str, engine: str, precision: str, options: Sequence[str] = ()
+) -> Measured:
     """Run ``kdseg segment``.
 
     Args:
@@ -21,6 +24,7 @@ def with_kdseg(scan: str, output: str, task: str, size: str, engine: str, precis
         size: of the pack.
         engine: see ``kdseg segment --help``.
         precision: see ``kdseg segment --help``.
+        options: further ones of the command.
 
     Returns:
         Seconds of ``preprocess``, ``windows`` (inside the engine), ``restore`` and ``total`` (of these three), and the
@@ -29,8 +33,8 @@ def with_kdseg(scan: str, output: str, task: str, size: str, engine: str, precis
     from KDSegmentatorLib.cli.main import main
 
     record = Path(f"{output}.json")
-    options = ["--pack", task, "--size", size, "--engine", engine, "--precision", precision, "--device", "cpu"]
-    code = main(["segment", scan, output, *options, "--record", str(record), "--quiet"])
+    wanted = ["--pack", task, "--size", size, "--engine", engine, "--precision", precision, "--device", "cpu"]
+    code = main(["segment", scan, output, *wanted, *options, "--record", str(record), "--quiet"])
     if code:
         raise SystemExit(code)  # it has said why
     content = json.loads(record.read_text(encoding="utf-8"))

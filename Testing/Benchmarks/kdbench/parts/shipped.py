@@ -29,6 +29,7 @@ def stages(setting: Setting) -> Iterator[list[Subject]]:
                         way,
                         environment=environment,
                         facts={"voxels": math.prod(size)},
+                        options=["--unchecked"],  # the larger pieces are beyond the packs' field of view
                         task=pack.manifest.task,
                         scan_name=scan_name,
                         scan_size=shape(size),

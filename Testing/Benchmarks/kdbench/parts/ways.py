@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def segmenting(
     *,
     environment: dict[str, str] | None = None,
     facts: dict[str, float] | None = None,
+    options: Sequence[str] = (),
     **labels: str,
 ) -> Subject:
     """Return a subject that segments a file with ``kdseg segment``.
@@ -78,6 +80,7 @@ def segmenting(
         way: engine and precision.
         environment: of the process; None for the benchmark's own packs.
         facts: further figures to keep.
+        options: further ones of the command.
         labels: further labels.
     """
     manifest = pack.manifest
@@ -91,6 +94,7 @@ def segmenting(
             "size": manifest.size,
             "engine": way.engine,
             "precision": way.precision,
+            "options": list(options),
         },
         environment=setting.cache.environment if environment is None else environment,
         labels={
