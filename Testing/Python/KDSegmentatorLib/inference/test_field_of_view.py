@@ -47,13 +47,18 @@ def verdict(volume: Volume, wanted: Manifest) -> str:
 
 
 @pytest.mark.parametrize(
-    "size", [(36, 50, 36), (72, 100, 72), (45, 62, 45), (27, 38, 27), (31, 40, 24), (41, 59, 47), (24, 33, 24)]
+    "size", [(36, 50, 36), (45, 62, 45), (27, 38, 27), (31, 40, 24), (41, 59, 47), (24, 33, 24), (51, 72, 57)]
 )
 def test_crops_fit_the_pack_of_crops(size: tuple[float, float, float]) -> None:
     check_field_of_view(scan(*size), pack())
 
 
-@pytest.mark.parametrize("size", [(160, 200, 165), (145, 181, 155), (256, 256, 176), (164, 215, 174)])
+@pytest.mark.parametrize("size", [(54, 50, 36), (36, 76, 36), (36, 50, 63), (72, 100, 72)])
+def test_wide_crops_are_refused(size: tuple[float, float, float]) -> None:
+    assert "too large" in verdict(scan(*size), pack())
+
+
+@pytest.mark.parametrize("size", [(160, 200, 165), (145, 181, 155), (192, 256, 210), (164, 215, 174)])
 def test_heads_fit_the_pack_of_heads_and_not_that_of_crops(size: tuple[float, float, float]) -> None:
     check_field_of_view(scan(*size), pack(HEADS))
     assert "too large" in verdict(scan(*size), pack())
