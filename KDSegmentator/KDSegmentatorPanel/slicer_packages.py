@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import TYPE_CHECKING
@@ -55,10 +57,7 @@ class SlicerPackages:
                     ).format(folder=wheel_folder)
                 )
             else:
-                names = [f"{requirement.name}{requirement.specifier}" for requirement in wanted]
-                slicer.packaging.pip_install(
-                    ["--no-index", "--find-links", str(wheel_folder), *names], requester="KDSegmentator"
-                )
+                _install_from(wheel_folder, wanted)
         except CalledProcessError as error:
             raise InstallationError(
                 _(
@@ -83,3 +82,33 @@ class SlicerPackages:
             for requirement in slicer.packaging.load_requirements(self._requirements)
             if requirement.marker is None or requirement.marker.evaluate()
         ]
+
+
+def _install_from(wheel_folder: Path, wanted: Sequence[Requirement]) -> None:
+    """Install from wheels only: asked for, not done while Slicer is tested, and with the offer to restart.
+
+    That is what ``slicer.packaging.pip_ensure`` does, which knows no folder of wheels.
+    """
+    import slicer.packaging
+
+    names = [f"{requirement.name}{requirement.specifier}" for requirement in wanted]
+    if slicer.app.testingEnabled():
+        return
+    question = _(
+        "These Python packages will be installed from {folder}. This will modify Slicer's Python environment. Continue?"
+    ).format(folder=wheel_folder)
+    if not slicer.util.confirmOkCancelDisplay(question, _("KDSegmentator - Install"), detailedText="\n".join(names)):
+        raise RuntimeError("the user declined")
+    before = _installed_versions()
+    slicer.packaging.pip_install(["--no-index", "--find-links", str(wheel_folder), *names], requester="KDSegmentator")
+    replaced = sorted(name for name, version in _installed_versions().items() if before.get(name, version) != version)
+    if replaced:  # they may be loaded already, as they were before
+        question = _("Packages were replaced that Slicer may be using: {names}. Restart Slicer now?")
+        if slicer.util.confirmYesNoDisplay(question.format(names=", ".join(replaced)), _("KDSegmentator - Restart")):
+            slicer.util.restart()
+
+
+def _installed_versions() -> dict[str, str]:
+    """Return the version of every installed distribution."""
+    importlib.invalidate_caches()
+    return {each.name: each.version for each in importlib.metadata.distributions() if each.name}

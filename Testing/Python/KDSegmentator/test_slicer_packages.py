@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -53,6 +54,36 @@ class Packaging(ModuleType):
             self.installed |= {"onnxruntime", "openvino"}
 
 
+class Application:
+    """``slicer.app`` and what of ``slicer.util`` asks the user: says no to what it is told to."""
+
+    def __init__(self) -> None:
+        self.testing = False
+        self.declines = False
+        self.questions: list[str] = []
+        self.restarts = 0
+
+    def testingEnabled(self) -> bool:  # noqa: N802 - Slicer's name
+        return self.testing
+
+    def ask(self, question: str, _title: str, **_options: Any) -> bool:
+        self.questions.append(question)
+        return not self.declines
+
+    def restart(self) -> None:
+        self.restarts += 1
+
+
+@pytest.fixture
+def application(monkeypatch: pytest.MonkeyPatch) -> Application:
+    found = Application()
+    monkeypatch.setattr(slicer, "app", found, raising=False)
+    monkeypatch.setattr(slicer.util, "confirmOkCancelDisplay", found.ask, raising=False)
+    monkeypatch.setattr(slicer.util, "confirmYesNoDisplay", found.ask, raising=False)
+    monkeypatch.setattr(slicer.util, "restart", found.restart, raising=False)
+    return found
+
+
 @pytest.fixture
 def packaging(monkeypatch: pytest.MonkeyPatch) -> Packaging:
     found = Packaging()
@@ -89,13 +120,65 @@ def test_from_the_index(packaging: Packaging, packages: SlicerPackages) -> None:
     assert packages.missing() == ()
 
 
-def test_from_a_folder(packaging: Packaging, packages: SlicerPackages, tmp_path: Path) -> None:
+@pytest.fixture
+def wheels(tmp_path: Path) -> Path:
     folder = tmp_path / "wheels é"
     folder.mkdir()
     (folder / "onnxruntime-1.31.1-cp312-cp312-win_amd64.whl").touch()
-    packages.install(folder)
-    expected = ["--no-index", "--find-links", str(folder), "onnxruntime>=1.23", "openvino>=2025.4"]
+    return folder
+
+
+def test_from_a_folder(packaging: Packaging, packages: SlicerPackages, application: Application, wheels: Path) -> None:
+    packages.install(wheels)
+    expected = ["--no-index", "--find-links", str(wheels), "onnxruntime>=1.23", "openvino>=2025.4"]
     assert packaging.calls == [("pip_install", expected)]
+    assert len(application.questions) == 1
+    assert str(wheels) in application.questions[0]
+    assert application.restarts == 0, "nothing was replaced"
+
+
+def test_a_folder_is_asked_for_too(
+    packaging: Packaging, packages: SlicerPackages, application: Application, wheels: Path
+) -> None:
+    application.declines = True
+    with pytest.raises(InstallationError, match=r"were not installed .*declined"):
+        packages.install(wheels)
+    assert not packaging.calls
+
+
+def test_nothing_is_installed_while_slicer_is_tested(
+    packaging: Packaging, packages: SlicerPackages, application: Application, wheels: Path
+) -> None:
+    application.testing = True
+    with pytest.raises(InstallationError, match="still missing"):
+        packages.install(wheels)
+    assert not packaging.calls
+
+
+def test_a_restart_is_offered_if_packages_were_replaced(
+    packaging: Packaging,
+    packages: SlicerPackages,
+    application: Application,
+    wheels: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """A real distribution on the path becomes another version."""
+    site = tmp_path / "site"
+
+    def put(version: str) -> None:
+        shutil.rmtree(site, ignore_errors=True)
+        info = site / f"kdseg_numbers-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: kdseg-numbers\nVersion: {version}\n")
+
+    put("1.0")
+    monkeypatch.syspath_prepend(str(site))
+    install = packaging.pip_install
+    monkeypatch.setattr(packaging, "pip_install", lambda *each, **options: (put("2.0"), install(*each, **options)))
+    packages.install(wheels)
+    assert "kdseg-numbers" in application.questions[-1]
+    assert application.restarts == 1
 
 
 def test_a_folder_without_wheels(packaging: Packaging, packages: SlicerPackages, tmp_path: Path) -> None:
