@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 STATISTICS_ROLE = "KDSegmentator.statistics"
 ENTROPY_ROLE = "KDSegmentator.entropy"
 """Node references from a segmentation to what belongs to it, saved with the scene."""
+
+_ENTROPY_COLORS = "vtkMRMLColorTableNodeIron"
+"""Slicer's own table from black over red and yellow to white, which gets lighter all the way."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,7 +75,12 @@ def place_result(
         _belongs_to(table, reference_node, segmentation.record)
         entropy = None
         if segmentation.entropy is not None:
-            entropy = _entropy_node(segmentation.entropy, reference_node, name=f"{node.GetName()} uncertainty (bit)")
+            entropy = _entropy_node(
+                segmentation.entropy,
+                reference_node,
+                name=f"{node.GetName()} uncertainty (bit)",
+                classes=len(segmentation.labels) + 1,
+            )
             added.append(entropy)
             _belongs_to(entropy, reference_node, segmentation.record)
         if into is not None:
@@ -94,8 +103,10 @@ def _belongs_to(node: vtkMRMLNode, reference_node: vtkMRMLScalarVolumeNode, reco
     place_beside(node, reference_node)
 
 
-def _entropy_node(entropy: Volume, reference_node: vtkMRMLScalarVolumeNode, *, name: str) -> vtkMRMLScalarVolumeNode:
-    """Add the map where the volume is: on its grid, under its transform."""
+def _entropy_node(
+    entropy: Volume, reference_node: vtkMRMLScalarVolumeNode, *, name: str, classes: int
+) -> vtkMRMLScalarVolumeNode:
+    """Add the map where the volume is: on its grid, under its transform; black is sure."""
     import vtk
 
     node = node_from_volume(entropy, reference_node.GetScene(), name=name)
@@ -104,4 +115,9 @@ def _entropy_node(entropy: Volume, reference_node: vtkMRMLScalarVolumeNode, *, n
     node.SetIJKToRASMatrix(to_ras)
     node.GetImageData().SetExtent(reference_node.GetImageData().GetExtent())
     node.SetAndObserveTransformNodeID(reference_node.GetTransformNodeID())
+    display = node.GetDisplayNode()
+    display.SetAndObserveColorNodeID(_ENTROPY_COLORS)
+    display.AutoWindowLevelOff()
+    # from sure to all of them equally likely; more than that can be if only some structures were asked for
+    display.SetWindowLevelMinMax(0.0, max(math.log2(max(classes, 2)), float(entropy.voxels.max())))
     return node

@@ -97,6 +97,20 @@ def test_the_map_lies_on_the_volume(mrml: MrmlScene, transformed: bool) -> None:
     assert entropy.GetTransformNodeID() == node.GetTransformNodeID()
 
 
+@pytest.mark.parametrize(("highest", "top"), [(0.5, 2.0), (2.5, 2.5)], ids=["all structures", "some left out"])
+def test_the_map_is_coloured_from_sure_to_all_equally_likely(mrml: MrmlScene, highest: float, top: float) -> None:
+    """Three structures and the background: 2 bits, whatever this volume's largest value is."""
+    node = mrml.volume_node(placed(SCAN))
+    found = found_in(node)
+    bits = np.linspace(0, highest, SCAN.size, dtype=np.float32).reshape(SHAPE)
+    entropy = place(node, replace(found, entropy=found.volume.with_voxels(bits))).entropy
+    assert entropy is not None
+    display = entropy.GetDisplayNode()
+    assert display.GetColorNode().GetName() == "Iron"
+    assert not display.GetAutoWindowLevel()
+    assert (display.GetWindowLevelMin(), display.GetWindowLevelMax()) == pytest.approx((0.0, top))
+
+
 class TestReplace:
     def test_the_node_stays_and_its_content_is_new(self, mrml: MrmlScene) -> None:
         node = mrml.volume_node(placed(SCAN, "RAS", TILTED))
