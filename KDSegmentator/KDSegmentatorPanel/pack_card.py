@@ -10,15 +10,6 @@ from KDSegmentatorLib.packs.manifest import Evaluation, Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorPanel.translation import tr as _
 
-_METHODS = {
-    "teacher": "the teacher itself",
-    "plain": "trained without a teacher",
-    "logit": "logit distillation",
-    "reco": "ReCo distillation",
-    "logit-reco": "logit and ReCo distillation",
-    "cwd": "channel-wise distillation",
-}
-
 
 def card(pack: StudentPack) -> str:
     """Return a pack's card as HTML that Qt's rich text can show."""
@@ -37,6 +28,18 @@ def card(pack: StudentPack) -> str:
             f"<p>{_('Data')}: {escape(manifest.data.license)}. {escape(manifest.data.text)}</p>",
         )
     )
+
+
+def _method(name: str) -> str:
+    """Return a method of distillation in words; those of recipes that are not known here keep their name."""
+    return {
+        "teacher": _("the teacher itself"),
+        "plain": _("trained without a teacher"),
+        "logit": _("logit distillation"),
+        "reco": _("ReCo distillation"),
+        "logit-reco": _("logit and ReCo distillation"),
+        "cwd": _("channel-wise distillation"),
+    }.get(name, name)
 
 
 def _table(rows: Iterable[Sequence[str]]) -> str:
@@ -58,7 +61,7 @@ def _facts(pack: StudentPack) -> str:
             (_("Parameters"), f"{manifest.network.parameters:,}"),
             (_("Number formats"), ", ".join(formats)),
             (_("On disk"), f"{size / 1e6:.1f} MB"),
-            (_("Made by"), f"{_METHODS.get(provenance.method, provenance.method)}, {provenance.created}"),
+            (_("Made by"), f"{_method(provenance.method)}, {provenance.created}"),
             ("SHA-256", pack.manifest_sha256),
             (_("Folder"), str(pack.folder)),
         )

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.packs.field_of_view import field_of_view_text
 from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorPanel import pack_card
 from KDSegmentatorPanel.pack_card import card
 from KDSegmentatorPanel.packs_panel import PacksPanel
 from support.generated_family import build_size
@@ -84,6 +85,14 @@ def test_a_damaged_pack_says_so(store: PackStore, tmp_path: Path) -> None:
 def test_no_packs(tmp_path: Path) -> None:
     view = PacksPanel(PackStore(tmp_path, tmp_path)).view()
     assert (view.rows, view.chosen, view.card) == ((), "", "")
+
+
+def test_the_method_is_said_in_the_users_language(store: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack = store.get("generated-x1_4")
+    monkeypatch.setattr(pack_card, "_", lambda text: f"<{text}>")
+    method = pack.manifest.provenance.method
+    assert pack_card._method(method).startswith("<"), f"{method} has words"
+    assert pack_card._method("of another recipe") == "of another recipe"
 
 
 @pytest.mark.parametrize("pack_id", [folder.name for folder in sorted(SHIPPED.iterdir()) if folder.is_dir()])
