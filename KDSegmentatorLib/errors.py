@@ -23,6 +23,23 @@ class UnsuitableVolumeError(KDSegmentatorError):
     """A readable volume is not what the pack was made for (modality, field of view, label map, constant)."""
 
 
+class ImplausibleVolumeError(UnsuitableVolumeError):
+    """A volume that could be segmented does not look like what the pack was made for; the caller may overrule that.
+
+    Args:
+        message: what was found and what to give instead; how to overrule is added, if it does not end with that.
+
+    Attributes:
+        finding: the message without how to overrule, for a user interface that has another way.
+    """
+
+    OVERRULE = "If it is right, allow it with --unchecked (check_input=False)"
+
+    def __init__(self, message: str) -> None:
+        self.finding = message.removesuffix(self.OVERRULE).rstrip()
+        super().__init__(f"{self.finding} {self.OVERRULE}")
+
+
 class ManifestError(KDSegmentatorError):
     """A pack's manifest is not valid; the message names the field."""
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from KDSegmentatorLib.errors import KDSegmentatorError
+from KDSegmentatorLib.errors import ImplausibleVolumeError, KDSegmentatorError
 from KDSegmentatorLib.jobs.events import Progressed
 from KDSegmentatorPanel.translation import tr as _
-
-_COMMAND_LINE_REMEDY = "If it is right, allow it with"
 
 
 def duration(seconds: float) -> str:
@@ -46,7 +44,8 @@ def progress(event: Progressed, *, runs: bool = True) -> str:
 
 def for_people(error: KDSegmentatorError) -> str:
     """Return an error as a sentence, with the remedies of the panel instead of those of the command line."""
-    what, found, _rest = str(error).partition(_COMMAND_LINE_REMEDY)
-    if found:
-        what += _("If it is right, switch off “Check that the volume fits the task” under Advanced.")
+    what = str(error)
+    if isinstance(error, ImplausibleVolumeError):
+        remedy = _("If it is right, switch off “Check that the volume fits the task” under Advanced.")
+        what = f"{error.finding} {remedy}"
     return what[:1].upper() + what[1:]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.errors import UnsuitableVolumeError
+from KDSegmentatorLib.errors import ImplausibleVolumeError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.cropping import nonzero_box
 from KDSegmentatorLib.packs.field_of_view import field_of_view_text, lengths_text
@@ -37,8 +37,6 @@ the shortest and the longest, so that half of the longest is 0.6 of the shortest
 tightly round the same structures, so that less than a third may be missing.
 """
 
-_REMEDY = "If it is right, allow it with --unchecked (check_input=False)"
-
 
 def check_finite(volume: Volume) -> None:
     """Check that every voxel can be computed with in float32.
@@ -65,24 +63,24 @@ def check_intensities(volume: Volume, modality: Modality) -> None:
     """Check that the intensities can be those of a scan of this modality.
 
     Raises:
-        UnsuitableVolumeError: it looks like a label map, or like another modality; the message says how to overrule.
+        ImplausibleVolumeError: it looks like a label map, or like another modality; the message says how to overrule.
     """
     if _looks_like_label_map(volume.voxels):
-        raise UnsuitableVolumeError(
+        raise ImplausibleVolumeError(
             f"the volume holds fewer than {LABEL_MAP_VALUES} different whole numbers: it looks like a label map, not a "
-            f"scan. Give the scan itself. {_REMEDY}"
+            "scan. Give the scan itself."
         )
     in_hounsfield = np.count_nonzero(volume.voxels < AIR_HU) >= AIR_FRACTION * volume.voxels.size
     low, high = float(volume.voxels.min()), float(volume.voxels.max())
     if modality == "CT" and not in_hounsfield:
-        raise UnsuitableVolumeError(
+        raise ImplausibleVolumeError(
             f"the pack is made for CT in Hounsfield units; this volume ({low:g} to {high:g}) has next to no air below "
-            f"{AIR_HU:g} HU. Give a CT, rescaled to HU. {_REMEDY}"
+            f"{AIR_HU:g} HU. Give a CT, rescaled to HU."
         )
     if modality == "MR" and in_hounsfield:
-        raise UnsuitableVolumeError(
+        raise ImplausibleVolumeError(
             f"the pack is made for MR; this volume ({low:g} to {high:g}) looks like CT in Hounsfield units. Give an MR "
-            f"scan. {_REMEDY}"
+            "scan."
         )
 
 
@@ -96,7 +94,7 @@ def check_field_of_view(volume: Volume, manifest: Manifest) -> None:
     is no larger than the brain.
 
     Raises:
-        UnsuitableVolumeError: it is too large or too small; the message says how to overrule.
+        ImplausibleVolumeError: it is too large or too small; the message says how to overrule.
     """
     trained = manifest.field_of_view
     if trained is None:
@@ -122,9 +120,9 @@ def check_field_of_view(volume: Volume, manifest: Manifest) -> None:
         problems.append(f"too small ({_lengths(small)})")
         remedies.append("Give a scan that shows as much.")
     if problems:
-        raise UnsuitableVolumeError(
+        raise ImplausibleVolumeError(
             f"the volume is {' and '.join(problems)} for the pack, which was trained on images of "
-            f"{field_of_view_text(manifest)}. {' '.join(remedies)} {_REMEDY}"
+            f"{field_of_view_text(manifest)}. {' '.join(remedies)}"
         )
 
 
