@@ -22,12 +22,19 @@ class BackgroundThread:
     """
 
     def __init__(self, name: str) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._closed = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, function: Callable[[], Result], /) -> Future[Result]:
-        """Have it worked out after what was submitted before."""
+        """Have it worked out after what was submitted before.
+
+        Raises:
+            RuntimeError: after :meth:`close`.
+        """
+        if self._closed:
+            raise RuntimeError("the thread was closed")
         future: Future[Result] = Future()
 
         def work() -> None:
@@ -43,6 +50,13 @@ class BackgroundThread:
         self._work.put(work)
         return future
 
+    def close(self) -> None:
+        """End the thread after what was submitted before; does not wait for that."""
+        if not self._closed:
+            self._closed = True
+            self._work.put(None)
+
     def _run(self) -> None:
-        while True:
-            self._work.get()()
+        while (work := self._work.get()) is not None:
+            work()
+            del work  # else what it holds, a volume for example, stays until the next one

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,37 @@ def test_what_was_cancelled_is_not_started() -> None:
     assert first.result(10)
     background.submit(lambda: None).result(10)
     assert not started
+
+
+def test_close_ends_the_thread_after_its_work() -> None:
+    background = BackgroundThread("KDSegmentator test of closing")
+    go_on = threading.Event()
+    last = background.submit(go_on.wait)
+    background.close()
+    background.close()
+    go_on.set()
+    assert last.result(10)
+    (*threads,) = (each for each in threading.enumerate() if each.name == "KDSegmentator test of closing")
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+    with pytest.raises(RuntimeError, match="closed"):
+        background.submit(lambda: None)
+
+
+def test_what_is_done_is_let_go_of() -> None:
+    """The work holds a copy of a volume: it must not stay until the next one comes."""
+    background = BackgroundThread("test")
+
+    class Voxels:
+        pass
+
+    voxels = Voxels()
+    gone = threading.Event()
+    weakref.finalize(voxels, gone.set)
+    background.submit(lambda voxels=voxels: None).result(10)
+    del voxels
+    assert gone.wait(10)
 
 
 def test_python_does_not_wait_for_it() -> None:
