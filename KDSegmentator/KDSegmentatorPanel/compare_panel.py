@@ -18,6 +18,7 @@ from KDSegmentatorLib.mrml.comparisons import LabelMaps, comparable_label_maps, 
 from KDSegmentatorLib.mrml.label_maps import reference_volume
 from KDSegmentatorLib.mrml.placement import place_beside
 from KDSegmentatorLib.mrml.provenance import ATTRIBUTE_PREFIX
+from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Pending
 from KDSegmentatorPanel.segment_view import Message, ProgressRow
 from KDSegmentatorPanel.translation import tr as _
@@ -50,6 +51,11 @@ class Pair:
     second: vtkMRMLSegmentationNode
     comparison: Comparison
     disagreement: Volume
+
+    @property
+    def in_scene(self) -> bool:
+        """Whether both were not removed."""
+        return self.first.GetScene() is not None and self.second.GetScene() is not None
 
     @property
     def titles(self) -> tuple[str, str]:
@@ -120,7 +126,8 @@ class ComparePanel:
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """What was compared; the last one is shown."""
+        """What was compared and is in the scene; the last one is shown."""
+        self._pairs = tuple(pair for pair in self._pairs if pair.in_scene)
         return self._pairs
 
     def update(self, first: vtkMRMLSegmentationNode | None, second: vtkMRMLSegmentationNode | None) -> None:
@@ -149,6 +156,11 @@ class ComparePanel:
         self._pairs = ()
         self._message = Message()
 
+    def shut_down(self) -> None:
+        """Stop and forget everything, and end the thread, because nobody will call :meth:`poll` any more."""
+        self.close()
+        self._background.close()
+
     def poll(self) -> bool:
         """Take over what happened in the background; return whether there is something new to show."""
         work = self._work
@@ -159,18 +171,19 @@ class ComparePanel:
         self._work = None
         try:
             found = work.pending.result()
+            self._take(work, found)
         except CancelledError:
             self._message = Message(text=_("Cancelled."))
-        except KDSegmentatorError as error:
-            self.report(error)
-        else:
-            self._take(work, found)
+        except Exception as error:
+            self.report(in_words(error, _("to compare the segmentations")))
         return True
 
     def save(self, path: Path) -> None:
         """Save the table of the pair that is shown as CSV."""
+        if not self.pairs:
+            return
         try:
-            write_comparison(self._pairs[-1].comparison, path)
+            write_comparison(self.pairs[-1].comparison, path)
         except KDSegmentatorError as error:
             self.report(error)
 
@@ -181,7 +194,7 @@ class ComparePanel:
     def view(self) -> CompareView:
         """Return what the box shows."""
         problem = self._problem()
-        pair = self._pairs[-1] if self._pairs else None
+        pair = self.pairs[-1] if self.pairs else None
         titles = ("A", "B") if pair is None else pair.titles
         progress = ProgressRow() if self._work is None else self._work.progress[-1]
         return CompareView(
@@ -213,11 +226,11 @@ class ComparePanel:
         return ""
 
     def _start(self, nodes: list[tuple[vtkMRMLSegmentationNode, vtkMRMLSegmentationNode]]) -> None:
-        self._message, self._pairs = Message(), ()
+        self._message = Message()
         try:
             maps = [comparable_label_maps(first, second) for first, second in nodes]
-        except KDSegmentatorError as error:
-            self.report(error)
+        except (KDSegmentatorError, MemoryError) as error:
+            self.report(in_words(error, _("to compare the segmentations")))
             return
         cancelled = threading.Event()
         progress = [ProgressRow(text=_("comparing"))]
@@ -230,17 +243,13 @@ class ComparePanel:
 
     def _take(self, work: _Work, found: list[tuple[Comparison, Volume]]) -> None:
         """Keep the results, and put their tables into the scene."""
-        pairs = []
-        for (first, second), (comparison, disagreement) in zip(work.nodes, found, strict=True):
-            if first.GetScene() is None or second.GetScene() is None:
-                continue  # removed while they were compared
-            pairs.append(Pair(first=first, second=second, comparison=comparison, disagreement=disagreement))
-        try:
-            for pair in pairs:
-                _add_table(pair)
-        except KDSegmentatorError as error:
-            self.report(error)
-        self._pairs = tuple(pairs)
+        pairs = [
+            Pair(first=first, second=second, comparison=comparison, disagreement=disagreement)
+            for (first, second), (comparison, disagreement) in zip(work.nodes, found, strict=True)
+        ]
+        self._pairs = tuple(pair for pair in pairs if pair.in_scene)  # not those removed while they were compared
+        for pair in self._pairs:
+            _add_table(pair)
 
 
 def _compared(

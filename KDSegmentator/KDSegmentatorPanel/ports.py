@@ -133,3 +133,7 @@ class Background(Protocol):
     def submit(self, function: Callable[[], Result], /) -> Pending[Result]:
         """Start working it out."""
         ...
+
+    def close(self) -> None:
+        """Begin nothing new, and end the thread."""
+        ...

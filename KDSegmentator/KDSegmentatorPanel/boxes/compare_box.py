@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from KDSegmentatorLib.geometry import Vector
 from KDSegmentatorPanel.boxes.message_line import show_message
 from KDSegmentatorPanel.boxes.tooltips import Enabling
 from KDSegmentatorPanel.compare_panel import ComparePanel, CompareRow
+from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.parameters import Parameters
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.slice_layouts import SliceLayouts
@@ -66,6 +67,8 @@ class CompareBox:
 
     def show(self) -> None:
         """Show the panel's state."""
+        if self._layouts.pair is not None and self._layouts.pair not in self._panel.pairs:
+            self.hidePair()  # it was removed, or another one was compared
         view = self._panel.view()
         busy = self._panel.busy
         self._compare.set(view.enabled or busy, view.reason)
@@ -87,6 +90,11 @@ class CompareBox:
     def hidePair(self) -> None:
         """Bring the old views back, because something else is shown now."""
         self._ui.showPairButton.setChecked(False)
+
+    def compareAll(self, segmentations: Sequence[Any]) -> None:
+        """Start to compare each of the other segmentations with the first one."""
+        self.hidePair()
+        self._panel.compare_all(segmentations)
 
     def _showRows(self, columns: tuple[str, ...], rows: tuple[CompareRow, ...]) -> None:
         table = self._ui.comparisonTable
@@ -117,6 +125,7 @@ class CompareBox:
         if self._panel.busy:
             self._panel.cancel()
         else:
+            self.hidePair()
             self._panel.compare()
         self._changed()
 
@@ -129,12 +138,12 @@ class CompareBox:
     def _onShowPair(self, shown: bool = False) -> None:
         pair = self._panel.pairs[-1] if self._panel.pairs else None
         if not shown or pair is None or self._parameters is None:
-            self._layouts.restore(pair)
+            self._layouts.restore()
             return
         try:
             self._layouts.show(pair, self._parameters.pairView)
-        except KDSegmentatorError as error:
-            self._panel.report(error)
+        except (KDSegmentatorError, MemoryError) as error:
+            self._panel.report(in_words(error, _("to show the pair")))
             self.hidePair()
             self.show()
 

@@ -14,8 +14,10 @@ pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 import slicer
 
 from KDSegmentatorLib.errors import SceneError
+from KDSegmentatorLib.mrml.grids import numpy_matrix
 from KDSegmentatorLib.mrml.label_maps import reference_volume
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
+from KDSegmentatorPanel import compare_panel
 from KDSegmentatorPanel.choices import PairView
 from KDSegmentatorPanel.compare_panel import ComparePanel
 from KDSegmentatorPanel.slice_layouts import LEFT_VIEW, RIGHT_VIEW, Layouts, SliceLayouts
@@ -173,6 +175,60 @@ class TestEnds:
         panel.poll()
         assert not panel.view().has_result
 
+    def test_the_old_result_stays_until_there_is_a_new_one(self, mrml: MrmlScene, nodes: list[Any]) -> None:
+        panel = compared(nodes[0], nodes[2])
+        before = panel.pairs
+        panel.update(nodes[0], mrml.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Empty"))
+        panel.compare()
+        assert panel.view().message.level == "error"
+        assert panel.pairs == before
+        panel.update(nodes[0], nodes[1])
+        panel.compare()
+        assert panel.pairs == before
+        panel.poll()
+        assert panel.pairs[0].second is nodes[1]
+
+    def test_a_pair_is_forgotten_with_its_segmentations(
+        self, mrml: MrmlScene, nodes: list[Any], tmp_path: Path
+    ) -> None:
+        panel = compared(nodes[0], nodes[2])
+        mrml.scene.RemoveNode(nodes[2])
+        assert not panel.view().has_result
+        assert panel.view().summary == ""
+        panel.save(tmp_path / "comparison.csv")
+        assert not (tmp_path / "comparison.csv").exists()
+
+    @pytest.mark.parametrize(
+        ("where", "error", "text"),
+        [
+            ("comparable_label_maps", MemoryError(), "not enough memory"),
+            ("compare", MemoryError(), "not enough memory"),
+            ("compare", ZeroDivisionError("by zero"), "by zero"),
+            ("_add_table", MemoryError(), "not enough memory"),
+        ],
+    )
+    def test_whatever_goes_wrong_is_said(
+        self, nodes: list[Any], monkeypatch: pytest.MonkeyPatch, where: str, error: Exception, text: str
+    ) -> None:
+        def fail(*_arguments: object, **_options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(compare_panel, where, fail)
+        panel = ComparePanel(AtOnce())
+        panel.update(nodes[0], nodes[2])
+        panel.compare()
+        panel.poll()
+        assert text in panel.view().message.text
+        assert not panel.busy
+
+    def test_the_thread_ends_with_the_module(self, nodes: list[Any]) -> None:
+        background = AtOnce()
+        panel = ComparePanel(background)
+        panel.close()
+        assert not background.closed, "the scene was closed, not the module"
+        panel.shut_down()
+        assert background.closed
+
     def test_the_scene_is_closed(self, nodes: list[Any]) -> None:
         background = AtOnce(later=True)
         panel = ComparePanel(background)
@@ -212,7 +268,7 @@ class TestViews:
         assert [self.shown(nodes[0], view) for view in (LEFT_VIEW, RIGHT_VIEW)] == [True, False]
         assert [self.shown(nodes[2], view) for view in (LEFT_VIEW, RIGHT_VIEW)] == [False, True]
         assert mrml.scene.GetNodeByID(RIGHT_VIEW).GetOrientation() == "Axial"
-        views.restore(pair)
+        views.restore()
         assert layouts.current() == 3
         assert mrml.scene.GetNodeByID(RIGHT_VIEW).GetOrientation() == "Sagittal"
         assert self.shown(nodes[0], RIGHT_VIEW)
@@ -234,7 +290,7 @@ class TestViews:
         assert not any(self.shown(each, LEFT_VIEW) for each in nodes)
         views.show(pair, PairView.OVERLAY)
         assert node.GetScene() is None
-        views.restore(None)
+        views.restore()
 
     def test_checkerboard(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
         pair = compared(nodes[0], nodes[2]).pairs[0]
@@ -243,7 +299,7 @@ class TestViews:
         node = mrml.scene.GetFirstNodeByName("Checkerboard of x1 and x1/4")
         assert self.shown(node, LEFT_VIEW)
         assert not any(self.shown(each, LEFT_VIEW) for each in nodes)
-        views.restore(pair)
+        views.restore()
         assert node.GetScene() is None
         assert self.shown(nodes[0], LEFT_VIEW)
 
@@ -259,3 +315,58 @@ class TestViews:
         pair = compared(nodes[0], nodes[2]).pairs[0]
         SliceLayouts(None).show(pair, PairView.SIDE_BY_SIDE)
         assert self.shown(nodes[2], RIGHT_VIEW)
+
+    def test_a_pair_that_was_removed(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        mrml.scene.RemoveNode(nodes[0])
+        with pytest.raises(SceneError, match="was removed"):
+            SliceLayouts(layouts).show(pair, PairView.OVERLAY)
+
+    @pytest.mark.parametrize("first", list(PairView))
+    @pytest.mark.parametrize("then", list(PairView))
+    def test_everything_is_put_back(
+        self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts, first: PairView, then: PairView
+    ) -> None:
+        """Also what the pair has nothing to do with."""
+        displays = [node.GetDisplayNode() for node in nodes]
+        displays[0].SetVisibility2DFill(False)
+        displays[0].AddViewNodeID(RIGHT_VIEW)
+        displays[2].SetVisibility(False)
+        displays[2].SetVisibility2DOutline(False)
+        composites = mrml.scene.GetNodesByClass("vtkMRMLSliceCompositeNode")
+        composites.GetItemAsObject(1).SetLinkedControl(True)
+
+        def state() -> list[Any]:
+            shown = [
+                (
+                    display.GetVisibility(),
+                    display.GetVisibility2DFill(),
+                    display.GetVisibility2DOutline(),
+                    [display.GetNthViewNodeID(n) for n in range(display.GetNumberOfViewNodeIDs())],
+                )
+                for display in displays
+            ]
+            links = [composites.GetItemAsObject(n).GetLinkedControl() for n in range(2)]
+            turned = numpy_matrix(mrml.scene.GetNodeByID(RIGHT_VIEW).GetSliceToRAS()).tolist()
+            return [shown, links, layouts.current(), turned, mrml.ids()]
+
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        before = state()
+        views = SliceLayouts(layouts)
+        views.show(pair, first)
+        assert views.pair is pair
+        views.show(pair, then)
+        assert state() != before
+        views.restore()
+        assert state() == before
+        assert views.pair is None
+
+    def test_the_rest_is_put_back_if_one_was_removed(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        views = SliceLayouts(layouts)
+        views.show(pair, PairView.SIDE_BY_SIDE)
+        mrml.scene.RemoveNode(nodes[0])
+        views.restore()
+        assert layouts.current() == 3
+        assert self.shown(nodes[1], LEFT_VIEW)
+        assert self.shown(nodes[2], LEFT_VIEW)

@@ -14,7 +14,7 @@ from KDSegmentatorLib.analysis.statistics import label_statistics
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.jobs.events import Cancelled, Event, SizeResult
-from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest
+from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest, Settings
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorPanel.ports import InstallationError
 from support.mrml_scene import RECORD
@@ -91,9 +91,13 @@ class AtOnce:
     def __init__(self, *, later: bool = False) -> None:
         self._later = later
         self._waiting: list[Callable[[], None]] = []
+        self.submitted = 0
+        self.closed = False
 
     def submit(self, function: Callable[[], Result], /) -> Future[Result]:
         """Work it out, or keep it for :meth:`run`."""
+        assert not self.closed
+        self.submitted += 1
         future: Future[Result] = Future()
 
         def work() -> None:
@@ -110,11 +114,33 @@ class AtOnce:
             work()
         return future
 
+    def close(self) -> None:
+        """Take nothing any more."""
+        self.closed = True
+
     def run(self) -> None:
         """Work out what was held back."""
         waiting, self._waiting = self._waiting, []
         for work in waiting:
             work()
+
+
+@dataclass
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class FakeChoices:
+    """What the Segment box leaves to the Batch box."""
+
+    settings: Settings | None = None
+    obstacle: str = ""
 
 
 class FakePackages:
