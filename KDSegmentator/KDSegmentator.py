@@ -1,5 +1,6 @@
 """The KDSegmentator module of 3D Slicer: Qt bound to KDSegmentatorPanel, which does the thinking."""
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ except ImportError:  # run from a source checkout, where it lies beside the modu
 # opened. The path is known only now.
 from KDSegmentatorPanel.about import acknowledgement_text, help_text  # noqa: E402
 from KDSegmentatorPanel.choices import EngineChoice, Inputs, PairView, PrecisionChoice  # noqa: E402
+from KDSegmentatorPanel.observation import Observation  # noqa: E402
 from KDSegmentatorPanel.sample_data import register_sample_data  # noqa: E402
 from KDSegmentatorPanel.self_tests import KDSegmentatorTest  # noqa: E402
 
@@ -104,7 +106,9 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._parameterNode: Any = None  # a KDSegmentatorParameterNode
         self._parameterNodeGuiTag: int | None = None
         self._polling = False
-        self._observedVolume: vtkMRMLScalarVolumeNode | None = None
+        # not by VTKObservationMixin, which keeps every object that it ever observed
+        self._parameters = Observation(self._onParametersChanged)
+        self._volume = Observation(self._onVolumeModified)
 
     def setup(self) -> None:
         """Build the panel when it is opened for the first time."""
@@ -125,7 +129,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.logic = KDSegmentatorLogic()
         self.panel = application.segment_panel()
         self.comparePanel = application.compare_panel()
-        self.batchPanel = application.batch_panel()
+        self.batchPanel = application.batch_panel(self.panel)
         self._outcomes = self.panel.outcomes
         self.segmentBox = SegmentBox(self.ui, self.panel, confirm=self._confirm, changed=self._show)
         self.resultBox = ResultBox(self.ui, report=slicer.util.errorDisplay, export_dicom=application.export_dicom)
@@ -162,7 +166,8 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.timer.stop()
             self.volumeTimer.stop()
             self.setParameterNode(None)
-            self.comparePanel.close()
+            self.compareBox.hidePair()
+            self.comparePanel.shut_down()
             self.panel.shut_down()
             self.batchPanel.shut_down()
         self.removeObservers()
@@ -223,7 +228,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Bind the widgets to a parameter node, or to none."""
         if self._parameterNode is not None:
             self._parameterNode.disconnectGui(self._parameterNodeGuiTag)
-            self.removeObserver(self._parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
+        self._parameters.end()
         self._parameterNode = parameterNode
         self._parameterNodeGuiTag = None
         self.segmentBox.setParameters(parameterNode)
@@ -232,7 +237,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._observeVolume(None if parameterNode is None else parameterNode.inputVolume)
         if parameterNode is not None:
             self._parameterNodeGuiTag = parameterNode.connectGui(self.ui)
-            self.addObserver(parameterNode, vtk.vtkCommand.ModifiedEvent, self._onParametersChanged)
+            self._parameters.begin(parameterNode.parameterNode, vtk.vtkCommand.ModifiedEvent)
             self._onParametersChanged()
 
     def _onParametersChanged(self, _caller: Any = None, _event: Any = None) -> None:
@@ -243,23 +248,20 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._observeVolume(parameters.inputVolume)
             self.panel.update(inputs_of(parameters))
             self.comparePanel.update(parameters.firstSegmentation, parameters.secondSegmentation)
-            self.batchPanel.update(batch_inputs_of(parameters, self.panel.settings, self.panel.obstacle))
+            self.batchPanel.update(batch_inputs_of(parameters))
             self._show()
 
     def _observeVolume(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
         """Notice when the voxels of the chosen volume, or the transforms that it is under, become other ones."""
-        events = (
-            slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
-            slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
-        )
-        if volume is self._observedVolume:
+        if volume is self._volume.subject:
             return
-        for event in events:
-            if self._observedVolume is not None:
-                self.removeObserver(self._observedVolume, event, self._onVolumeModified)
-            if volume is not None:
-                self.addObserver(volume, event, self._onVolumeModified)
-        self._observedVolume = volume
+        self._volume.end()
+        if volume is not None:
+            self._volume.begin(
+                volume,
+                slicer.vtkMRMLVolumeNode.ImageDataModifiedEvent,
+                slicer.vtkMRMLTransformableNode.TransformModifiedEvent,
+            )
 
     def _onVolumeModified(self, _caller: Any, _event: Any) -> None:
         self.volumeTimer.start()
@@ -276,9 +278,18 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onTimer(self) -> None:
         time.sleep(_YIELD_SECONDS)
-        changed = [panel.poll() for panel in (self.panel, self.comparePanel, self.batchPanel)]
+        changed = [self._polled(panel) for panel in (self.panel, self.comparePanel, self.batchPanel)]
         if any(changed) or not self.busy:
             self._show()
+
+    @staticmethod
+    def _polled(panel: Any) -> bool:
+        """Poll a panel; whatever goes wrong in it, the others are polled and all are shown."""
+        try:
+            return bool(panel.poll())
+        except Exception:
+            logging.exception("KDSegmentator: a panel could not take over what happened in the background")
+            return True
 
     def _show(self) -> None:
         """Show the state of all boxes, and poll as long as there is something to wait for."""
@@ -306,7 +317,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if len(segmentations) > 1:
             parameters.firstSegmentation, parameters.secondSegmentation = segmentations[0], segmentations[-1]
             self.ui.compareBox.collapsed = False
-            self.comparePanel.compare_all(segmentations)
+            self.compareBox.compareAll(segmentations)
         self.resultBox.show()
         self.resultBox.open()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import slicer
@@ -13,14 +12,13 @@ from KDSegmentatorLib.jobs.launcher import PythonLauncher
 from KDSegmentatorLib.jobs.process import start_batch, start_segmentation
 from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorPanel.assessment import assess
 from KDSegmentatorPanel.background import BackgroundThread
 from KDSegmentatorPanel.batch_panel import BatchPanel
 from KDSegmentatorPanel.compare_panel import ComparePanel
-from KDSegmentatorPanel.estimation import estimate_apart
+from KDSegmentatorPanel.estimation import Answer, Question, estimate_apart
 from KDSegmentatorPanel.interpreter import python_executable
 from KDSegmentatorPanel.packs_panel import PacksPanel
-from KDSegmentatorPanel.ports import Job
+from KDSegmentatorPanel.ports import Choices, Job
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.slice_layouts import Layouts
 from KDSegmentatorPanel.slicer_packages import SlicerPackages
@@ -33,15 +31,15 @@ def segment_panel() -> SegmentPanel:
     return SegmentPanel(
         packs=PackStore(),
         start=_start_segmentation,
-        assess=partial(assess, estimate=partial(estimate_apart, executable=python_executable())),
+        estimate=_Estimate(),
         background=BackgroundThread("KDSegmentator estimates"),
         packages=SlicerPackages(_REQUIREMENTS),
     )
 
 
-def batch_panel() -> BatchPanel:
-    """Return a new panel."""
-    return BatchPanel(_start_batch)
+def batch_panel(choices: Choices) -> BatchPanel:
+    """Return a new panel; ``choices`` are those of the Segment box."""
+    return BatchPanel(_start_batch, choices, BackgroundThread("KDSegmentator files"))
 
 
 def compare_panel() -> ComparePanel:
@@ -72,6 +70,16 @@ def export_dicom(item: int) -> None:
     dialog.setMRMLScene(slicer.mrmlScene)
     dialog.execDialog(item)
     dialog.deleteLater()
+
+
+class _Estimate:
+    """Estimates in a process of their own."""
+
+    def __call__(self, question: Question) -> Answer:
+        return estimate_apart(question, python_executable())
+
+    def stop(self) -> None:
+        """Leave the process to its end: :func:`estimate_apart` cannot be told to stop, only to take no longer."""
 
 
 def _start_segmentation(request: SegmentRequest, volume: Volume) -> Job:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference import plausibility
 from KDSegmentatorLib.packs.catalogue import Family
-from KDSegmentatorPanel.estimation import Answer, Expected, Question, estimate_apart
+from KDSegmentatorPanel.estimation import Answer, Expected
 from KDSegmentatorPanel.outline import Outline
 from KDSegmentatorPanel.wording import for_people
-
-Wanted = TypeVar("Wanted")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,55 +34,75 @@ class TaskAssessment:
 Assessment = dict[str, TaskAssessment]
 """By task."""
 
-Choices = Callable[[Outline, tuple[str, ...]], Question]
-"""Makes the question for an outline and some tasks from what the user has chosen."""
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedVolume:
+    """What there is to know of a volume's voxels, without them.
+
+    Attributes:
+        outline: decides how long a run takes.
+        unusable: why no pack can segment it; empty if one can.
+        unlikely: why it does not look like a scan for the family, by task; empty if it does. No task if ``unusable``.
+    """
+
+    outline: Outline
+    unusable: str
+    unlikely: dict[str, str]
 
 
-def assess(
-    volume: Volume,
-    families: Sequence[Family],
-    choices: Choices,
-    *,
-    check_input: bool,
-    estimate: Callable[[Question], Answer] = estimate_apart,
-) -> Assessment:
-    """Return what each family means for the volume.
+def check(volume: Volume, families: Sequence[Family]) -> CheckedVolume:
+    """Look at the voxels, once; all that the user can choose is asked of the result.
 
     Args:
         volume: the scan.
         families: of the installed packs.
-        choices: what the user has chosen.
-        check_input: whether the volume has to be of the packs' modality and field of view.
-        estimate: answers the question for time and memory.
     """
-    try:
-        plausibility.check_finite(volume)
-    except KDSegmentatorError as error:
-        return {family.task: TaskAssessment(problem=for_people(error), estimates={}) for family in families}
-    modalities = {family.packs[0].manifest.modality for family in families} if check_input else set()
-    problems = {modality: _problem(plausibility.check_intensities, volume, modality) for modality in modalities}
-    assessment = {}
-    for family in families:
-        manifest = family.packs[0].manifest
-        problem = problems.get(manifest.modality, "")
-        if check_input and not problem:
-            problem = _problem(plausibility.check_field_of_view, volume, manifest)
-        assessment[family.task] = TaskAssessment(problem=problem, estimates={})
-    fitting = tuple(task for task, each in assessment.items() if not each.problem)
-    for task, found in (estimate(choices(Outline.of(volume), fitting)) if fitting else {}).items():
-        assessment[task] = replace(
+    unusable = _problem(plausibility.check_finite, volume)
+    modalities = {} if unusable else {family.packs[0].manifest.modality: "" for family in families}
+    for modality in modalities:
+        modalities[modality] = _problem(plausibility.check_intensities, volume, modality)
+    return CheckedVolume(
+        outline=Outline.of(volume),
+        unusable=unusable,
+        unlikely={
+            family.task: modalities[manifest.modality] or _problem(plausibility.check_field_of_view, volume, manifest)
+            for family in ([] if unusable else families)
+            for manifest in [family.packs[0].manifest]
+        },
+    )
+
+
+def assess(checked: CheckedVolume, families: Sequence[Family], *, check_input: bool) -> Assessment:
+    """Return whether each family fits the volume; the estimates come later.
+
+    Args:
+        checked: the volume.
+        families: those that it was checked for.
+        check_input: whether the volume has to be of the packs' modality and field of view.
+    """
+    problems = {
+        family.task: checked.unusable or (checked.unlikely[family.task] if check_input else "") for family in families
+    }
+    return {task: TaskAssessment(problem=problem, estimates={}) for task, problem in problems.items()}
+
+
+def with_estimates(assessment: Assessment, answer: Answer) -> Assessment:
+    """Return the assessment with the estimates of the families that there are some of."""
+    result = dict(assessment)
+    for task, found in answer.items():
+        result[task] = replace(
             assessment[task],
             problem=found.problem[:1].upper() + found.problem[1:],
             estimates=found.sizes,
             advised=found.advised,
             reason=found.reason,
         )
-    return assessment
+    return result
 
 
-def _problem(check: Callable[[Volume, Wanted], None], volume: Volume, wanted: Wanted) -> str:
+def _problem(look: Callable[..., None], volume: Volume, *wanted: object) -> str:
     try:
-        check(volume, wanted)
+        look(volume, *wanted)
     except KDSegmentatorError as error:
         return for_people(error)
     return ""

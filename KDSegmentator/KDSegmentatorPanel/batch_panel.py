@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.jobs.batch_files import find_scans
 from KDSegmentatorLib.jobs.events import BatchFinished, Cancelled, Failed, Log, Progressed, RunChanged, RunState
-from KDSegmentatorLib.jobs.request import BatchRequest, Settings
-from KDSegmentatorPanel.ports import Job, StartBatch
+from KDSegmentatorLib.jobs.request import BatchRequest
+from KDSegmentatorPanel.failures import in_words
+from KDSegmentatorPanel.ports import Background, Choices, Job, Pending, StartBatch
 from KDSegmentatorPanel.segment_view import Message, ProgressRow
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import for_people, progress
 
 _LOG_LINES = 2000
+SETTLE_SECONDS = 0.3
+"""How long folders and pattern have to stay as they are before files are looked for: somebody may be typing."""
+
 _SHUT_DOWN_SECONDS = 5.0
 """A cancelled worker is ended with all its processes after a second."""
 
@@ -29,18 +35,14 @@ class BatchInputs:
         output_folder: for the results; empty if none is chosen.
         pattern: which files, as in ``Path.glob``.
         resume: leave out the files that have a result already.
-        settings: of the Segment box; None if no pack is installed.
         size: of the student; ``auto`` for each volume's own.
-        obstacle: why nothing can be segmented at all; empty if it can.
     """
 
     input_folder: str = ""
     output_folder: str = ""
     pattern: str = "*"
     resume: bool = True
-    settings: Settings | None = None
     size: str = "auto"
-    obstacle: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +98,24 @@ class BatchPanel:
 
     Args:
         start: starts the job.
+        choices: of the Segment box, asked whenever they are needed: they change without the user, too.
+        background: where files are looked for, which takes its time in a large folder on a slow disk.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, start: StartBatch) -> None:
+    def __init__(
+        self,
+        start: StartBatch,
+        choices: Choices,
+        background: Background,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._start = start
+        self._choices = choices
+        self._background = background
+        self._clock = clock
+        self._due: float | None = None
+        self._looking: Pending[tuple[str, ...]] | None = None
         self._inputs = BatchInputs()
         self._batch: _Batch | None = None
         self._leaving: list[Job] = []
@@ -112,8 +128,9 @@ class BatchPanel:
 
     @property
     def busy(self) -> bool:
-        """Whether :meth:`poll` has to be called: a batch is at work or being ended."""
-        return self._batch is not None or bool(self._leaving)
+        """Whether :meth:`poll` has to be called: a batch is at work or being ended, or files are looked for."""
+        looking = self._due is not None or self._looking is not None
+        return self._batch is not None or bool(self._leaving) or looking
 
     @property
     def log(self) -> str:
@@ -124,29 +141,35 @@ class BatchPanel:
         """Take over what the user has chosen; files are looked for if the folders or the pattern are other ones."""
         before, self._inputs = self._inputs, inputs
         if _place(before) != _place(inputs):
-            self._look()
+            self._forget_files()
+            if inputs.input_folder:
+                self._due = self._clock() + SETTLE_SECONDS
 
     def start(self) -> None:
         """Start the batch."""
         if self._batch is not None:
             return
-        self._look()  # files may have come or gone
-        inputs = self._inputs
-        if self._obstacle() or inputs.settings is None:
+        self._forget_files()
+        self._take(lambda: _found(self._inputs))  # files may have come or gone
+        inputs, settings = self._inputs, self._choices.settings
+        if self._obstacle() or settings is None:
             return
         self._message, self._table, self._ended = Message(), "", {}
         self._log.clear()
         request = BatchRequest(
-            settings=inputs.settings,
+            settings=settings,
             size=inputs.size,
             input_folder=str(Path(inputs.input_folder).absolute()),
             inputs=self._found,
             output_folder=str(Path(inputs.output_folder).absolute()),
             resume=inputs.resume,
         )
-        self._batch = _Batch(
-            job=self._start(request), names=self._found, progress=ProgressRow(total=0, text=_("starting"))
-        )
+        try:
+            job = self._start(request)
+        except (KDSegmentatorError, MemoryError) as error:
+            self._message = Message(text=for_people(in_words(error, _("to start"))), level="error")
+            return
+        self._batch = _Batch(job=job, names=self._found, progress=ProgressRow(total=0, text=_("starting")))
 
     def cancel(self) -> None:
         """Stop after the file at work; finished files stay, and the next start goes on from there."""
@@ -164,6 +187,8 @@ class BatchPanel:
     def shut_down(self) -> None:
         """Stop the batch and wait until nothing is left of it, because nobody will call :meth:`poll` any more."""
         self.close()
+        self._forget_files()
+        self._background.close()
         for job in self._leaving:
             job.wait(_SHUT_DOWN_SECONDS)
         self._leaving = []
@@ -171,9 +196,10 @@ class BatchPanel:
     def poll(self) -> bool:
         """Take over what happened in the background; return whether there is something new to show."""
         self._leaving = [job for job in self._leaving if job.running]
+        found = self._poll_files()
         batch = self._batch
         if batch is None:
-            return False
+            return found
         events = batch.job.poll()
         for event in events:
             if isinstance(event, Log):
@@ -190,7 +216,7 @@ class BatchPanel:
                 self._batch = None
                 self._ended = {name: state for name, state in batch.states.items() if state[0] != "running"}
                 self._end(event)
-        return bool(events)
+        return bool(events) or found
 
     def view(self) -> BatchView:
         """Return what the box shows."""
@@ -215,7 +241,7 @@ class BatchPanel:
         )
 
     def _what(self) -> str:
-        settings = self._inputs.settings
+        settings = self._choices.settings
         if settings is None:
             return ""
         size = _("each volume's advised size") if self._inputs.size == "auto" else self._inputs.size
@@ -224,26 +250,43 @@ class BatchPanel:
         )
 
     def _obstacle(self) -> str:
-        return self._inputs.obstacle or self._problem
+        return self._choices.obstacle or self._problem
 
-    def _look(self) -> None:
-        """Find the files."""
-        inputs = self._inputs
-        self._found, self._problem = (), ""
+    def _forget_files(self) -> None:
+        """Know of no files, and do not wait for any."""
+        self._due = None
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        self._found = ()
+        chosen = bool(self._inputs.input_folder)
+        self._problem = _("Looking for volumes …") if chosen else _("Choose the folder with the volumes.")
         if self._batch is None:
             self._ended, self._message, self._table = {}, Message(), ""
-        if not inputs.input_folder:
-            self._problem = _("Choose the folder with the volumes.")
+
+    def _poll_files(self) -> bool:
+        if self._due is not None and self._clock() >= self._due:
+            self._due = None
+            inputs = self._inputs
+            self._looking = self._background.submit(lambda: _found(inputs))
+        if self._looking is None or not self._looking.done():
+            return False
+        looking, self._looking = self._looking, None
+        self._take(looking.result)
+        return True
+
+    def _take(self, found: Callable[[], tuple[str, ...]]) -> None:
+        """Take over the files, or say what is wrong with the folders."""
+        if not self._inputs.input_folder:
             return
-        output = Path(inputs.output_folder) if inputs.output_folder else None
         try:
-            self._found = find_scans(Path(inputs.input_folder), inputs.pattern or "*", output)
-        except KDSegmentatorError as error:
-            self._problem = for_people(error)
+            self._found, self._problem = found(), ""
+        except Exception as error:
+            self._problem = for_people(in_words(error, _("to look for volumes")))
             return
         if not self._found:
             self._problem = _("The folder has no volumes (.nii.gz, .nii, .nrrd, .mha) that fit the pattern.")
-        elif output is None:
+        elif not self._inputs.output_folder:
             self._problem = _("Choose the folder for the results.")
 
     def _end(self, event: BatchFinished | Failed | Cancelled) -> None:
@@ -266,6 +309,11 @@ class BatchPanel:
 
 def _place(inputs: BatchInputs) -> tuple[str, str, str]:
     return inputs.input_folder, inputs.output_folder, inputs.pattern
+
+
+def _found(inputs: BatchInputs) -> tuple[str, ...]:
+    output = Path(inputs.output_folder) if inputs.output_folder else None
+    return find_scans(Path(inputs.input_folder), inputs.pattern or "*", output)
 
 
 def _row(name: str, state: tuple[RunState, str] | None) -> FileRow:

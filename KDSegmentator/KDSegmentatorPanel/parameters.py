@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from KDSegmentatorLib.advisor.selection import AUTOMATIC
-from KDSegmentatorLib.jobs.request import Settings
 from KDSegmentatorPanel.batch_panel import BatchInputs
 from KDSegmentatorPanel.choices import EngineChoice, Inputs, PairView, PrecisionChoice
 
@@ -57,20 +56,12 @@ def inputs_of(parameters: Parameters) -> Inputs:
     )
 
 
-def batch_inputs_of(parameters: Parameters, settings: Settings | None, obstacle: str) -> BatchInputs:
-    """Return the choices of the Batch box.
-
-    Args:
-        parameters: from the scene.
-        settings: of the Segment box; None if no pack is installed.
-        obstacle: why nothing can be segmented at all; empty if it can.
-    """
+def batch_inputs_of(parameters: Parameters) -> BatchInputs:
+    """Return the choices of the Batch box."""
     return BatchInputs(
         input_folder=parameters.batchInputFolder,
         output_folder=parameters.batchOutputFolder,
         pattern=parameters.batchPattern,
         resume=parameters.batchResume,
-        settings=settings,
         size=parameters.size or AUTOMATIC,
-        obstacle=obstacle,
     )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.events import Event
-from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest
-from KDSegmentatorLib.packs.catalogue import Family
+from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest, Settings
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import DamagedPack
-from KDSegmentatorPanel.assessment import Assessment, Choices
+from KDSegmentatorPanel.estimation import Answer, Question
 
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
@@ -82,13 +81,29 @@ class Packs(Protocol):
         ...
 
 
-class Assess(Protocol):
-    """Tells what fits a volume: :func:`KDSegmentatorPanel.assessment.assess`."""
+class Estimate(Protocol):
+    """Tells how long runs take and what memory they need: see :mod:`KDSegmentatorPanel.estimation`."""
 
-    def __call__(
-        self, volume: Volume, families: Sequence[Family], choices: Choices, *, check_input: bool
-    ) -> Assessment:
-        """Return what each family means for the volume."""
+    def __call__(self, question: Question) -> Answer:
+        """Return the estimates; called in the background."""
+        ...
+
+    def stop(self) -> None:
+        """End what is being worked out, from any thread; nobody wants it any more."""
+        ...
+
+
+class Choices(Protocol):
+    """What the Segment box leaves to the Batch box: :class:`KDSegmentatorPanel.segment_panel.SegmentPanel`."""
+
+    @property
+    def settings(self) -> Settings | None:
+        """How volumes are segmented; None if no pack is installed."""
+        ...
+
+    @property
+    def obstacle(self) -> str:
+        """Why nothing can be segmented, whatever the volume; empty if it can."""
         ...
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +18,13 @@ from KDSegmentatorLib.mrml.results import PlacedResult, place_result
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorPanel.choices import Inputs
-from KDSegmentatorPanel.ports import Assess, Background, Job, Packages, Packs, StartSegmentation
+from KDSegmentatorPanel.failures import in_words
+from KDSegmentatorPanel.ports import Background, Estimate, Job, Packages, Packs, StartSegmentation
 from KDSegmentatorPanel.run_texts import about_size, done_message
 from KDSegmentatorPanel.segment_view import Message, ProgressRow, SegmentView
 from KDSegmentatorPanel.selection import Selection
 from KDSegmentatorPanel.state import State, controls
+from KDSegmentatorPanel.surfaces import Surfaces
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import for_people, progress
 
@@ -64,19 +67,28 @@ class SegmentPanel:
     Args:
         packs: the packs of this machine.
         start: starts the job.
-        assess: tells what fits a volume; run in the background.
-        background: where it runs.
+        estimate: of time and memory; called in the background.
+        background: where volumes are looked at and estimates are made.
         packages: the engines' packages.
+        clock: seconds that only grow.
     """
 
     def __init__(
-        self, *, packs: Packs, start: StartSegmentation, assess: Assess, background: Background, packages: Packages
+        self,
+        *,
+        packs: Packs,
+        start: StartSegmentation,
+        estimate: Estimate,
+        background: Background,
+        packages: Packages,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._selection = Selection(packs=packs, assess=assess, background=background)
+        self._selection = Selection(packs=packs, estimate=estimate, background=background, clock=clock)
         self._start = start
         self._packages = packages
         self._run: _Run | None = None
         self._leaving: list[Job] = []
+        self._surfaces = Surfaces()
         self._ended = State.READY
         self._message = Message()
         self._smaller = ""
@@ -96,8 +108,8 @@ class SegmentPanel:
 
     @property
     def busy(self) -> bool:
-        """Whether :meth:`poll` has to be called: a run is at work or being ended, or estimates are worked out."""
-        return self._run is not None or self._selection.pending or bool(self._leaving)
+        """Whether :meth:`poll` has to be called: a run is at work or being ended, or something is worked out."""
+        return self._run is not None or self._selection.pending or bool(self._leaving) or bool(self._surfaces.text)
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -143,7 +155,7 @@ class SegmentPanel:
 
     def volume_changed(self) -> None:
         """Look again at the volume: its voxels, or the transforms that it is under, are other ones."""
-        self._selection.consider_volume()
+        self._selection.consider_volume(anew=True)
 
     def overwritten(self) -> str:
         """Return the name of the segmentation that the next run will overwrite; empty if it overwrites nothing."""
@@ -169,14 +181,15 @@ class SegmentPanel:
         try:
             check_scan(volume)
             scan = volume_from_node(volume)
-        except KDSegmentatorError as error:
-            self._fail(for_people(error))
+            # without a choice and before the estimates are there, the worker finds out which size is advised
+            own = AUTOMATIC if self._selection.pending and not inputs.size else self._selection.size
+            chosen = tuple(sizes) or (own,)
+            job = self._start(SegmentRequest(settings=self._selection.settings_of(family), sizes=chosen), scan)
+        except (KDSegmentatorError, MemoryError) as error:
+            self._fail(for_people(in_words(error, _("to start, with a copy of the volume"))))
             return
-        # without a choice and before the estimates are there, the worker finds out which size is advised
-        own = AUTOMATIC if self._selection.pending and not inputs.size else self._selection.size
-        chosen = tuple(sizes) or (own,)
         self._run = _Run(
-            job=self._start(SegmentRequest(settings=self._selection.settings_of(family), sizes=chosen), scan),
+            job=job,
             volume=volume,
             output=None if sizes else inputs.output,
             family=family,
@@ -199,6 +212,7 @@ class SegmentPanel:
             reason: shown if there was a run.
         """
         self._selection.forget_pending()
+        self._surfaces.clear()
         self._outcomes = ()
         self._ended, self._smaller, self._message = State.READY, "", Message()
         if self._run is not None:
@@ -210,6 +224,7 @@ class SegmentPanel:
     def shut_down(self) -> None:
         """Stop the run and wait until nothing is left of it, because nobody will call :meth:`poll` any more."""
         self.close()
+        self._selection.shut_down()
         for job in self._leaving:
             job.wait(_SHUT_DOWN_SECONDS)
         self._leaving = []
@@ -226,7 +241,7 @@ class SegmentPanel:
             self._message = Message(text=for_people(error), level="error")
         else:
             self._message = Message()
-            self._selection.consider_volume()  # the estimates were guesses, for want of an engine
+            self._selection.estimate_again()  # the estimates were guesses, for want of an engine
         self._missing = self._packages.missing()
 
     def poll(self) -> bool:
@@ -235,7 +250,13 @@ class SegmentPanel:
         Returns:
             Whether there is something new to show.
         """
-        changed = self._poll_assessment()
+        changed = self._selection.poll()
+        if self._surfaces.text:
+            changed = True
+            problem = self._surfaces.make_next()
+            if problem:
+                self._log.append(problem)
+                self._message = Message(text=problem, level="warning")
         self._leaving = [job for job in self._leaving if job.running]
         run = self._run
         if run is None:
@@ -272,6 +293,10 @@ class SegmentPanel:
         message = self._message
         if not message.text and state in (State.NO_VOLUME, State.PACKAGES_MISSING):
             message = Message(text=problem)
+        if not message.text and selection.failure:
+            message = Message(text=selection.failure, level="warning")
+        if self._surfaces.text:
+            message = replace(message, text=f"{message.text} {self._surfaces.text}".strip())
         return SegmentView(
             controls=controls(state, problem),
             tasks=selection.task_rows(),
@@ -287,13 +312,6 @@ class SegmentPanel:
     def _missing_text(self) -> str:
         return _("Install the missing packages first: {packages}.").format(packages=", ".join(self._missing))
 
-    def _poll_assessment(self) -> bool:
-        try:
-            return self._selection.poll()
-        except MemoryError:  # a run may still fit: it takes its copy in another process
-            self._log.append(_("There is not enough memory for estimates."))
-            return True
-
     def _place(self, run: _Run, event: Segmented) -> None:
         """Put the results into the scene."""
         output = run.output if run.output is not None and run.output.GetScene() is not None else None
@@ -306,14 +324,13 @@ class SegmentPanel:
                 )
                 outcomes.append(Outcome(record=result.segmentation.record, nodes=nodes))
                 self._log.append(about_size(result))
-        except KDSegmentatorError as error:
+        except (KDSegmentatorError, MemoryError) as error:
             self._outcomes = tuple(outcomes)
-            self._fail(for_people(error))
+            self._fail(for_people(in_words(error, _("to put the result into the scene"))))
             return
         self._outcomes = tuple(outcomes)
         if run.surfaces:
-            for outcome in outcomes:
-                outcome.nodes.segmentation.CreateClosedSurfaceRepresentation()
+            self._surfaces.add(outcome.nodes.segmentation for outcome in outcomes)
         self._ended = State.DONE
         self._message = done_message(event)
 

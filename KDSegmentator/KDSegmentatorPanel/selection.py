@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.jobs.request import Settings
+from KDSegmentatorLib.mrml.grids import world_to_lps
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.packs.catalogue import Family, families
-from KDSegmentatorPanel.assessment import Assessment, TaskAssessment
+from KDSegmentatorPanel.assessment import Assessment, CheckedVolume, TaskAssessment, assess, check, with_estimates
 from KDSegmentatorPanel.choices import Inputs
-from KDSegmentatorPanel.estimation import Question
-from KDSegmentatorPanel.outline import Outline
-from KDSegmentatorPanel.ports import Assess, Background, Packs, Pending
+from KDSegmentatorPanel.estimation import Answer, Question
+from KDSegmentatorPanel.failures import in_words
+from KDSegmentatorPanel.ports import Background, Estimate, Packs, Pending
 from KDSegmentatorPanel.segment_view import LabelRow, SizeRow, TaskRow, label_rows, size_rows, task_rows
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import for_people
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLScalarVolumeNode
+
+SETTLE_SECONDS = 0.3
+"""How long the options have to stay as they are before the estimates are asked for: every answer takes a process."""
 
 
 class Selection:
@@ -21,19 +32,34 @@ class Selection:
 
     Args:
         packs: the packs of this machine.
-        assess: tells what fits a volume; run in the background.
-        background: where it runs.
+        estimate: of time and memory; called in the background.
+        background: where volumes are looked at and estimates are made.
+        clock: seconds that only grow.
     """
 
-    def __init__(self, *, packs: Packs, assess: Assess, background: Background) -> None:
+    def __init__(
+        self,
+        *,
+        packs: Packs,
+        estimate: Estimate,
+        background: Background,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._packs = packs
-        self._assess = assess
+        self._estimate = estimate
         self._background = background
+        self._clock = clock
         self._inputs = Inputs()
         self._families: tuple[Family, ...] = ()
         self._volume_problem = ""
+        self._failure = ""
+        self._looked_at: object = None
+        self._checked: CheckedVolume | None = None
+        self._checking: Pending[CheckedVolume] | None = None
+        self._due: float | None = None
+        self._asked: Question | None = None
+        self._estimating: Pending[Answer] | None = None
         self._assessment: Assessment = {}
-        self._pending: Pending[Assessment] | None = None
 
     @property
     def inputs(self) -> Inputs:
@@ -42,8 +68,13 @@ class Selection:
 
     @property
     def pending(self) -> bool:
-        """Whether the volume is being assessed: :meth:`poll` has to be called."""
-        return self._pending is not None
+        """Whether the volume is being looked at, or estimates are made: :meth:`poll` has to be called."""
+        return self._checking is not None or self._due is not None or self._estimating is not None
+
+    @property
+    def failure(self) -> str:
+        """Why there are no estimates, if making them failed: volumes can be segmented all the same."""
+        return self._failure
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -95,58 +126,117 @@ class Selection:
         return self._volume_problem or self._assessed(family).problem or self.obstacle
 
     def refresh(self) -> None:
-        """Look again which packs there are."""
+        """Look again which packs there are, and whether the volume is as it was."""
         self._families = tuple(families(self._packs.packs()))
         self.consider_volume()
 
     def update(self, inputs: Inputs) -> None:
         """Take over what the user has chosen."""
         before, self._inputs = self._inputs, inputs
-        if _basis(inputs) != _basis(before):
+        if inputs.volume is not before.volume:
             self.consider_volume()
+        elif _basis(inputs) != _basis(before):
+            self._reassess(self._clock() + SETTLE_SECONDS)
 
-    def consider_volume(self) -> None:
-        """Check the volume, and have it assessed in the background."""
-        self.forget_pending()
-        self._assessment = {}
+    def consider_volume(self, *, anew: bool = False) -> None:
+        """Check the volume, its voxels in the background.
+
+        Args:
+            anew: look at the voxels also if they, their place and the packs seem to be the same as before.
+        """
         self._volume_problem = ""
-        if self._inputs.volume is None:
-            self._volume_problem = _("Choose a volume.")
+        volume = self._inputs.volume
+        if volume is None:
+            self._forget_volume(_("Choose a volume."))
             return
         try:
-            check_scan(self._inputs.volume)
-            volume = volume_from_node(self._inputs.volume)
+            check_scan(volume)
+            seen = (_state_of(volume), tuple(pack.manifest_sha256 for each in self._families for pack in each.packs))
+            if seen == self._looked_at and not anew:
+                self._reassess(self._clock())
+                return
+            self._forget_volume()
+            scan = volume_from_node(volume)
         except KDSegmentatorError as error:
-            self._volume_problem = for_people(error)
+            self._forget_volume(for_people(error))
             return
-        inputs, installed = self._inputs, self._families
-        self._pending = self._background.submit(
-            lambda: self._assess(
-                volume,
-                installed,
-                lambda outline, tasks: self._question(inputs, outline, tasks),
-                check_input=inputs.check_input,
-            )
-        )
+        except MemoryError as error:  # a run may fit later, when other programs are closed
+            self._failure = for_people(in_words(error, _("for estimates")))
+            return
+        self._looked_at = seen
+        installed = self._families
+        self._checking = self._background.submit(lambda: check(scan, installed))
+
+    def estimate_again(self) -> None:
+        """Ask for the estimates anew, because the engines are other ones."""
+        self._forget_estimates()
+        self._reassess(self._clock())
 
     def forget_pending(self) -> None:
-        """Do not wait for the assessment any more."""
-        if self._pending is not None:
-            self._pending.cancel()
-            self._pending = None
+        """Do not wait for anything any more."""
+        if self._checking is not None:
+            self._checking.cancel()
+            self._checking = self._looked_at = None
+        self._forget_estimates()
+
+    def shut_down(self) -> None:
+        """End the thread, because nobody will call :meth:`poll` any more."""
+        self.forget_pending()
+        self._background.close()
 
     def poll(self) -> bool:
-        """Take over the assessment; return whether there is something new to show.
+        """Take over what was found out; return whether there is something new to show."""
+        changed = False
+        try:
+            if self._checking is not None and self._checking.done():
+                checking, self._checking, changed = self._checking, None, True
+                self._checked = checking.result()
+                self._reassess(self._clock())
+            if self._due is not None and self._clock() >= self._due:
+                self._due = None
+                self._ask()
+            if self._estimating is not None and self._estimating.done():
+                estimating, self._estimating, changed = self._estimating, None, True
+                self._assessment = with_estimates(self._assessment, estimating.result())
+        except Exception as error:
+            if self._checked is None:
+                self._looked_at = None
+            self._failure = for_people(in_words(error, _("for estimates")))
+            return True
+        return changed
 
-        Raises:
-            MemoryError: there is not enough memory for it.
-        """
-        pending = self._pending
-        if pending is None or not pending.done():
-            return False
-        self._pending = None
-        self._assessment = pending.result()
-        return True
+    def _forget_volume(self, problem: str = "") -> None:
+        self.forget_pending()
+        self._looked_at = self._checked = None
+        self._assessment = {}
+        self._volume_problem = problem
+
+    def _forget_estimates(self) -> None:
+        """Drop the question that was asked, answered or not."""
+        self._failure = ""
+        self._due = self._asked = None
+        if self._estimating is not None:
+            self._estimating.cancel()
+            self._estimating = None
+            self._estimate.stop()
+
+    def _reassess(self, due: float) -> None:
+        """Say at once which tasks fit, and ask for the estimates when it is time, if it is another question."""
+        if self._checked is None:
+            return  # it is being looked at, and its options are asked for then
+        assessment = assess(self._checked, self._families, check_input=self._inputs.check_input)
+        question = self._question(assessment)
+        if question is not None and question == self._asked:
+            return
+        self._forget_estimates()
+        self._assessment = assessment
+        if question is not None:
+            self._due = due
+
+    def _ask(self) -> None:
+        self._asked = question = self._question(self._assessment)
+        if question is not None:
+            self._estimating = self._background.submit(lambda: self._estimate(question))
 
     def settings_of(self, family: Family) -> Settings:
         """Return how volumes are segmented with a family."""
@@ -179,9 +269,14 @@ class Selection:
         """Return the structures to choose from."""
         return () if self.family is None else label_rows(self.family, self._inputs.left_out)
 
-    def _question(self, inputs: Inputs, outline: Outline, tasks: tuple[str, ...]) -> Question:
+    def _question(self, assessment: Assessment) -> Question | None:
+        """Return what is to be estimated: the tasks that fit; None if none does."""
+        inputs = self._inputs
+        tasks = tuple(task for task, each in assessment.items() if not each.problem)
+        if self._checked is None or not tasks:
+            return None
         return Question(
-            outline=outline,
+            outline=self._checked.outline,
             tasks=tasks,
             user_packs=str(self._packs.user_folder),
             shipped_packs=str(self._packs.shipped_folder),
@@ -197,6 +292,12 @@ class Selection:
 
 
 def _basis(inputs: Inputs) -> tuple[object, ...]:
-    """Return the choices that decide which tasks fit and how long a run takes."""
-    engine = (inputs.engine, inputs.precision, inputs.threads)
-    return inputs.volume, *engine, inputs.mirroring, inputs.entropy, inputs.check_input
+    """Return the options that decide which tasks fit and how long a run takes."""
+    return (
+        inputs.engine, inputs.precision, inputs.threads, inputs.mirroring, inputs.entropy, inputs.check_input
+    )  # fmt: skip
+
+
+def _state_of(volume: vtkMRMLScalarVolumeNode) -> tuple[object, ...]:
+    """Return what is another one as soon as the voxels or their place in the world are."""
+    return volume.GetID(), volume.GetImageData().GetMTime(), world_to_lps(volume).tobytes()

@@ -214,4 +214,6 @@ class SegmentBox:
     def _onInstall(self) -> None:
         folder = self._ui.wheelFolderEdit.currentPath.strip()
         self._panel.install_packages(Path(folder) if folder else None)
+        if folder and not self._panel.packages_missing:
+            self._ui.wheelFolderEdit.addCurrentPathToHistory()  # it worked: offer it next time
         self._changed()

@@ -12,8 +12,8 @@ pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 from KDSegmentatorLib.errors import JobError
 from KDSegmentatorLib.jobs.events import BatchFile, BatchFinished, Failed, Log, Progressed, RunChanged
 from KDSegmentatorLib.jobs.request import Settings
-from KDSegmentatorPanel.batch_panel import BatchInputs, BatchPanel
-from support.panel_doubles import FakeStartBatch
+from KDSegmentatorPanel.batch_panel import SETTLE_SECONDS, BatchInputs, BatchPanel
+from support.panel_doubles import AtOnce, Clock, FakeChoices, FakeStartBatch
 
 SETTINGS = Settings(task="hippocampus", user_packs="/user", shipped_packs="/shipped")
 NAMES = ("a.nii.gz", "b.nrrd", "sub é/c.mha")
@@ -25,11 +25,16 @@ class Box:
 
     panel: BatchPanel
     start: FakeStartBatch
+    choices: FakeChoices
+    background: AtOnce
+    clock: Clock
     inputs: BatchInputs
 
     def choose(self, **inputs: Any) -> None:
         self.inputs = replace(self.inputs, **inputs)
         self.panel.update(self.inputs)
+        self.clock.now += SETTLE_SECONDS
+        self.panel.poll()
 
     def end(self, *events: Any) -> None:
         self.start.jobs[-1].events += events
@@ -45,9 +50,10 @@ def box(tmp_path: Path) -> Box:
         path.touch()
     (tmp_path / "results").mkdir()
     start = FakeStartBatch()
-    result = Box(BatchPanel(start), start, BatchInputs())
+    choices, background, clock = FakeChoices(settings=SETTINGS), AtOnce(), Clock()
+    panel = BatchPanel(start, choices, background, clock)
+    result = Box(panel, start, choices, background, clock, BatchInputs())
     result.choose(
-        settings=SETTINGS,
         size="x1/4",
         pattern="**/*",
         input_folder=str(tmp_path / "scans"),
@@ -72,7 +78,6 @@ def test_ready(box: Box) -> None:
         ({"input_folder": "/no/where"}, "/no/where"),
         ({"output_folder": ""}, "Choose the folder for the results."),
         ({"pattern": "*.dcm"}, "has no volumes"),
-        ({"obstacle": "Install the missing packages first: onnxruntime."}, "Install the missing packages"),
     ],
 )
 def test_the_reason_why_it_cannot_start_is_the_tooltip(box: Box, inputs: dict[str, str], reason: str) -> None:
@@ -82,6 +87,59 @@ def test_the_reason_why_it_cannot_start_is_the_tooltip(box: Box, inputs: dict[st
     assert reason in view.reason
     box.panel.start()
     assert not box.start.jobs
+
+
+def test_the_segment_box_is_asked_when_it_matters(box: Box) -> None:
+    """Packages are installed, and assessments come, without the user choosing anything in the Batch box."""
+    box.choices.obstacle = "Install the missing packages first: onnxruntime."
+    assert box.panel.view().reason == box.choices.obstacle
+    box.panel.start()
+    assert not box.start.jobs
+    box.choices.obstacle = ""
+    box.choices.settings = replace(SETTINGS, task="spleen")
+    assert box.panel.view().enabled
+    assert "spleen" in box.panel.view().what
+    box.panel.start()
+    assert box.start.requests[0].settings.task == "spleen"
+
+
+def test_files_are_looked_for_when_typing_has_ended(box: Box) -> None:
+    before = box.background.submitted
+    for pattern in ("*", "*.", "*.n", "*.nr", "*.nrrd"):
+        box.inputs = replace(box.inputs, pattern=pattern)
+        box.panel.update(box.inputs)
+        box.clock.now += 0.5 * SETTLE_SECONDS
+        box.panel.poll()
+    assert box.background.submitted == before
+    assert box.panel.busy
+    assert "Looking for volumes" in box.panel.view().reason
+    box.clock.now += SETTLE_SECONDS
+    assert box.panel.poll()
+    assert box.background.submitted == before + 1
+    assert [row.name for row in box.panel.view().rows] == ["b.nrrd"]
+    assert not box.panel.busy
+
+
+def test_anything_that_goes_wrong_is_said(
+    box: Box, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise RuntimeError("the share is gone")
+
+    monkeypatch.setattr("KDSegmentatorPanel.batch_panel.find_scans", fail)
+    box.choose(pattern="*.nrrd")
+    assert "the share is gone" in box.panel.view().reason
+    assert "the share is gone" in caplog.text
+
+
+def test_no_memory_to_start_is_said(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_request: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(box.panel, "_start", fail)
+    box.panel.start()
+    assert "not enough memory" in box.panel.view().message.text
+    assert not box.panel.busy
 
 
 def test_files_that_came_later_are_found_at_the_start(box: Box) -> None:

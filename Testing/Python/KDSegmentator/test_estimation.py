@@ -12,11 +12,10 @@ from KDSegmentatorLib.advisor.advice import advise
 from KDSegmentatorLib.advisor.speed import Speed, nominal_speed
 from KDSegmentatorLib.geometry import Volume, matrix
 from KDSegmentatorLib.machine.hardware import detect_hardware
-from KDSegmentatorLib.packs.catalogue import Family, families
+from KDSegmentatorLib.packs.catalogue import families
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel import estimation
-from KDSegmentatorPanel.assessment import assess
-from KDSegmentatorPanel.estimation import Answer, Question, estimate_apart, estimate_here
+from KDSegmentatorPanel.estimation import Question, estimate_apart, estimate_here
 from KDSegmentatorPanel.outline import Outline
 from support.generated_family import build_size
 
@@ -119,25 +118,3 @@ def test_what_libraries_print_does_not_matter(question: Question, monkeypatch: p
 
     monkeypatch.setattr(estimation.subprocess, "run", lambda *_args, **_options: Done())
     assert estimate_apart(question) == answer
-
-
-def test_only_tasks_that_fit_are_estimated(store: PackStore, question: Question) -> None:
-    asked: list[tuple[str, ...]] = []
-
-    def estimate(each: Question) -> Answer:
-        asked.append(each.tasks)
-        return {}
-
-    found: list[Family] = families(store.packs())
-    ct = scan()
-    ct.voxels[...] -= 1000
-    for volume, check in ((scan(), True), (ct, True), (ct, False)):
-        result = assess(
-            volume,
-            found,
-            lambda outline, tasks: replace(question, outline=outline, tasks=tasks),
-            check_input=check,
-            estimate=estimate,
-        )
-        assert bool(result["generated"].problem) == (volume is ct and check)
-    assert asked == [("generated",), ("generated",)]

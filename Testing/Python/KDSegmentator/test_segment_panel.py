@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,29 +18,39 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.events import Failed, FailedSize, Log, Progressed, Segmented, Started
 from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
 from KDSegmentatorLib.mrml.volumes import node_from_volume, volume_from_node
-from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorPanel.assessment import Assessment, Choices, assess
+from KDSegmentatorPanel import segment_panel, selection, surfaces
 from KDSegmentatorPanel.choices import EngineChoice, Inputs, PrecisionChoice
 from KDSegmentatorPanel.estimation import Answer, Question, estimate_here
 from KDSegmentatorPanel.segment_panel import SegmentPanel
+from KDSegmentatorPanel.selection import SETTLE_SECONDS
 from KDSegmentatorPanel.state import State
 from support.generated_family import build_size
 from support.mrml_scene import TILTED, MrmlScene, affine, placed
-from support.panel_doubles import AtOnce, FakePackages, FakeStart, size_result
+from support.panel_doubles import AtOnce, Clock, FakePackages, FakeStart, size_result
 
 SHAPE = (20, 24, 18)
 CT_TASK = "zz-ct"
 
 
-def assess_here(volume: Volume, families: Sequence[Family], choices: Choices, *, check_input: bool) -> Assessment:
-    """Estimate in this process, for a machine of a fixed speed."""
+def no_memory(*_arguments: object, **_options: object) -> Any:
+    raise MemoryError("Unable to allocate 1.9 GiB")
 
-    def estimate(question: Question) -> Answer:
+
+class EstimateHere:
+    """Estimates in this process, for a machine of a fixed speed."""
+
+    def __init__(self) -> None:
+        self.questions: list[Question] = []
+        self.stopped = 0
+
+    def __call__(self, question: Question) -> Answer:
+        self.questions.append(question)
         return estimate_here(question, lambda _candidate, _threads: replace(nominal_speed(4), measured=True))
 
-    return assess(volume, families, choices, check_input=check_input, estimate=estimate)
+    def stop(self) -> None:
+        self.stopped += 1
 
 
 def scan(scale: float = 100.0, shift: float = 0.0) -> Volume:
@@ -65,6 +74,8 @@ class Panel:
     start: FakeStart
     packages: FakePackages
     background: AtOnce
+    estimate: EstimateHere
+    clock: Clock
     packs: PackStore
     mrml: MrmlScene
     inputs: Inputs
@@ -72,7 +83,14 @@ class Panel:
     def choose(self, **inputs: Any) -> None:
         self.inputs = replace(self.inputs, **inputs)
         self.panel.update(self.inputs)
+        self.clock.now += SETTLE_SECONDS
         self.panel.poll()
+
+    def settle(self) -> None:
+        """Let everything be found out that was held back."""
+        while self.panel.busy:
+            self.background.run()
+            assert self.panel.poll()
 
     def pack(self, size: str = "x1/4") -> StudentPack:
         return self.packs.get(f"generated-{size.replace('/', '_')}")
@@ -97,8 +115,11 @@ def box(mrml: MrmlScene, packs: PackStore) -> Panel:
 
 def empty_box(mrml: MrmlScene, packs: PackStore, *missing: str, later: bool = False, declines: bool = False) -> Panel:
     start, packages, background = FakeStart(), FakePackages(*missing, declines=declines), AtOnce(later=later)
-    panel = SegmentPanel(packs=packs, start=start, assess=assess_here, background=background, packages=packages)
-    return Panel(panel, start, packages, background, packs, mrml, Inputs())
+    estimate, clock = EstimateHere(), Clock()
+    panel = SegmentPanel(
+        packs=packs, start=start, estimate=estimate, background=background, packages=packages, clock=clock
+    )
+    return Panel(panel, start, packages, background, estimate, clock, packs, mrml, Inputs())
 
 
 class TestChoices:
@@ -184,9 +205,7 @@ class TestChoices:
         assert box.panel.busy
         assert box.panel.state is State.READY
         assert box.panel.view().sizes[0].text == "x1 (teacher)"
-        box.background.run()
-        assert box.panel.poll()
-        assert not box.panel.busy
+        box.settle()
         assert "about" in box.panel.view().sizes[0].text
 
     def test_a_run_before_the_estimates_leaves_the_size_to_the_worker(self, mrml: MrmlScene, packs: PackStore) -> None:
@@ -199,9 +218,9 @@ class TestChoices:
         box = empty_box(mrml, packs, later=True)
         box.choose(volume=mrml.volume_node(scan(scale=400.0, shift=-1000.0)))
         box.choose(volume=mrml.volume_node(scan()))
-        box.background.run()
-        box.panel.poll()
+        box.settle()
         assert box.panel.view().tasks[0].problem == ""
+        assert len(box.estimate.questions) == 1
 
     def test_no_pack(self, mrml: MrmlScene, tmp_path: Path) -> None:
         box = empty_box(mrml, PackStore(tmp_path, tmp_path))
@@ -217,6 +236,125 @@ class TestChoices:
         box = empty_box(mrml, PackStore(tmp_path / "none", tmp_path))
         assert "generated-x1_4: " in box.panel.view().controls.action_tooltip
         assert "body.onnx is missing" in box.panel.view().controls.action_tooltip
+
+
+class TestWhatIsWorkedOut:
+    """A volume is copied and looked at once; the estimates are asked for when the user has ended choosing."""
+
+    def test_options_ask_for_one_estimate_and_copy_nothing(self, box: Panel) -> None:
+        submitted, asked = box.background.submitted, len(box.estimate.questions)
+        for inputs in ({"mirroring": True}, {"entropy": True}, *({"threads": number} for number in range(1, 6))):
+            box.inputs = replace(box.inputs, **inputs)
+            box.panel.update(box.inputs)
+            box.panel.poll()
+        assert box.panel.busy
+        assert box.background.submitted == submitted
+        assert "about" not in box.panel.view().sizes[0].text
+        box.clock.now += SETTLE_SECONDS
+        box.panel.poll()
+        assert len(box.estimate.questions) == asked + 1
+        question = box.estimate.questions[-1]
+        assert (question.mirroring, question.entropy, question.threads) == (True, True, 5)
+        assert box.background.submitted == submitted + 1, "the estimate, and not another look at the volume"
+        assert "about" in box.panel.view().sizes[0].text
+
+    def test_leaving_and_entering_asks_nothing(self, box: Panel) -> None:
+        submitted = box.background.submitted
+        box.panel.refresh()
+        box.panel.poll()
+        assert box.background.submitted == submitted
+        assert "about" in box.panel.view().sizes[0].text
+
+    def test_a_volume_that_was_changed_meanwhile_is_looked_at_again(self, box: Panel) -> None:
+        image = box.inputs.volume.GetImageData()
+        image.GetPointData().GetScalars().Fill(1.0)
+        image.GetPointData().GetScalars().Modified()
+        box.panel.refresh()
+        box.panel.poll()
+        assert "Every voxel has the same value" in box.panel.view().controls.action_tooltip
+
+    def test_a_volume_that_was_moved_is_looked_at_again(self, box: Panel) -> None:
+        before = box.estimate.questions[-1].outline.origin
+        box.mrml.linear_transform(affine((0, 0, 0), (5, 6, 7)), box.inputs.volume)
+        box.panel.refresh()
+        box.panel.poll()
+        box.panel.poll()
+        assert box.estimate.questions[-1].outline.origin != before
+
+    def test_the_event_of_a_volume_is_believed(self, box: Panel) -> None:
+        submitted = box.background.submitted
+        box.panel.volume_changed()
+        assert box.background.submitted == submitted + 1
+
+    def test_superseded_questions_are_dropped(self, mrml: MrmlScene, packs: PackStore) -> None:
+        box = empty_box(mrml, packs, later=True)
+        box.choose(volume=mrml.volume_node(scan()))
+        box.background.run()
+        box.panel.poll()  # the estimate waits for the thread
+        stopped = box.estimate.stopped
+        box.choose(mirroring=True)
+        assert box.estimate.stopped == stopped + 1
+        box.settle()
+        assert [question.mirroring for question in box.estimate.questions] == [True]
+
+    def test_the_thread_ends_with_the_panel(self, mrml: MrmlScene, packs: PackStore) -> None:
+        box = empty_box(mrml, packs, later=True)
+        box.choose(volume=mrml.volume_node(scan()))
+        box.background.run()
+        box.panel.poll()
+        box.panel.shut_down()
+        assert box.background.closed
+        assert box.estimate.stopped == 1
+        assert not box.panel.busy
+
+
+class TestWhateverGoesWrong:
+    @pytest.mark.parametrize(("error", "text"), [(MemoryError(), "not enough memory"), (OSError("no fork"), "no fork")])
+    def test_estimates(self, box: Panel, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str) -> None:
+        def fail(_self: object, _question: Question) -> Answer:
+            raise error
+
+        monkeypatch.setattr(EstimateHere, "__call__", fail)
+        box.choose(mirroring=True)
+        assert text in box.panel.view().message.text
+        assert box.panel.state is State.READY, "a run may work all the same"
+        assert not box.panel.busy
+        box.panel.segment()
+        assert box.panel.state is State.RUNNING
+
+    def test_a_copy_for_the_estimates(self, box: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(selection, "volume_from_node", no_memory)
+        box.choose(volume=box.mrml.volume_node(scan()))
+        assert "not enough memory" in box.panel.view().message.text
+        assert box.panel.state is State.READY
+
+    @pytest.mark.parametrize("where", ["volume_from_node", "_start"])
+    def test_the_start(self, box: Panel, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+        if where == "_start":
+            monkeypatch.setattr(box.panel, "_start", no_memory)
+        else:
+            monkeypatch.setattr(segment_panel, where, no_memory)
+        box.panel.segment()
+        assert box.panel.state is State.FAILED
+        assert "not enough memory" in box.panel.view().message.text
+
+    def test_placing_the_result(self, box: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+        box.panel.segment()
+        found = box.result("x1")
+        monkeypatch.setattr(segment_panel, "place_result", no_memory)
+        box.end(found)
+        assert box.panel.state is State.FAILED
+        assert "not enough memory" in box.panel.view().message.text
+        assert not box.panel.busy
+
+    def test_surfaces(self, box: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(surfaces, "add_surface", no_memory)
+        box.choose(surfaces=True)
+        box.panel.segment()
+        box.end(box.result("x1"))
+        assert box.panel.poll()
+        assert "not enough memory" in box.panel.view().message.text
+        assert (box.panel.state, box.panel.busy) == (State.DONE, False)
 
 
 class TestUnsuitableVolumes:
@@ -358,7 +496,15 @@ class TestRun:
         box.choose(surfaces=False)  # what was chosen at the start counts
         box.end(box.result("x1"))
         segments = box.panel.outcomes[0].nodes.segmentation.GetSegmentation()
+        for number in (1, 2, 3):
+            assert box.panel.state is State.DONE
+            assert box.panel.view().message.text == f"x1: done in 3 s. Making surface {number} of 3."
+            made = [segments.GetNthSegment(n).GetRepresentation("Closed surface") is not None for n in range(3)]
+            assert sum(made) == number - 1, "one at a time: Slicer is to be used meanwhile"
+            assert box.panel.poll()
         assert segments.ContainsRepresentation("Closed surface")
+        assert box.panel.view().message.text == "x1: done in 3 s."
+        assert not box.panel.busy
         del logic
 
     def test_the_volume_is_that_of_the_start(self, box: Panel) -> None:

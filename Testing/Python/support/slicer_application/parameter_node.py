@@ -31,7 +31,7 @@ def _property(name: str, hint: Any, default: Any) -> property:
     is_node = not is_list and kind not in (str, int, bool) and not issubclass(kind, Enum)
 
     def read(self: _ParameterNode) -> Any:
-        node = self.node
+        node = self.parameterNode
         if is_node:
             return node.GetNodeReference(name)
         if not node.HasParameter(name):
@@ -44,7 +44,7 @@ def _property(name: str, hint: Any, default: Any) -> property:
     def write(self: _ParameterNode, value: Any) -> None:
         if is_node:
             assert value is None or value.IsA(kind.__name__)
-            self.node.SetNodeReferenceID(name, None if value is None else value.GetID())
+            self.parameterNode.SetNodeReferenceID(name, None if value is None else value.GetID())
             return
         if is_list:
             assert all(isinstance(each, str) for each in value)
@@ -53,7 +53,7 @@ def _property(name: str, hint: Any, default: Any) -> property:
             if type(value) is not kind:
                 raise ValueError(f"{name} is {kind}, not {value!r}")
             text = value if kind is str else value.name if issubclass(kind, Enum) else json.dumps(value)
-        self.node.SetParameter(name, text)
+        self.parameterNode.SetParameter(name, text)
 
     return property(read, write)
 
@@ -62,14 +62,14 @@ class _ParameterNode:
     types: dict[str, Any]
 
     def __init__(self, node: Any) -> None:
-        self.node = node
+        self.parameterNode = node
         self._tags: dict[int, tuple[int, list[Callable[[], None]]]] = {}
 
     def AddObserver(self, event: Any, callback: Any, priority: float = 0.0) -> int:
-        return int(self.node.AddObserver(event, callback, priority))
+        return int(self.parameterNode.AddObserver(event, callback, priority))
 
     def RemoveObserver(self, tag: int) -> None:
-        self.node.RemoveObserver(tag)
+        self.parameterNode.RemoveObserver(tag)
 
     def connectGui(self, ui: Any) -> int:
         """Bind all widgets with the dynamic property ``SlicerParameterName``."""
@@ -81,13 +81,13 @@ class _ParameterNode:
                 display()
 
         show()
-        tag = self.node.AddObserver("ModifiedEvent", show)
+        tag = self.parameterNode.AddObserver("ModifiedEvent", show)
         self._tags[tag] = (tag, [disconnect for _, disconnect in connections])
         return int(tag)
 
     def disconnectGui(self, tag: int) -> None:
         observer, disconnections = self._tags.pop(tag)
-        self.node.RemoveObserver(observer)
+        self.parameterNode.RemoveObserver(observer)
         for disconnect in disconnections:
             disconnect()
 

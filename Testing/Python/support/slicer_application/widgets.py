@@ -66,9 +66,17 @@ class ctkPathLineEdit(QWidget):
         layout.addWidget(self._edit)
         layout.addWidget(QToolButton(self))
         self._edit.textChanged.connect(self.currentPathChanged)
+        self._history: list[str] = []
 
     currentPath = Property(str, lambda self: self._edit.text(), lambda self, path: self._edit.setText(path))
     settingKey = Property(str, lambda self: "", lambda self, key: None)
+
+    def addCurrentPathToHistory(self) -> None:
+        self._history.append(self._edit.text())
+
+    def history(self) -> list[str]:
+        """Return what was added; not in CTK."""
+        return self._history
 
 
 class qMRMLWidget(QWidget):
