@@ -18,11 +18,12 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_self_tests_pass() -> None:
-    """In a process of its own: they put things into ``sys.modules`` that other tests must not see."""
+@pytest.mark.parametrize("program", ["run_self_tests", "check_panel"])
+def test_the_panel_in_the_application_in_miniature(program: str) -> None:
+    """In a process of its own: it puts things into ``sys.modules`` that other tests must not see."""
     paths = [str(ROOT / "Testing" / "Python"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [sys.executable, "-m", "support.slicer_application.run_self_tests"],
+        [sys.executable, "-m", f"support.slicer_application.{program}"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths).rstrip(os.pathsep), "PYTHONUTF8": "1"},
         capture_output=True,
         encoding="utf-8",

@@ -39,10 +39,29 @@ class _EnteredWidget(widgets.qMRMLWidget):
 custom_widgets["_EnteredWidget"] = _EnteredWidget
 
 
+class _ModuleManager:
+    """``slicer.app.moduleManager()``."""
+
+    def __init__(self) -> None:
+        self.slots: list[Any] = []
+
+    def connect(self, signal: str, slot: Any) -> None:
+        assert signal == "moduleAboutToBeUnloaded(QString)"
+        self.slots.append(slot)
+
+    def disconnect(self, signal: str, slot: Any) -> None:
+        assert signal == "moduleAboutToBeUnloaded(QString)"
+        self.slots.remove(slot)
+
+
 class _Application:
     """``slicer.app``."""
 
     applicationName = "Slicer"
+    _module_manager = _ModuleManager()
+
+    def moduleManager(self) -> _ModuleManager:
+        return self._module_manager
 
     def __init__(self, temporary: Path, logic: Any) -> None:
         self.temporaryPath = str(temporary)
@@ -72,6 +91,11 @@ class _Widget:
     def __init__(self, parent: Any) -> None:
         self.parent = parent
         self.layout = parent.layout()
+        slicer.app.moduleManager().connect("moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded)
+
+    def _onModuleAboutToBeUnloaded(self, _name: str) -> None:
+        self.cleanup()  # type: ignore[attr-defined]
+        slicer.app.moduleManager().disconnect("moduleAboutToBeUnloaded(QString)", self._onModuleAboutToBeUnloaded)
 
     def setup(self) -> None:
         """Nothing: developer mode is off."""
@@ -166,10 +190,12 @@ def open_module(temporary: Path) -> tuple[ModuleType, Any, Any]:
     assert parent.helpText
     for slot in slicer.app.startup:
         slot()
+    slicer.modules = SimpleNamespace()
     widget = _new_widget(module)
-    slicer.util.getModuleWidget = lambda _name: widget
-    slicer.util.selectModule = lambda name: _select(widget, name == "KDSegmentator")
+    slicer.util.getModuleWidget = lambda _name: slicer.modules.KDSegmentatorWidget
+    slicer.util.selectModule = lambda name: _select(slicer.modules.KDSegmentatorWidget, name == "KDSegmentator")
     slicer.util.getNewModuleWidget = lambda _name: _new_widget(module)
+    slicer.util.reloadScriptedModule = lambda _name: _reload(module)
     return module, widget, unwrapped(widget.parent)
 
 
@@ -181,10 +207,17 @@ def _select(widget: Any, selected: bool) -> None:
         (widget.enter if selected else widget.exit)()
 
 
+def _reload(module: ModuleType) -> None:
+    """Make the panel anew, from the same files."""
+    slicer.modules.KDSegmentatorWidget._onModuleAboutToBeUnloaded("KDSegmentator")
+    _new_widget(module)
+
+
 def _new_widget(module: ModuleType) -> Any:
     place = _EnteredWidget()
     QVBoxLayout(place)
     widget = module.KDSegmentatorWidget(wrapped(place))
+    slicer.modules.KDSegmentatorWidget = widget
     widget.setup()
     return widget
 

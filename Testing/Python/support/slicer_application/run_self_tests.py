@@ -11,6 +11,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import slicer
+
 from support.slicer_application.application import open_module
 from support.slicer_application.pythonqt import slot_errors
 
@@ -18,14 +20,25 @@ from support.slicer_application.pythonqt import slot_errors
 def main() -> int:
     """Run them."""
     with tempfile.TemporaryDirectory(prefix="slicer é ") as folder:
-        module, widget, _place = open_module(Path(folder))
+        module, _widget, _place = open_module(Path(folder))
+        with_user_folders = _pack_folder()
         suite = unittest.defaultTestLoader.loadTestsFromTestCase(module.KDSegmentatorTest)
         result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(suite)
-        widget.cleanup()
+        restored = _pack_folder() == with_user_folders
+        slots = slicer.app.moduleManager().slots
+        widgets = len(slots)
+        for slot in tuple(slots):
+            slot("KDSegmentator")
         left = [path.name for path in Path(folder).glob(".kdseg-*")]
-    print(f"errors in slots: {len(slot_errors)}; left behind: {left}")
-    passed = result.wasSuccessful() and result.testsRun and not result.skipped and not slot_errors and not left
+    print(f"errors in slots: {len(slot_errors)}; left behind: {left}; widgets that Slicer knows: {widgets}")
+    print(f"the user's folders are back: {restored}")
+    clean = not slot_errors and not left and widgets == 1 and restored
+    passed = result.wasSuccessful() and result.testsRun and not result.skipped and clean
     return 0 if passed else 1
+
+
+def _pack_folder() -> str:
+    return str(slicer.modules.KDSegmentatorWidget.panel.settings.user_packs)
 
 
 if __name__ == "__main__":
