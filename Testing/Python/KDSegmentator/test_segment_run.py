@@ -1,0 +1,189 @@
+"""A run of the Segment box, from the request to the result in the scene."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
+pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
+from KDSegmentatorLib.errors import InsufficientMemoryError
+from KDSegmentatorLib.jobs.events import FailedSize, Log, Progressed, Started
+from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
+from KDSegmentatorLib.mrml.volumes import volume_from_node
+from KDSegmentatorPanel.choices import EngineChoice, PrecisionChoice
+from KDSegmentatorPanel.state import State
+from support.mrml_scene import affine
+from support.segment_box import Panel, scan
+
+
+class TestRun:
+    def test_request(self, box: Panel) -> None:
+        box.choose(
+            size="x1/2",
+            left_out=frozenset({"structure 2"}),
+            engine=EngineChoice.ONNXRUNTIME,
+            precision=PrecisionChoice.FLOAT32,
+            threads=3,
+            mirroring=True,
+            entropy=True,
+        )
+        box.panel.segment()
+        request = box.start.requests[0]
+        assert request.sizes == ("x1/2",)
+        settings = request.settings
+        assert (settings.task, settings.labels) == ("generated", ("structure 1", "structure 3"))
+        assert (settings.engine, settings.precision, settings.threads) == ("onnxruntime", "float32", 3)
+        assert (settings.mirroring, settings.entropy, settings.check_input) == (True, True, True)
+        assert (settings.user_packs, settings.shipped_packs) == (
+            str(box.packs.user_folder),
+            str(box.packs.shipped_folder),
+        )
+
+    def test_the_untouched_choices_leave_it_to_the_library(self, box: Panel) -> None:
+        box.panel.segment()
+        settings = box.start.requests[0].settings
+        assert (settings.labels, settings.threads, settings.engine) == (None, None, "auto")
+
+    def test_a_linear_transform_is_respected(self, box: Panel) -> None:
+        transform = box.mrml.linear_transform(affine((0, 0, 30), (5, 6, 7)), box.inputs.volume)
+        box.panel.volume_changed()
+        box.panel.segment()
+        assert box.start.volumes[0].same_grid(volume_from_node(box.inputs.volume))
+        box.end(box.result("x1"))
+        node = box.panel.outcomes[0].nodes.segmentation
+        assert node.GetParentTransformNode() is transform
+
+    def test_progress_and_log(self, box: Panel) -> None:
+        box.panel.segment()
+        assert box.panel.state is State.RUNNING
+        assert box.panel.view().progress.text == "starting"
+        box.end(
+            Started(pid=7, version="0.1.0"),
+            Log(level="info", message="reading"),
+            Progressed(run=0, runs=1, stage="windows", done=5, total=8, seconds_left=2.0),
+        )
+        view = box.panel.view()
+        assert (view.progress.done, view.progress.total) == (5, 8)
+        assert view.progress.text == "window 5 of 8 · 2 s left"
+        assert "reading" in box.panel.log
+        assert not box.panel.poll()
+
+    def test_one_run_at_a_time(self, box: Panel) -> None:
+        box.panel.segment()
+        box.panel.segment()
+        assert len(box.start.jobs) == 1
+
+    def test_the_scene_is_untouched_until_the_result_is_there(self, box: Panel) -> None:
+        before = box.mrml.ids()
+        box.panel.segment()
+        box.end(Started(pid=7, version="0.1.0"))
+        assert box.mrml.ids() == before
+
+    def test_result(self, box: Panel) -> None:
+        box.choose(entropy=True)
+        box.panel.segment()
+        box.end(box.result("x1", entropy=True))
+        assert box.panel.state is State.DONE
+        assert not box.panel.busy
+        nodes = box.panel.outcomes[0].nodes
+        assert nodes.segmentation.GetName() == "T1 generated x1"
+        assert nodes.segmentation.GetSegmentation().GetNumberOfSegments() == 3
+        assert nodes.segmentation.GetNodeReference(STATISTICS_ROLE) is nodes.statistics
+        assert nodes.segmentation.GetNodeReference(ENTROPY_ROLE) is nodes.entropy
+        assert nodes.statistics.GetNumberOfRows() == 3
+        assert box.panel.view().message.text == "x1: done in 3 s."
+        assert "onnxruntime is exact" in box.panel.log
+
+    def test_structures_that_were_not_found_are_said(self, box: Panel) -> None:
+        box.panel.segment()
+        box.end(box.result("x1", labels=(1,)))
+        message = box.panel.view().message
+        assert message.level == "warning"
+        assert "x1 did not find: structure 2, structure 3." in message.text
+
+    def test_surfaces(self, box: Panel) -> None:
+        import slicer
+
+        logic = slicer.vtkSlicerSegmentationsModuleLogic()
+        logic.SetMRMLScene(box.mrml.scene)  # registers the conversion to surfaces
+        box.choose(surfaces=True)
+        box.panel.segment()
+        box.choose(surfaces=False)  # what was chosen at the start counts
+        box.end(box.result("x1"))
+        segments = box.panel.outcomes[0].nodes.segmentation.GetSegmentation()
+        for number in (1, 2, 3):
+            assert box.panel.state is State.DONE
+            assert box.panel.view().message.text == f"x1: done in 3 s. Making surface {number} of 3."
+            made = [segments.GetNthSegment(n).GetRepresentation("Closed surface") is not None for n in range(3)]
+            assert sum(made) == number - 1, "one at a time: Slicer is to be used meanwhile"
+            assert box.panel.poll()
+        assert segments.ContainsRepresentation("Closed surface")
+        assert box.panel.view().message.text == "x1: done in 3 s."
+        assert not box.panel.busy
+        del logic
+
+    def test_the_volume_is_that_of_the_start(self, box: Panel) -> None:
+        first = box.inputs.volume
+        box.panel.segment()
+        found = box.result("x1")
+        box.choose(volume=box.mrml.volume_node(scan(), "Second"))
+        assert box.panel.state is State.RUNNING
+        box.end(found)
+        assert box.panel.outcomes[0].nodes.segmentation.GetNodeReference("referenceImageGeometryRef") is first
+
+    def test_another_volume_after_the_run(self, box: Panel) -> None:
+        box.panel.segment()
+        box.end(box.result("x1"))
+        box.choose(volume=box.mrml.volume_node(scan(), "Second"))
+        assert box.panel.state is State.READY
+        assert box.panel.view().message.text == ""
+
+    def test_several_sizes(self, box: Panel) -> None:
+        box.choose(output=box.mrml.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine"))
+        box.panel.segment(("x1", "x1/4"))
+        assert box.start.requests[0].sizes == ("x1", "x1/4")
+        box.end(box.result("x1", "x1/4"))
+        names = [outcome.nodes.segmentation.GetName() for outcome in box.panel.outcomes]
+        assert names == ["T1 generated x1", "T1 generated x1/4"]
+
+    def test_a_size_that_failed_is_said(self, box: Panel) -> None:
+        box.panel.segment(("x1", "x1/4"))
+        failure = FailedSize(size="x1", error=InsufficientMemoryError("x1 needs more memory"))
+        box.end(replace(box.result("x1/4"), failures=(failure,)))
+        assert box.panel.state is State.DONE
+        assert "x1 failed: X1 needs more memory" in box.panel.view().message.text
+
+
+class TestOutput:
+    def test_an_existing_segmentation_is_replaced(self, box: Panel) -> None:
+        box.panel.segment()
+        box.end(box.result("x1", entropy=True))
+        nodes = box.panel.outcomes[0].nodes
+        node, old_table, old_map = nodes.segmentation, nodes.statistics, nodes.entropy
+        box.choose(output=node, size="x1/4")
+        assert box.panel.overwritten() == "T1 generated x1"
+        box.panel.segment()
+        box.end(box.result("x1/4", labels=(2,)))
+        assert box.panel.outcomes[0].nodes.segmentation is node
+        assert node.GetAttribute("KDSegmentator.size") == "x1/4"
+        assert node.GetName() == "T1 generated x1"
+        assert old_table.GetScene() is None
+        assert old_map is not None
+        assert old_map.GetScene() is None
+        assert node.GetNodeReference(ENTROPY_ROLE) is None
+
+    def test_a_new_or_empty_one_overwrites_nothing(self, box: Panel) -> None:
+        assert box.panel.overwritten() == ""
+        box.choose(output=box.mrml.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine"))
+        assert box.panel.overwritten() == ""
+
+    def test_one_that_was_deleted_during_the_run(self, box: Panel) -> None:
+        output = box.mrml.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine")
+        box.choose(output=output)
+        box.panel.segment()
+        box.mrml.scene.RemoveNode(output)
+        box.end(box.result("x1"))
+        assert box.panel.state is State.DONE
+        assert box.panel.outcomes[0].nodes.segmentation is not output

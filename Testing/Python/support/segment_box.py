@@ -1,0 +1,95 @@
+"""The Segment box without Qt: real packs and real MRML, injected jobs, estimates and packages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from KDSegmentatorLib.advisor.speed import nominal_speed
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.jobs.events import Segmented
+from KDSegmentatorLib.mrml.volumes import volume_from_node
+from KDSegmentatorLib.packs.pack import StudentPack
+from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorPanel.choices import Inputs
+from KDSegmentatorPanel.estimation import Answer, Question, estimate_here
+from KDSegmentatorPanel.segment_panel import SegmentPanel
+from KDSegmentatorPanel.selection import SETTLE_SECONDS
+from support.mrml_scene import TILTED, MrmlScene, placed
+from support.panel_doubles import AtOnce, Clock, FakePackages, FakeStart, size_result
+
+SHAPE = (20, 24, 18)
+
+
+def no_memory(*_arguments: object, **_options: object) -> Any:
+    raise MemoryError("Unable to allocate 1.9 GiB")
+
+
+class EstimateHere:
+    """Estimates in this process, for a machine of a fixed speed."""
+
+    def __init__(self) -> None:
+        self.questions: list[Question] = []
+        self.stopped = 0
+
+    def __call__(self, question: Question) -> Answer:
+        self.questions.append(question)
+        return estimate_here(question, lambda _candidate, _threads: replace(nominal_speed(4), measured=True))
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+def scan(scale: float = 100.0, shift: float = 0.0) -> Volume:
+    voxels = np.random.default_rng(3).gamma(2, scale, size=SHAPE).astype(np.float32) + shift
+    return placed(voxels.astype(np.float32), "RAS", TILTED, (1.1, 0.9, 1.7))
+
+
+@dataclass
+class Panel:
+    """The panel and what is around it."""
+
+    panel: SegmentPanel
+    start: FakeStart
+    packages: FakePackages
+    background: AtOnce
+    estimate: EstimateHere
+    clock: Clock
+    packs: PackStore
+    mrml: MrmlScene
+    inputs: Inputs
+
+    def choose(self, **inputs: Any) -> None:
+        self.inputs = replace(self.inputs, **inputs)
+        self.panel.update(self.inputs)
+        self.clock.now += SETTLE_SECONDS
+        self.panel.poll()
+
+    def settle(self) -> None:
+        """Let everything be found out that was held back."""
+        while self.panel.busy:
+            self.background.run()
+            assert self.panel.poll()
+
+    def pack(self, size: str = "x1/4") -> StudentPack:
+        return self.packs.get(f"generated-{size.replace('/', '_')}")
+
+    def result(self, *sizes: str, labels: tuple[int, ...] = (1, 2, 3), entropy: bool = False) -> Segmented:
+        volume = volume_from_node(self.inputs.volume)
+        found = tuple(size_result(self.pack(size), volume, labels=labels, entropy=entropy) for size in sizes)
+        return Segmented(results=found, failures=())
+
+    def end(self, *events: Any) -> None:
+        self.start.job.events += events
+        assert self.panel.poll()
+
+
+def empty_box(mrml: MrmlScene, packs: PackStore, *missing: str, later: bool = False, declines: bool = False) -> Panel:
+    start, packages, background = FakeStart(), FakePackages(*missing, declines=declines), AtOnce(later=later)
+    estimate, clock = EstimateHere(), Clock()
+    panel = SegmentPanel(
+        packs=packs, start=start, estimate=estimate, background=background, packages=packages, clock=clock
+    )
+    return Panel(panel, start, packages, background, estimate, clock, packs, mrml, Inputs())
