@@ -14,6 +14,7 @@ import unittest
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -126,6 +127,31 @@ class PanelChecks(unittest.TestCase):
             self.widget.ui.installButton.click()
             self.assertIn("Choose the folder", self.widget.ui.batchButton.toolTip)
         self.widget.panel.refresh()
+
+    def test_self_tests_without_an_engine(self) -> None:
+        """They are skipped, which continuous integration takes for a failure."""
+        from KDSegmentatorPanel.self_tests import KDSegmentatorTest
+
+        test = KDSegmentatorTest("test_sample")
+        test.panel = SimpleNamespace(packages_missing=("onnxruntime",))
+        with patch.dict(os.environ, KDSEG_CI="0"), self.assertRaises(unittest.SkipTest):
+            test._need_engine()
+        with patch.dict(os.environ, KDSEG_CI="1"), self.assertRaisesRegex(AssertionError, "KDSEG_CI"):
+            test._need_engine()
+
+    def test_self_tests_have_folders_of_their_own(self) -> None:
+        """The user's packs are not read, and nothing is measured into the user's cache."""
+        from KDSegmentatorPanel.self_tests import KDSegmentatorTest
+
+        users = self.widget.panel.settings.user_packs
+        KDSegmentatorTest.setUpClass()
+        try:
+            self.assertNotEqual(slicer.modules.KDSegmentatorWidget.panel.settings.user_packs, users)
+        finally:
+            KDSegmentatorTest.doClassCleanups()
+        self.widget = slicer.modules.KDSegmentatorWidget
+        self.assertEqual(self.widget.panel.settings.user_packs, users)
+        self.widget.enter()
 
     def _compared(self) -> list[Any]:
         nodes = []
