@@ -75,12 +75,7 @@ def place_result(
         _belongs_to(table, reference_node, segmentation.record)
         entropy = None
         if segmentation.entropy is not None:
-            entropy = _entropy_node(
-                segmentation.entropy,
-                reference_node,
-                name=f"{node.GetName()} uncertainty (bit)",
-                classes=len(segmentation.labels) + 1,
-            )
+            entropy = _entropy_node(segmentation.entropy, reference_node, name=f"{node.GetName()} uncertainty (bit)")
             added.append(entropy)
             _belongs_to(entropy, reference_node, segmentation.record)
         if into is not None:
@@ -94,6 +89,8 @@ def place_result(
             remove_node(old)
     node.SetNodeReferenceID(STATISTICS_ROLE, table.GetID())
     node.SetNodeReferenceID(ENTROPY_ROLE, None if entropy is None else entropy.GetID())
+    if entropy is not None and segmentation.entropy is not None:
+        _color(entropy, segmentation.entropy, classes=len(segmentation.labels) + 1)
     return PlacedResult(segmentation=node, statistics=table, entropy=entropy)
 
 
@@ -103,10 +100,8 @@ def _belongs_to(node: vtkMRMLNode, reference_node: vtkMRMLScalarVolumeNode, reco
     place_beside(node, reference_node)
 
 
-def _entropy_node(
-    entropy: Volume, reference_node: vtkMRMLScalarVolumeNode, *, name: str, classes: int
-) -> vtkMRMLScalarVolumeNode:
-    """Add the map where the volume is: on its grid, under its transform; black is sure."""
+def _entropy_node(entropy: Volume, reference_node: vtkMRMLScalarVolumeNode, *, name: str) -> vtkMRMLScalarVolumeNode:
+    """Add the map where the volume is: on its grid, under its transform."""
     import vtk
 
     node = node_from_volume(entropy, reference_node.GetScene(), name=name)
@@ -115,9 +110,13 @@ def _entropy_node(
     node.SetIJKToRASMatrix(to_ras)
     node.GetImageData().SetExtent(reference_node.GetImageData().GetExtent())
     node.SetAndObserveTransformNodeID(reference_node.GetTransformNodeID())
+    return node
+
+
+def _color(node: vtkMRMLScalarVolumeNode, entropy: Volume, *, classes: int) -> None:
+    """Show the map in colours from sure, which is black, to all structures and background equally likely."""
     display = node.GetDisplayNode()
     display.SetAndObserveColorNodeID(_ENTROPY_COLORS)
     display.AutoWindowLevelOff()
-    # from sure to all of them equally likely; more than that can be if only some structures were asked for
+    # more than that can be if only some structures were asked for
     display.SetWindowLevelMinMax(0.0, max(math.log2(max(classes, 2)), float(entropy.voxels.max())))
-    return node
