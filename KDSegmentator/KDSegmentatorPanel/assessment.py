@@ -10,7 +10,7 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference import plausibility
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorLib.packs.manifest import Modality
-from KDSegmentatorPanel.estimation import Answer, Expected, Question, estimate_apart
+from KDSegmentatorPanel.estimation import Answer, Expected, Question
 from KDSegmentatorPanel.outline import Outline
 from KDSegmentatorPanel.wording import for_people
 
@@ -45,7 +45,7 @@ def assess(
     choices: Choices,
     *,
     check_intensities: bool,
-    estimate: Callable[[Question], Answer] = estimate_apart,
+    estimate: Callable[[Question], Answer],
 ) -> Assessment:
     """Return what each family means for the volume.
 
