@@ -15,7 +15,7 @@ from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.background import BackgroundThread
 from KDSegmentatorPanel.batch_panel import BatchPanel
 from KDSegmentatorPanel.compare_panel import ComparePanel
-from KDSegmentatorPanel.estimation import Answer, Question, estimate_apart
+from KDSegmentatorPanel.estimation import EstimateProcess
 from KDSegmentatorPanel.interpreter import python_executable
 from KDSegmentatorPanel.packs_panel import PacksPanel
 from KDSegmentatorPanel.ports import Choices, Job
@@ -31,7 +31,7 @@ def segment_panel() -> SegmentPanel:
     return SegmentPanel(
         packs=PackStore(),
         start=_start_segmentation,
-        estimate=_Estimate(),
+        estimate=EstimateProcess(python_executable(), _temporary_folder()),
         background=BackgroundThread("KDSegmentator estimates"),
         packages=SlicerPackages(_REQUIREMENTS),
     )
@@ -70,16 +70,6 @@ def export_dicom(item: int) -> None:
     dialog.setMRMLScene(slicer.mrmlScene)
     dialog.execDialog(item)
     dialog.deleteLater()
-
-
-class _Estimate:
-    """Estimates in a process of their own."""
-
-    def __call__(self, question: Question) -> Answer:
-        return estimate_apart(question, python_executable())
-
-    def stop(self) -> None:
-        """Leave the process to its end: :func:`estimate_apart` cannot be told to stop, only to take no longer."""
 
 
 def _start_segmentation(request: SegmentRequest, volume: Volume) -> Job:
