@@ -233,7 +233,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         from KDSegmentatorLib.mrml.volumes import volume_from_node
 
         self._need_engine()
-        volume = _generated_volume()
+        volume = _generated_volume(side=40)  # of the task's size, also when it is turned
         transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
         turn = slicer.util.vtkMatrixFromArray(
             np.array([[0, -1, 0, 5], [1, 0, 0, 6], [0, 0, 1, 7], [0, 0, 0, 1]], float)
