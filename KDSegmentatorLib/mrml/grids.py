@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _LPS_TO_RAS = _RAS_TO_LPS
 
+SCALARS_NAME = "ImageScalars"
+"""Of the voxels' array, as ``vtkImageData.AllocateScalars`` names it."""
+
 
 def numpy_matrix(matrix: vtkMatrix4x4) -> npt.NDArray[np.float64]:
     """Return a VTK matrix as a 4 x 4 array."""
@@ -116,11 +119,17 @@ def image_voxels(image: vtkImageData) -> npt.NDArray[Any]:
 
 
 def fill_image(image: vtkImageData, voxels: npt.NDArray[Any]) -> None:
-    """Give image data the size and a copy of the voxels (z, y, x), which VTK must have a type for."""
+    """Give image data the size and a copy of the voxels (z, y, x), which VTK must have a type for.
+
+    The array has the name that VTK gives to those it makes itself: Slicer's DICOM export looks for it, and takes a
+    segment without it for empty.
+    """
     from vtk.util.numpy_support import numpy_to_vtk
 
+    array = numpy_to_vtk(np.ascontiguousarray(voxels).ravel(), deep=True)
+    array.SetName(SCALARS_NAME)
     image.SetDimensions(*voxels.shape[::-1])
-    image.GetPointData().SetScalars(numpy_to_vtk(np.ascontiguousarray(voxels).ravel(), deep=True))
+    image.GetPointData().SetScalars(array)
 
 
 def ras_matrix(volume: Volume) -> vtkMatrix4x4:

@@ -38,7 +38,8 @@ def segmentation_node(
 
     The segments have the label table's order, names, colours and codes, and the ids ``Segment_<label value>``.
     Structures that were not found are there too, as empty segments: whoever asked for them sees that they are missing,
-    and can draw them. All segments share one label map on the volume's own grid, with the label values of the pack.
+    and can draw them. All segments share one label map on the volume's own grid, with the label values of the pack;
+    DICOM export leaves the empty ones out (tried with dcmqi 0.4.0, the converter of Slicer 5.13, and 1.5.7).
     The node is under the volume's transform, so that both move together, and beside it in the subject hierarchy; the
     volume is its reference geometry, as DICOM export needs it. Nothing is added to the scene unless all of it can be.
 
