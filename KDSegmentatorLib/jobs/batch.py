@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +18,8 @@ from KDSegmentatorLib.inference.progress import CancelCheck, Steps
 from KDSegmentatorLib.io.images import read_volume, write_volume
 from KDSegmentatorLib.io.plain_paths import shadowing_reason
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME, BatchPaths, batch_paths
-from KDSegmentatorLib.jobs.batch_record import file_sha256, finished_run, new_record
-from KDSegmentatorLib.jobs.batch_table import TableRow, write_table
+from KDSegmentatorLib.jobs.batch_record import earlier_results, file_sha256, finished_run, new_record
+from KDSegmentatorLib.jobs.batch_table import TableRow, check_table, write_table
 from KDSegmentatorLib.jobs.events import BatchFile, RunState, SizeResult
 from KDSegmentatorLib.jobs.failures import is_disk_full
 from KDSegmentatorLib.jobs.long_paths import long_path
@@ -35,8 +37,8 @@ _log = logging.getLogger(__name__)
 def run_batch(request: BatchRequest, folder: Path, reporter: Reporter, cancel: CancelCheck) -> None:
     """Segment all files, then write the table of their statistics, and the result into the job's folder.
 
-    A file that fails does not stop the others. The results of a file appear when all of them are complete, the record
-    last.
+    A file that fails does not stop the others. The results of a file appear when all of them are complete. What no
+    batch wrote is never overwritten: a file whose results would do that fails.
 
     Args:
         request: what to do.
@@ -46,7 +48,8 @@ def run_batch(request: BatchRequest, folder: Path, reporter: Reporter, cancel: C
 
     Raises:
         CancelledError: ``cancel`` returned True; the files that were finished stay.
-        ImageWriteError: the disk is full, or the output folder cannot be made; the files that were finished stay.
+        ImageWriteError: the disk is full, the output folder cannot be made, or another table is in the way; the files
+            that were finished stay.
         KDSegmentatorError: the pack or its engine cannot be used.
     """
     paths = batch_paths(request)
@@ -57,10 +60,11 @@ def run_batch(request: BatchRequest, folder: Path, reporter: Reporter, cancel: C
         raise ImageWriteError(
             f"the folder {output} cannot be made ({error.strerror}); choose another folder for the results"
         ) from error
+    table = output / TABLE_NAME
+    check_table(table)
     with owned_folder(output) as staging:
         batch = _Batch(request, staging, cancel)
         ends = [batch.process(item, reporter.run(n, len(paths), item.name)) for n, item in enumerate(paths)]
-    table = output / TABLE_NAME
     write_table([end.row for end in ends], table, intensity_unit=batch.intensity_unit)
     write_stored(StoredBatch(files=tuple(end.file for end in ends), table=str(table)), folder / RESULT_NAME)
 
@@ -111,6 +115,7 @@ class _Batch:
                 finished = finished_run(self._request, paths, input_sha256, self._hashes)
                 if finished is not None:
                     return _succeeded(paths, finished, reporter, skipped=True)
+            self._earlier(paths)
             volume = read_volume(paths.scan)
         except KDSegmentatorError as error:
             return _failed(paths, error, reporter)
@@ -154,7 +159,7 @@ class _Batch:
         """Write all files beside their destination, then move them there.
 
         Raises:
-            ImageWriteError: a file could not be written.
+            ImageWriteError: a file could not be written, or one is in the way that no batch wrote.
             OSError: a file could not be moved into place.
         """
         segmentation = result.segmentation
@@ -167,13 +172,44 @@ class _Batch:
         record = new_record(self._request, paths, input_sha256, run, self._staging)
         write_stored(record, self._staging / paths.record.name)
         paths.record.parent.mkdir(parents=True, exist_ok=True)
-        replace(self._staging / paths.labels.name, paths.labels)
-        paths.record.unlink(missing_ok=True)  # an old one: from here until the end the result is not complete
-        if run.entropy_file is not None:
-            replace(self._staging / paths.entropy.name, paths.entropy)
-        replace(self._staging / paths.record.name, paths.record)
+        new = [paths.record, paths.labels, *([] if run.entropy_file is None else [paths.entropy])]
+        self._exchange(self._earlier(paths), new)
         writing.advance()
         return run
+
+    def _earlier(self, paths: BatchPaths) -> tuple[Path, ...]:
+        """Return the files that a new result replaces; see :func:`earlier_results`."""
+        try:
+            return earlier_results(paths, entropy=self._request.settings.entropy)
+        except OSError as error:
+            raise ImageWriteError(
+                f"the results of {paths.name} cannot be written: what lies in their place cannot be read "
+                f"({error.strerror or error}); check the disk and the permissions"
+            ) from error
+
+    def _exchange(self, earlier: Sequence[Path], new: Sequence[Path]) -> None:
+        """Move the earlier files away and the new ones from the staging folder into place: all of them, or none.
+
+        The old record goes last and the new one comes first: whenever the process may end, each file in place has a
+        record that knows it, so that the next batch may replace it. Whether a result is complete tell the hashes.
+
+        Raises:
+            OSError: a file could not be moved; the earlier ones are in place again.
+        """
+        aside = [self._staging / f"earlier-{path.name}" for path in earlier]
+        moves = [*zip(earlier, aside, strict=True), *((self._staging / path.name, path) for path in new)]
+        moved: list[tuple[Path, Path]] = []
+        try:
+            for source, target in moves:
+                replace(source, target)
+                moved.append((source, target))
+        except OSError:
+            for source, target in reversed(moved):
+                with contextlib.suppress(OSError):
+                    replace(target, source)
+            raise
+        for path in aside:
+            path.unlink(missing_ok=True)
 
     def _write(self, volume: Volume, target: Path) -> None:
         unfinished = self._staging / target.name

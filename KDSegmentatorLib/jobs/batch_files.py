@@ -27,7 +27,7 @@ class BatchPaths:
         scan: the input.
         labels: the label map.
         entropy: the entropy map, if it is asked for.
-        record: how the result came about; it is there if and only if the result is complete.
+        record: how the result came about, with the hashes of the other two: they tell whether it is complete.
     """
 
     name: str

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from KDSegmentatorLib.errors import JobError
+from KDSegmentatorLib.errors import ImageWriteError, JobError
 from KDSegmentatorLib.io.checks import CHUNK_BYTES
 from KDSegmentatorLib.jobs.batch_files import BatchPaths
 from KDSegmentatorLib.jobs.request import BatchRequest, Settings
@@ -95,6 +95,50 @@ def finished_run(
     except (JobError, OSError):
         pass  # no record, or none of ours: the file is segmented
     return None
+
+
+def earlier_results(paths: BatchPaths, *, entropy: bool) -> tuple[Path, ...]:
+    """Return the files of an earlier result that lie where a new one shall be, the record last.
+
+    Only what a batch wrote may be replaced: the files whose hashes the record beside them has. Anything else is
+    somebody's work, drawn or corrected by hand.
+
+    Args:
+        paths: of the input.
+        entropy: whether the new result has an entropy map.
+
+    Raises:
+        ImageWriteError: a file is in the way that no batch wrote, or that was changed since.
+        OSError: a file cannot be read.
+    """
+    if not any(_occupied(path) for path in (paths.labels, paths.entropy, paths.record)):
+        return ()
+    record = None
+    if _occupied(paths.record):
+        try:
+            record = read_stored(BatchRecord, paths.record)
+        except JobError:
+            raise ImageWriteError(_in_the_way(paths.record)) from None
+    found = []
+    for path, wanted in ((paths.labels, True), (paths.entropy, entropy)):
+        if not _occupied(path):
+            continue
+        if record is not None and record.sha256.get(path.name) == file_sha256(path):
+            found.append(path)
+        elif wanted:
+            raise ImageWriteError(_in_the_way(path))
+    return (*found, *(() if record is None else (paths.record,)))
+
+
+def _occupied(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
+
+
+def _in_the_way(path: Path) -> str:
+    return (
+        f"{path} is in the way: no batch wrote it, or it was changed since, and it is not overwritten; move or rename "
+        "it, or choose another folder for the results"
+    )
 
 
 def file_sha256(path: Path) -> str:

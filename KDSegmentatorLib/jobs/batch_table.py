@@ -9,6 +9,7 @@ from pathlib import Path
 
 from KDSegmentatorLib.analysis.spreadsheet import as_text
 from KDSegmentatorLib.analysis.statistics import statistics_cells, statistics_columns
+from KDSegmentatorLib.errors import ImageWriteError
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.jobs.stored import StoredRun
 
@@ -20,6 +21,33 @@ class TableRow:
     name: str
     run: StoredRun | None
     message: str = ""
+
+
+_LONGEST_HEADER = 1000
+_FIRST_COLUMNS = ("file", "pack_id", "pack_version")
+
+
+def check_table(path: Path) -> None:
+    """Check that no other file than a batch's table lies where the table shall be.
+
+    Raises:
+        ImageWriteError: one does, or it cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            header = file.readline(_LONGEST_HEADER)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ImageWriteError(
+            f"{path} cannot be read ({error.strerror or error}); check the permissions, or choose another folder for "
+            "the results"
+        ) from error
+    if not header.startswith(",".join(_FIRST_COLUMNS) + ","):
+        raise ImageWriteError(
+            f"{path} is in the way: no batch wrote it, and it is not overwritten; move or rename it, or choose another "
+            "folder for the results"
+        )
 
 
 def write_table(entries: Sequence[TableRow], path: Path, *, intensity_unit: str) -> None:
@@ -38,7 +66,7 @@ def write_table(entries: Sequence[TableRow], path: Path, *, intensity_unit: str)
     columns = statistics_columns(intensity_unit)
     with atomic_output(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["file", "pack_id", "pack_version", *columns, "failure"])
+        table.writerow([*_FIRST_COLUMNS, *columns, "failure"])
         for entry in entries:
             name = as_text(entry.name)
             if entry.run is None:

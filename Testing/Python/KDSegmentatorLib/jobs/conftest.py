@@ -17,7 +17,7 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.events import Progressed, RunChanged
 from KDSegmentatorLib.jobs.lines import Message
 from KDSegmentatorLib.jobs.reporter import Reporter
-from KDSegmentatorLib.jobs.request import Settings
+from KDSegmentatorLib.jobs.request import BatchRequest, Settings
 from KDSegmentatorLib.packs.store import PackStore
 from support.generated_family import build_size, write_scan
 
@@ -80,6 +80,34 @@ def jobs_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "temporary"
     folder.mkdir()
     return folder
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """Return a folder with two scans."""
+    folder = tmp_path / "scans"
+    folder.mkdir()
+    write_scan(folder / "a.nii.gz")
+    write_scan(folder / "b ü.nrrd", np.random.default_rng(8).gamma(2, 100, size=(18, 20, 22)).astype(np.float32))
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    """Return where the results of a batch shall be."""
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def request_(settings: Settings, scans: Path, output: Path) -> BatchRequest:
+    """Return a batch of the two scans."""
+    return BatchRequest(
+        settings=settings,
+        size="x1/4",
+        input_folder=str(scans),
+        inputs=("a.nii.gz", "b ü.nrrd"),
+        output_folder=str(output),
+    )
 
 
 Faulty = Callable[..., dict[str, str]]
