@@ -6,7 +6,9 @@ import os
 import shutil
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +17,14 @@ pytest.importorskip("onnx", reason="needs onnx to build a network: pip install o
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.events import Progressed, RunChanged
+from KDSegmentatorLib.jobs.launcher import PythonLauncher
 from KDSegmentatorLib.jobs.lines import Message
+from KDSegmentatorLib.jobs.process import JobProcess, start_segmentation
 from KDSegmentatorLib.jobs.reporter import Reporter
-from KDSegmentatorLib.jobs.request import BatchRequest, Settings
+from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest, Settings
 from KDSegmentatorLib.packs.store import PackStore
 from support.generated_family import build_size, write_scan
+from support.job_processes import Start
 
 ROOT = Path(__file__).resolve().parents[4]
 SIZES = ("x1", "x1/4")
@@ -142,6 +147,18 @@ def faulty(tmp_path: Path) -> Faulty:
         return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1"}
 
     return environment
+
+
+@pytest.fixture
+def start(settings: Settings, volume: Volume, jobs_folder: Path, faulty: Any) -> Start:
+    """Return a function that starts a segmentation, with a fault in its worker."""
+
+    def segment(code: str = "", *, sizes: tuple[str, ...] = ("x1/4",), entropy: bool = False, **at: Any) -> JobProcess:
+        request = SegmentRequest(settings=replace(settings, entropy=entropy), sizes=sizes)
+        launcher = PythonLauncher(environment=faulty(code, **at))
+        return start_segmentation(request, volume, launcher=launcher, temporary_folder=jobs_folder)
+
+    return segment
 
 
 class RecordingReporter(Reporter):
