@@ -17,7 +17,7 @@ from KDSegmentatorPanel.assessment import assess
 from KDSegmentatorPanel.background import BackgroundThread
 from KDSegmentatorPanel.batch_panel import BatchPanel
 from KDSegmentatorPanel.compare_panel import ComparePanel
-from KDSegmentatorPanel.estimation import estimate_apart
+from KDSegmentatorPanel.estimation import EstimateProcess
 from KDSegmentatorPanel.interpreter import python_executable
 from KDSegmentatorPanel.packs_panel import PacksPanel
 from KDSegmentatorPanel.ports import Job
@@ -33,7 +33,7 @@ def segment_panel() -> SegmentPanel:
     return SegmentPanel(
         packs=PackStore(),
         start=_start_segmentation,
-        assess=partial(assess, estimate=partial(estimate_apart, executable=python_executable())),
+        assess=partial(assess, estimate=EstimateProcess(python_executable(), _temporary_folder())),
         background=BackgroundThread("KDSegmentator estimates"),
         packages=SlicerPackages(_REQUIREMENTS),
     )

@@ -10,7 +10,7 @@ from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference import plausibility
 from KDSegmentatorLib.packs.catalogue import Family
-from KDSegmentatorPanel.estimation import Answer, Expected, Question, estimate_apart
+from KDSegmentatorPanel.estimation import Answer, Expected, Question
 from KDSegmentatorPanel.outline import Outline
 from KDSegmentatorPanel.wording import for_people
 
@@ -47,7 +47,7 @@ def assess(
     choices: Choices,
     *,
     check_input: bool,
-    estimate: Callable[[Question], Answer] = estimate_apart,
+    estimate: Callable[[Question], Answer],
 ) -> Assessment:
     """Return what each family means for the volume.
 

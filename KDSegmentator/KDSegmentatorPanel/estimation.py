@@ -10,17 +10,21 @@ import dataclasses
 import json
 import logging
 import os
-import subprocess
-import sys
-from collections.abc import Sequence
+import tempfile
+import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import KDSegmentatorLib
 from KDSegmentatorLib.advisor.advice import SpeedOf, advise
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.errors import KDSegmentatorError
+from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.jobs.cancellation import stdin_closed
+from KDSegmentatorLib.jobs.launcher import Child, PythonLauncher
+from KDSegmentatorLib.jobs.long_paths import long_path
+from KDSegmentatorLib.jobs.owned_folder import owned_folder
 from KDSegmentatorLib.machine.hardware import detect_hardware
 from KDSegmentatorLib.packs.catalogue import Family, families
 from KDSegmentatorLib.packs.store import PackStore
@@ -28,6 +32,11 @@ from KDSegmentatorPanel.outline import Outline
 
 LONGEST_SECONDS = 60.0
 """For an answer; the first one on a machine takes some seconds, because the machine is measured."""
+
+_QUESTION, _ANSWER = "question.json", "answer.json"
+_COMMAND = ("-m", "KDSegmentatorPanel.estimation")
+_WATCH_SECONDS = 0.5
+_ENDING_SECONDS = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -102,36 +111,66 @@ def estimate_here(question: Question, speed_of: SpeedOf | None = None) -> Answer
     return {family.task: _estimate(question, family, speed_of) for family in wanted}
 
 
-def estimate_apart(question: Question, executable: str | None = None) -> Answer:
-    """Return the estimates, worked out in a process of its own; empty if that did not work, which the log tells.
+class EstimateProcess:
+    """Works estimates out in a process of its own, one question at a time.
 
     Args:
-        question: what is to be estimated.
         executable: Python; None takes the one that runs.
+        temporary_folder: for the files of the process; None takes the system's place for temporary files.
     """
-    package_folders = {str(Path(file).resolve().parents[1]) for file in (__file__, KDSegmentatorLib.__file__)}
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([*sorted(package_folders), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
-        "PYTHONSAFEPATH": "1",
-        "PYTHONUTF8": "1",
-    }
-    try:
-        done = subprocess.run(  # noqa: S603 - a program of our own, no shell
-            [executable or sys.executable, "-m", "KDSegmentatorPanel.estimation"],
-            input=json.dumps(dataclasses.asdict(question)),
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-            timeout=LONGEST_SECONDS,
-            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),  # Windows only
-            check=True,
-        )
-        return _read_answer(done.stdout)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, subprocess.SubprocessError) as error:
-        details = getattr(error, "stderr", None) or ""
-        _log.warning("there are no estimates of time and memory: %s %s", error, details)
+
+    def __init__(self, executable: str | None = None, temporary_folder: Path | None = None) -> None:
+        self._launch = PythonLauncher(executable, command=_COMMAND, packages=(Path(__file__).resolve().parents[1],))
+        self._temporary_folder = Path(tempfile.gettempdir()) if temporary_folder is None else temporary_folder
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+
+    def __call__(self, question: Question) -> Answer:
+        """Return the estimates; empty if that did not work, which the log tells, or if :meth:`stop` was called."""
+        try:
+            with owned_folder(long_path(self._temporary_folder)) as folder:
+                (folder / _QUESTION).write_text(json.dumps(dataclasses.asdict(question)), encoding="utf-8")
+                output = self._output(folder)
+                if output is None:
+                    return {}
+                try:
+                    return _read_answer((folder / _ANSWER).read_text(encoding="utf-8"))
+                except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                    _log.warning("there are no estimates of time and memory: %s\n%s", error, output)
+        except (OSError, KDSegmentatorError) as error:
+            _log.warning("there are no estimates of time and memory: %s", error)
         return {}
+
+    def stop(self) -> None:
+        """End the process that is at work with all of its processes, from any thread; later questions are answered."""
+        with self._lock:
+            child, self._child = self._child, None
+        if child is not None:
+            child.end(None)
+
+    def _output(self, folder: Path) -> str | None:
+        """Return what the process said until it ended; None if it was stopped."""
+        with self._lock:
+            child = self._child = self._launch(folder)
+        alarm = threading.Timer(LONGEST_SECONDS, child.end, (None,))
+        alarm.daemon = True
+        alarm.start()
+        try:
+            output = "".join(child.lines())
+        finally:
+            alarm.cancel()
+            _await_end(child)
+            child.end(None)
+            child.release()
+            with self._lock:
+                stopped, self._child = self._child is None, None
+        return None if stopped else output
+
+
+def _await_end(child: Child) -> None:
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while child.exit_code() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _estimate(question: Question, family: Family, speed_of: SpeedOf | None) -> TaskEstimate:
@@ -161,8 +200,7 @@ def _estimate(question: Question, family: Family, speed_of: SpeedOf | None) -> T
 
 
 def _read_answer(text: str) -> Answer:
-    """Return the last line of the output as an answer; what libraries print comes before it."""
-    document: dict[str, Any] = json.loads(text.rstrip().rpartition("\n")[2])
+    document: dict[str, Any] = json.loads(text)
     return {
         task: TaskEstimate(
             problem=each["problem"],
@@ -174,13 +212,22 @@ def _read_answer(text: str) -> Answer:
     }
 
 
-def _main(questions: Sequence[str]) -> None:
-    document = json.loads("".join(questions))
+def _main() -> None:
+    document = json.loads(Path(_QUESTION).read_text(encoding="utf-8"))
     outline = Outline.from_json(document.pop("outline"))
     question = Question(outline=outline, tasks=tuple(document.pop("tasks")), **document)
     answer = {task: dataclasses.asdict(each) for task, each in estimate_here(question).items()}
-    sys.stdout.write("\n" + json.dumps(answer) + "\n")
+    with atomic_output(_ANSWER) as unfinished:
+        unfinished.write_text(json.dumps(answer), encoding="utf-8")
+
+
+def _end_with_owner() -> None:
+    """End this process when nobody holds its standard input any more: the application was closed or crashed."""
+    while not stdin_closed():
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
 
 
 if __name__ == "__main__":
-    _main(sys.stdin.readlines())
+    threading.Thread(target=_end_with_owner, daemon=True).start()
+    _main()

@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,9 @@ from typing import Protocol
 from KDSegmentatorLib.errors import JobError
 from KDSegmentatorLib.jobs.request import REQUEST_NAME, STDIN_OPTION
 
-_WORKER = ("-m", "KDSegmentatorLib.jobs.worker", REQUEST_NAME, STDIN_OPTION)
+WORKER = ("-m", "KDSegmentatorLib.jobs.worker", REQUEST_NAME, STDIN_OPTION)
+"""What Python is started with to do a job."""
+
 _LONGEST_LINE = 1 << 16
 _TASKKILL_SECONDS = 10.0
 
@@ -69,15 +71,25 @@ class PythonLauncher:
     Args:
         executable: Python; ``PythonSlicer`` in 3D Slicer. None takes the one that runs.
         environment: variables; None takes this process's. The place of this library is added to ``PYTHONPATH``.
+        command: Python's arguments.
+        packages: folders of further packages, added to ``PYTHONPATH``.
     """
 
-    def __init__(self, executable: Path | str | None = None, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        executable: Path | str | None = None,
+        environment: Mapping[str, str] | None = None,
+        *,
+        command: Sequence[str] = WORKER,
+        packages: Sequence[Path] = (),
+    ) -> None:
+        self._command = tuple(command)
         self._executable = str(executable or sys.executable)
         self._environment = dict(os.environ if environment is None else environment)
-        library = str(Path(__file__).resolve().parents[2])
+        places = [str(place) for place in (Path(__file__).resolve().parents[2], *packages)]
         known = self._environment.get("PYTHONPATH")
         self._environment |= {
-            "PYTHONPATH": os.pathsep.join([library, known] if known else [library]),
+            "PYTHONPATH": os.pathsep.join([*places, known] if known else places),
             "PYTHONSAFEPATH": "1",  # nothing is imported from the folder of the job
             "PYTHONUTF8": "1",
             "PYTHONUNBUFFERED": "1",
@@ -90,7 +102,7 @@ class PythonLauncher:
         """
         try:
             process = subprocess.Popen(  # noqa: S603 - a program of our own, no shell
-                [self._executable, *_WORKER],
+                [self._executable, *self._command],
                 cwd=folder,
                 env=self._environment,
                 stdin=subprocess.PIPE,

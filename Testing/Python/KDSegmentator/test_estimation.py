@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,15 +14,18 @@ import pytest
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.advisor.advice import advise
 from KDSegmentatorLib.advisor.speed import Speed, nominal_speed
+from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.geometry import Volume, matrix
 from KDSegmentatorLib.machine.hardware import detect_hardware
 from KDSegmentatorLib.packs.catalogue import Family, families
+from KDSegmentatorLib.packs.lock import locked
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel import estimation
 from KDSegmentatorPanel.assessment import assess
-from KDSegmentatorPanel.estimation import Answer, Question, estimate_apart, estimate_here
+from KDSegmentatorPanel.estimation import Answer, EstimateProcess, Question, estimate_here
 from KDSegmentatorPanel.outline import Outline
 from support.generated_family import build_size
+from support.job_processes import HANG, LONG_SECONDS, launching_program, released
 
 COSINE, SINE = 0.8, 0.6
 DIRECTION = matrix([[COSINE, -SINE, 0], [SINE, COSINE, 0], [0, 0, 1]])
@@ -75,7 +82,7 @@ def test_a_volume_of_zeros_has_an_outline() -> None:
 
 
 def test_another_process_gives_the_same_without_loading_an_engine_here(question: Question) -> None:
-    found = estimate_apart(question)
+    found = EstimateProcess()(question)
     here = estimate_here(question, fixed_speed)
     assert found.keys() == here.keys() == {"generated"}
     assert list(found["generated"].sizes) == ["x1", "x1/4"]
@@ -91,34 +98,111 @@ def test_a_problem_comes_back_as_such(question: Question) -> None:
     assert "precision int8" in found["generated"].problem
 
 
-def test_no_answer_is_no_error(
-    question: Question, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(estimation.sys, "executable", str(tmp_path / "missing"))
-    assert estimate_apart(question) == {}
+def test_no_answer_is_no_error(question: Question, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    assert EstimateProcess(str(tmp_path / "missing"), tmp_path)(question) == {}
     assert "no estimates" in caplog.text
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("output", ["", "warning\n", "[1]\n", '{"generated": {}}\n'])
+def saying(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    """Let the process run other code."""
+    monkeypatch.setattr(estimation, "_COMMAND", ("-c", code))
+
+
+@pytest.mark.parametrize("answer", [None, "", "[1]", '{"generated": {}}'])
 def test_a_strange_answer_is_none(
-    question: Question, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, output: str
+    question: Question, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: str | None
 ) -> None:
-    class Done:
-        stdout = output
-
-    monkeypatch.setattr(estimation.subprocess, "run", lambda *_args, **_options: Done())
-    assert estimate_apart(question) == {}
+    written = "" if answer is None else f"open('answer.json', 'w').write({answer!r});"
+    saying(monkeypatch, written + "print('what the process said')")
+    assert EstimateProcess()(question) == {}
     assert "no estimates" in caplog.text
+    assert "what the process said" in caplog.text
 
 
 def test_what_libraries_print_does_not_matter(question: Question, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = estimate_here(question, fixed_speed)
+    answer = json.dumps({task: asdict(each) for task, each in estimate_here(question, fixed_speed).items()})
+    saying(
+        monkeypatch, f"import os; print('hi'); open('answer.json', 'w').write({answer!r}); os.write(1, b'\\xff{{}}')"
+    )
+    assert EstimateProcess()(question) == estimate_here(question, fixed_speed)
 
-    class Done:
-        stdout = "hello\n" + json.dumps({task: asdict(each) for task, each in answer.items()}) + "\n"
 
-    monkeypatch.setattr(estimation.subprocess, "run", lambda *_args, **_options: Done())
-    assert estimate_apart(question) == answer
+class TestEnding:
+    """A process that takes too long, that nobody wants any more, or whose application is gone."""
+
+    @pytest.fixture
+    def locks(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+        """Let the first process hang with a process of its own, each of which holds a lock; the next one answers."""
+        locks = tmp_path / "child.lock", tmp_path / "process.lock"
+        hang = textwrap.indent(HANG.format(child=str(locks[0]), worker=str(locks[1])), "    ")
+        code = f"""
+from pathlib import Path
+if Path({str(locks[1])!r}).exists():
+    Path("answer.json").write_text('{{}}')
+else:
+{hang}
+"""
+        saying(monkeypatch, code)
+        return locks
+
+    @pytest.fixture
+    def executable(self, tmp_path: Path) -> str:
+        """Return Python as Slicer has it, behind a program that starts it."""
+        return sys.executable if sys.platform == "win32" else str(launching_program(tmp_path))
+
+    def test_it_takes_too_long(
+        self, question: Question, locks: tuple[Path, Path], executable: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(estimation, "LONGEST_SECONDS", 5.0)
+        assert EstimateProcess(executable)(question) == {}
+        assert all(released(lock) for lock in locks)
+
+    def test_it_is_stopped_and_the_next_question_is_answered(
+        self,
+        question: Question,
+        locks: tuple[Path, Path],
+        executable: str,
+        tmp_path: Path,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        folder = tmp_path / "temporary"
+        folder.mkdir()
+        estimate = EstimateProcess(executable, folder)
+        estimate.stop()  # nothing is at work
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(estimate, question)
+            wait_until_held(locks[1])
+            estimate.stop()
+            assert answer.result(LONG_SECONDS) == {}
+        assert all(released(lock) for lock in locks)
+        assert estimate(question) == {}
+        assert caplog.text == "", "it was no failure"
+        assert list(folder.iterdir()) == []
+
+    def test_the_application_is_gone(self, question: Question, tmp_path: Path) -> None:
+        (tmp_path / "question.json").write_text(json.dumps(asdict(question)), encoding="utf-8")
+        child = EstimateProcess()._launch(tmp_path)
+        try:
+            child.release()
+            assert "".join(child.lines()) == ""
+            estimation._await_end(child)
+            assert child.exit_code() == 1
+            assert not (tmp_path / "answer.json").exists()
+        finally:
+            child.end(None)
+
+
+def wait_until_held(path: Path) -> None:
+    for _ in range(int(LONG_SECONDS * 20)):
+        if path.exists():
+            try:
+                with locked(path, 0):
+                    pass
+            except PackError:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"nobody holds {path}")
 
 
 def test_only_tasks_that_fit_are_estimated(store: PackStore, question: Question) -> None:
