@@ -9,10 +9,10 @@ import numpy as np
 
 from KDSegmentatorLib.analysis.checkerboard import checkerboard
 from KDSegmentatorLib.analysis.disagreement import Disagreement
-from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.mrml.comparisons import comparable_label_maps
 from KDSegmentatorLib.mrml.grids import fill_image, ras_matrix
+from KDSegmentatorLib.mrml.placement import add_node, new_node, scene_batch
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScene, vtkMRMLSegmentationNode
@@ -81,7 +81,10 @@ def _colors(node: vtkMRMLSegmentationNode) -> dict[str, Color]:
 def _map_node(
     labels: Volume, segments: Mapping[int, tuple[str, Color]], scene: vtkMRMLScene, *, name: str
 ) -> vtkMRMLSegmentationNode:
-    """Add a label map as a segmentation; ``segments`` has name and colour by value."""
+    """Add a label map as a segmentation; ``segments`` has name and colour by value.
+
+    It is there to be looked at, not a result: it is not in the data tree and not saved with the scene.
+    """
     import slicer
 
     image = slicer.vtkOrientedImageData()
@@ -97,10 +100,12 @@ def _map_node(
         segment.SetLabelValue(value)
         segment.AddRepresentation(representation, image)
         content.AddSegment(segment, f"Segment_{value}")
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
-    if node is None:
-        raise SceneError(f"Slicer could not add the segmentation “{name}” to the scene; save it and restart Slicer")
+    node = new_node("vtkMRMLSegmentationNode", scene, name=name)
     node.SetAndObserveSegmentation(content)
-    node.InvokeCustomModifiedEvent(slicer.vtkSegmentation.SegmentModified)
-    node.CreateDefaultDisplayNodes()
+    node.SetSaveWithScene(False)
+    node.SetHideFromEditors(True)
+    with scene_batch(scene):
+        add_node(node, scene)
+        node.CreateDefaultDisplayNodes()
+        node.GetDisplayNode().SetSaveWithScene(False)
     return node

@@ -1,7 +1,9 @@
-"""Where results are in the data tree, and how they are taken out of the scene again."""
+"""How results come into the scene, where they are in the data tree, and how they are taken out again."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from KDSegmentatorLib.errors import SceneError
@@ -9,6 +11,47 @@ from KDSegmentatorLib.mrml.grids import quoted
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLNode, vtkMRMLScene
+
+
+@contextlib.contextmanager
+def scene_batch(scene: vtkMRMLScene) -> Iterator[None]:
+    """Let views and data tree take over what is done to the scene once, at the end."""
+    from slicer import vtkMRMLScene
+
+    scene.StartState(vtkMRMLScene.BatchProcessState)
+    try:
+        yield
+    finally:
+        scene.EndState(vtkMRMLScene.BatchProcessState)
+
+
+def new_node(class_name: str, scene: vtkMRMLScene, *, name: str) -> Any:
+    """Return a node that is not in the scene yet: whoever watches the scene shall see it complete.
+
+    Args:
+        class_name: of MRML.
+        scene: for which.
+        name: of the node; a number is added if the scene has it already.
+
+    Raises:
+        SceneError: Slicer did not make it.
+    """
+    node = scene.CreateNodeByClass(class_name)
+    if node is None:
+        raise SceneError(f"Slicer could not make “{name}” ({class_name}); save the scene and restart Slicer")
+    node.UnRegister(None)  # the caller of CreateNodeByClass has to do that
+    node.SetName(scene.GenerateUniqueName(name))
+    return node
+
+
+def add_node(node: vtkMRMLNode, scene: vtkMRMLScene) -> None:
+    """Add a node that :func:`new_node` made.
+
+    Raises:
+        SceneError: Slicer did not take it.
+    """
+    if scene.AddNode(node) is None:
+        raise SceneError(f"Slicer could not add {quoted(node)} to the scene; save the scene and restart Slicer")
 
 
 def place_beside(node: vtkMRMLNode, reference_node: vtkMRMLNode) -> None:

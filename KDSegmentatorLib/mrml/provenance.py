@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from KDSegmentatorLib.inference.segmentation import RunRecord
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLNode
 
 ATTRIBUTE_PREFIX = "KDSegmentator."
 _DICOM_LONG_STRING = 64
@@ -31,6 +36,26 @@ def node_attributes(record: RunRecord) -> dict[str, str]:
     }
     attributes |= {f"seconds.{stage}": f"{seconds:.3f}" for stage, seconds in record.seconds.items()}
     return {ATTRIBUTE_PREFIX + name: value for name, value in attributes.items()}
+
+
+def set_provenance(node: vtkMRMLNode, record: RunRecord) -> None:
+    """Give a node the attributes of a run in the place of those of an earlier one; others stay."""
+    kept = {name: value for name, value in attributes_of(node).items() if not name.startswith(ATTRIBUTE_PREFIX)}
+    set_attributes(node, kept | node_attributes(record))
+
+
+def attributes_of(node: vtkMRMLNode) -> dict[str, str]:
+    """Return all attributes of a node."""
+    return {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
+
+
+def set_attributes(node: vtkMRMLNode, attributes: dict[str, str]) -> None:
+    """Give a node these attributes and no others."""
+    for name in node.GetAttributeNames():
+        if name not in attributes:
+            node.RemoveAttribute(name)
+    for name, value in attributes.items():
+        node.SetAttribute(name, value)
 
 
 def segment_tags(record: RunRecord) -> dict[str, str]:

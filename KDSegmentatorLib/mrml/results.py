@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.mrml.placement import place_beside, remove_node
-from KDSegmentatorLib.mrml.provenance import node_attributes
-from KDSegmentatorLib.mrml.segmentations import replace_segmentation, segmentation_node
-from KDSegmentatorLib.mrml.tables import statistics_table_node
-from KDSegmentatorLib.mrml.volumes import node_from_volume
+from KDSegmentatorLib.mrml.placement import place_beside, remove_node, scene_batch
+from KDSegmentatorLib.mrml.provenance import attributes_of, set_attributes, set_provenance
+from KDSegmentatorLib.mrml.segmentations import replace_segmentation, scene_of, segmentation_node
+from KDSegmentatorLib.mrml.tables import replace_statistics, statistics_table_node
+from KDSegmentatorLib.mrml.volumes import node_from_volume, put_image
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode, vtkMRMLTableNode
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode, vtkMRMLTableNode
 
     from KDSegmentatorLib.analysis.statistics import LabelStatistics
-    from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
+    from KDSegmentatorLib.inference.segmentation import Segmentation
 
 STATISTICS_ROLE = "KDSegmentator.statistics"
 ENTROPY_ROLE = "KDSegmentator.entropy"
@@ -47,61 +48,63 @@ def place_result(
         segmentation: of the volume.
         statistics: of its structures.
         reference_node: the volume that was segmented.
-        into: a segmentation whose segments are replaced; None makes a new one. Its old table and map are removed.
+        into: a segmentation whose segments are replaced; None makes a new one. Its table and its map
+            become those of the new result; without a new map, the old one stays in the scene as a volume of its own.
         intensity_unit: of the statistics; empty if the image's intensities have none.
 
     Raises:
         GeometryError: the segmentation is not on the volume's grid.
         SceneError: the volume or ``into`` is not in the scene (any more), or Slicer did not take the result.
     """
-    added: list[vtkMRMLNode] = []
-    outdated: list[vtkMRMLNode] = []
-    try:
+    scene = scene_of(reference_node)
+    with scene_batch(scene), ExitStack() as undo:
         if into is None:
-            node = segmentation_node(segmentation, reference_node)
-            added.append(node)
+            node, table, entropy = segmentation_node(segmentation, reference_node), None, None
+            undo.callback(remove_node, node)
         else:
             node = into
-            outdated = [into.GetNodeReference(role) for role in (STATISTICS_ROLE, ENTROPY_ROLE)]
-        scene = reference_node.GetScene()
-        table = statistics_table_node(
-            statistics, scene, name=f"{node.GetName()} statistics", intensity_unit=intensity_unit
-        )
-        added.append(table)
-        _belongs_to(table, reference_node, segmentation.record)
-        entropy = None
-        if segmentation.entropy is not None:
+            table, entropy = (into.GetNodeReference(role) for role in (STATISTICS_ROLE, ENTROPY_ROLE))
+        if table is None:
+            name = f"{node.GetName()} statistics"
+            table = statistics_table_node(statistics, scene, name=name, intensity_unit=intensity_unit)
+            undo.callback(remove_node, table)
+            place_beside(table, reference_node)
+        else:
+            undo.callback(table.SetAndObserveTable, table.GetTable())
+            undo.callback(set_attributes, table, attributes_of(table))
+            replace_statistics(table, statistics, intensity_unit=intensity_unit)
+        set_provenance(table, segmentation.record)
+        if segmentation.entropy is None:
+            entropy = None
+        elif entropy is None:
             entropy = _entropy_node(segmentation.entropy, reference_node, name=f"{node.GetName()} uncertainty (bit)")
-            added.append(entropy)
-            _belongs_to(entropy, reference_node, segmentation.record)
+            undo.callback(remove_node, entropy)
+            place_beside(entropy, reference_node)
+        else:
+            _keep_image(entropy, undo)
+            put_image(entropy, segmentation.entropy, grid_of=reference_node)
+        if entropy is not None:
+            set_provenance(entropy, segmentation.record)
         if into is not None:
             replace_segmentation(into, segmentation, reference_node)
-    except BaseException:
-        for each in reversed(added):
-            remove_node(each)
-        raise
-    for old in outdated:
-        if old is not None:
-            remove_node(old)
+        undo.pop_all()
     node.SetNodeReferenceID(STATISTICS_ROLE, table.GetID())
     node.SetNodeReferenceID(ENTROPY_ROLE, None if entropy is None else entropy.GetID())
     return PlacedResult(segmentation=node, statistics=table, entropy=entropy)
 
 
-def _belongs_to(node: vtkMRMLNode, reference_node: vtkMRMLScalarVolumeNode, record: RunRecord) -> None:
-    for name, value in node_attributes(record).items():
-        node.SetAttribute(name, value)
-    place_beside(node, reference_node)
-
-
 def _entropy_node(entropy: Volume, reference_node: vtkMRMLScalarVolumeNode, *, name: str) -> vtkMRMLScalarVolumeNode:
     """Add the map where the volume is: on its grid, under its transform."""
+    return node_from_volume(entropy, reference_node.GetScene(), name=name, grid_of=reference_node)
+
+
+def _keep_image(node: vtkMRMLScalarVolumeNode, undo: ExitStack) -> None:
+    """Let a volume have its image, its place and its attributes again if something goes wrong."""
     import vtk
 
-    node = node_from_volume(entropy, reference_node.GetScene(), name=name)
     to_ras = vtk.vtkMatrix4x4()
-    reference_node.GetIJKToRASMatrix(to_ras)
-    node.SetIJKToRASMatrix(to_ras)
-    node.GetImageData().SetExtent(reference_node.GetImageData().GetExtent())
-    node.SetAndObserveTransformNodeID(reference_node.GetTransformNodeID())
-    return node
+    node.GetIJKToRASMatrix(to_ras)
+    undo.callback(node.SetAndObserveImageData, node.GetImageData())
+    undo.callback(node.SetIJKToRASMatrix, to_ras)
+    undo.callback(node.SetAndObserveTransformNodeID, node.GetTransformNodeID())
+    undo.callback(set_attributes, node, attributes_of(node))

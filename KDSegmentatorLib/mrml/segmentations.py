@@ -9,8 +9,8 @@ import numpy as np
 from KDSegmentatorLib.errors import GeometryError, SceneError
 from KDSegmentatorLib.geometry import GRID_TOLERANCE, Volume
 from KDSegmentatorLib.mrml.grids import fill_image, local_to_lps, quoted, world_to_lps
-from KDSegmentatorLib.mrml.placement import place_beside, remove_node
-from KDSegmentatorLib.mrml.provenance import ATTRIBUTE_PREFIX, node_attributes, segment_tags
+from KDSegmentatorLib.mrml.placement import add_node, new_node, place_beside, remove_node, scene_batch
+from KDSegmentatorLib.mrml.provenance import attributes_of, segment_tags, set_attributes, set_provenance
 from KDSegmentatorLib.mrml.terminology import terminology_entry
 
 if TYPE_CHECKING:
@@ -53,21 +53,22 @@ def segmentation_node(
         GeometryError: the segmentation is not on the volume's grid.
         SceneError: the volume is not in the scene (any more), or Slicer did not take the result.
     """
-    scene = _scene_of(reference_node, scene)
+    scene = scene_of(reference_node, scene)
     _check_grid(segmentation.volume, reference_node)
     segments = _segments(segmentation, _label_map(segmentation.volume, reference_node))
     record = segmentation.record
     name = name or f"{reference_node.GetName()} {record.task} {record.size}"
 
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", scene.GenerateUniqueName(name))
-    if node is None:
-        raise SceneError(f"Slicer could not add the segmentation “{name}” to the scene; save it and restart Slicer")
-    try:
-        _complete(node, segments, reference_node, record)
-        place_beside(node, reference_node)
-    except BaseException:
-        remove_node(node)
-        raise
+    node = new_node("vtkMRMLSegmentationNode", scene, name=name)
+    _complete(node, segments, reference_node, record)
+    with scene_batch(scene):
+        try:
+            add_node(node, scene)
+            place_beside(node, reference_node)
+            node.CreateDefaultDisplayNodes()
+        except BaseException:
+            remove_node(node)
+            raise
     return node
 
 
@@ -90,27 +91,33 @@ def replace_segmentation(
     """
     import slicer
 
-    scene = _scene_of(reference_node, None)
+    scene = scene_of(reference_node)
     if node.GetScene() is not scene:
         raise SceneError(f"the segmentation {quoted(node)} is not in the scene any more; choose another one")
     _check_grid(segmentation.volume, reference_node)
     segments = _segments(segmentation, _label_map(segmentation.volume, reference_node))
     old = node.GetSegmentation()
     transform = node.GetTransformNodeID()
-    attributes = {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
+    attributes = attributes_of(node)
     try:
         _complete(node, segments, reference_node, segmentation.record)
+        node.CreateDefaultDisplayNodes()
         surfaces = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
         if old.ContainsRepresentation(surfaces):
             node.CreateClosedSurfaceRepresentation()
     except BaseException:
         node.SetAndObserveTransformNodeID(transform)
         _take_segments(node, old)
-        _set_attributes(node, attributes)
+        set_attributes(node, attributes)
         raise
 
 
-def _scene_of(reference_node: vtkMRMLScalarVolumeNode, scene: vtkMRMLScene | None) -> vtkMRMLScene:
+def scene_of(reference_node: vtkMRMLScalarVolumeNode, scene: vtkMRMLScene | None = None) -> vtkMRMLScene:
+    """Return the scene that the segmentation of a volume belongs into: the volume's.
+
+    Raises:
+        SceneError: the volume is in none, or not in ``scene``.
+    """
     own = reference_node.GetScene()
     if own is None:
         raise SceneError(
@@ -167,6 +174,12 @@ def _segments(segmentation: Segmentation, labels: vtkOrientedImageData) -> vtkSe
         segment.AddRepresentation(representation, labels)
         if not segments.AddSegment(segment, f"Segment_{label.value}"):
             raise SceneError(f"Slicer did not take the segment “{label.name}” (label value {label.value})")
+    # as SetReferenceImageGeometryParameterFromVolumeNode does, which takes the node's transform for none until it is in
+    # the scene
+    converter = slicer.vtkSegmentationConverter
+    segments.SetConversionParameter(
+        converter.GetReferenceImageGeometryParameterName(), converter.SerializeImageGeometry(labels)
+    )
     return segments
 
 
@@ -193,11 +206,8 @@ def _complete(
 ) -> None:
     node.SetAndObserveTransformNodeID(reference_node.GetTransformNodeID())
     _take_segments(node, segments)
-    node.SetReferenceImageGeometryParameterFromVolumeNode(reference_node)
-    kept = {name: node.GetAttribute(name) for name in node.GetAttributeNames() if not name.startswith(ATTRIBUTE_PREFIX)}
-    _set_attributes(node, kept | node_attributes(record))
-    if node.GetDisplayNode() is None:
-        node.CreateDefaultDisplayNodes()
+    node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), reference_node.GetID())
+    set_provenance(node, record)
 
 
 def _take_segments(node: vtkMRMLSegmentationNode, segments: vtkSegmentation) -> None:
@@ -206,11 +216,3 @@ def _take_segments(node: vtkMRMLSegmentationNode, segments: vtkSegmentation) -> 
 
     node.SetAndObserveSegmentation(segments)
     node.InvokeCustomModifiedEvent(slicer.vtkSegmentation.SegmentModified)
-
-
-def _set_attributes(node: vtkMRMLSegmentationNode, attributes: dict[str, str]) -> None:
-    for name in node.GetAttributeNames():
-        if name not in attributes:
-            node.RemoveAttribute(name)
-    for name, value in attributes.items():
-        node.SetAttribute(name, value)

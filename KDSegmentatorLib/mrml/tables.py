@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.analysis.spreadsheet import as_text
-from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.mrml.placement import add_node, new_node
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScene, vtkMRMLTableNode
+    from vtk import vtkTable
 
     from KDSegmentatorLib.analysis.statistics import LabelStatistics
 
@@ -43,11 +44,18 @@ def table_node(columns: Sequence[Column], scene: vtkMRMLScene, *, name: str) -> 
     Raises:
         SceneError: Slicer did not take the node.
     """
+    node = new_node("vtkMRMLTableNode", scene, name=name)
+    node.SetAndObserveTable(_table(columns))
+    node.SetUseColumnTitleAsColumnHeader(True)
+    node.SetLocked(True)
+    add_node(node, scene)
+    return node
+
+
+def _table(columns: Sequence[Column]) -> vtkTable:
     import vtk
 
-    node = scene.AddNewNodeByClass("vtkMRMLTableNode", scene.GenerateUniqueName(name))
-    if node is None:
-        raise SceneError(f"Slicer could not add the table “{name}” to the scene; save the scene and restart Slicer")
+    table = vtk.vtkTable()
     for column in columns:
         array: vtk.vtkAbstractArray
         if all(isinstance(value, str) for value in column.values):
@@ -59,10 +67,8 @@ def table_node(columns: Sequence[Column], scene: vtkMRMLScene, *, name: str) -> 
         array.SetName(column.name)
         for value in column.values:
             array.InsertNextValue(math.nan if value is None else value)
-        node.AddColumn(array)
-    node.SetUseColumnTitleAsColumnHeader(True)
-    node.SetLocked(True)
-    return node
+        table.AddColumn(array)
+    return table
 
 
 def write_table(node: vtkMRMLTableNode, path: Path | str) -> None:
@@ -93,17 +99,22 @@ def statistics_table_node(
     Raises:
         SceneError: Slicer did not take the node.
     """
+    return table_node(_statistics_columns(rows, intensity_unit), scene, name=name)
+
+
+def replace_statistics(node: vtkMRMLTableNode, rows: Sequence[LabelStatistics], *, intensity_unit: str) -> None:
+    """Put the statistics of a segmentation in the place of what a table of the scene holds."""
+    node.SetAndObserveTable(_table(_statistics_columns(rows, intensity_unit)))
+
+
+def _statistics_columns(rows: Sequence[LabelStatistics], intensity_unit: str) -> tuple[Column, ...]:
     unit = f" ({intensity_unit})" if intensity_unit else ""
-    return table_node(
-        (
-            Column(name="Structure", values=[row.name for row in rows]),
-            Column(name="Volume (ml)", values=[round(row.volume_ml, 3) for row in rows]),
-            Column(name=f"Mean intensity{unit}", values=[_rounded(row.mean_intensity) for row in rows]),
-            Column(name=f"SD of intensity{unit}", values=[_rounded(row.std_intensity) for row in rows]),
-            Column(name="Voxels", values=[row.voxels for row in rows]),
-        ),
-        scene,
-        name=name,
+    return (
+        Column(name="Structure", values=[row.name for row in rows]),
+        Column(name="Volume (ml)", values=[round(row.volume_ml, 3) for row in rows]),
+        Column(name=f"Mean intensity{unit}", values=[_rounded(row.mean_intensity) for row in rows]),
+        Column(name=f"SD of intensity{unit}", values=[_rounded(row.std_intensity) for row in rows]),
+        Column(name="Voxels", values=[row.voxels for row in rows]),
     )
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.errors import GeometryError, SceneError, UnsuitableVolumeError
+from KDSegmentatorLib.errors import GeometryError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume, check_size, matrix, vector
 from KDSegmentatorLib.mrml.grids import check_not_sheared, fill_image, quoted, ras_matrix, voxels_of, world_to_lps
+from KDSegmentatorLib.mrml.placement import add_node, new_node, scene_batch
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene
@@ -66,7 +67,12 @@ def volume_from_node(node: vtkMRMLNode) -> Volume:
 
 
 def node_from_volume(
-    volume: Volume, scene: vtkMRMLScene, *, name: str, label_map: bool = False
+    volume: Volume,
+    scene: vtkMRMLScene,
+    *,
+    name: str,
+    label_map: bool = False,
+    grid_of: vtkMRMLScalarVolumeNode | None = None,
 ) -> vtkMRMLScalarVolumeNode:
     """Add a volume to the scene.
 
@@ -75,22 +81,32 @@ def node_from_volume(
         scene: in 3D Slicer ``slicer.mrmlScene``.
         name: of the node; a number is added if the scene has it already.
         label_map: make a label map node instead of a scalar volume node.
+        grid_of: a volume with this one's voxels, whose grid and transform it takes.
 
     Raises:
         SceneError: Slicer did not take the node.
     """
+    node = new_node("vtkMRMLLabelMapVolumeNode" if label_map else "vtkMRMLScalarVolumeNode", scene, name=name)
+    put_image(node, volume, grid_of=grid_of)
+    with scene_batch(scene):
+        add_node(node, scene)
+        node.CreateDefaultDisplayNodes()
+    return node
+
+
+def put_image(node: vtkMRMLScalarVolumeNode, volume: Volume, *, grid_of: vtkMRMLScalarVolumeNode | None = None) -> None:
+    """Put a volume in the place of what a volume node holds; see :func:`node_from_volume`."""
     import vtk
 
     image = vtk.vtkImageData()
     fill_image(image, _with_vtk_type(volume.voxels))
-    class_name = "vtkMRMLLabelMapVolumeNode" if label_map else "vtkMRMLScalarVolumeNode"
-    node = scene.AddNewNodeByClass(class_name, scene.GenerateUniqueName(name))
-    if node is None:
-        raise SceneError(f"Slicer could not add the volume “{name}” to the scene; save the scene and restart Slicer")
-    node.SetIJKToRASMatrix(ras_matrix(volume))
+    to_ras = ras_matrix(volume)
+    if grid_of is not None:
+        grid_of.GetIJKToRASMatrix(to_ras)
+        image.SetExtent(grid_of.GetImageData().GetExtent())
+        node.SetAndObserveTransformNodeID(grid_of.GetTransformNodeID())
+    node.SetIJKToRASMatrix(to_ras)
     node.SetAndObserveImageData(image)
-    node.CreateDefaultDisplayNodes()
-    return node
 
 
 def _placement(node: Any) -> npt.NDArray[np.float64]:

@@ -116,9 +116,53 @@ class TestReplace:
         expected = second.volume.voxels.copy()
         expected[expected == 2] = 0
         np.testing.assert_array_equal(exported, expected)
+
+    def test_its_table_and_map_are_updated_where_they_are(self, mrml: MrmlScene) -> None:
+        node = mrml.volume_node(placed(SCAN, "RAS", TILTED))
+        first = place(node, found_in(node, entropy=True))
         assert first.entropy is not None
-        assert (first.statistics.GetScene(), first.entropy.GetScene()) == (None, None)
-        assert nodes.segmentation.GetNodeReference(STATISTICS_ROLE) is nodes.statistics
+        hierarchy = mrml.scene.GetSubjectHierarchyNode()
+        folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "Mine")
+        for each in (first.statistics, first.entropy):
+            each.SetName("Mine")
+            each.SetAttribute("Reviewed", "yes")
+            hierarchy.CreateItem(folder, each)
+        other = mrml.volume_node(placed(SCAN, "ASL"), "Other")
+        mrml.linear_transform(affine((10, 20, 30), (1, 2, 3)), other)
+        found = replace(found_in(other, entropy=True, seed=5), labels=LABELS[:2], record=replace(RECORD, size="x1"))
+        before = mrml.ids()
+        nodes = place(other, found, into=first.segmentation, intensity_unit="HU")
+        assert mrml.ids() == before
+        assert (nodes.statistics, nodes.entropy) == (first.statistics, first.entropy)
+        assert first.segmentation.GetNodeReference(STATISTICS_ROLE) is first.statistics
+        assert first.segmentation.GetNodeReference(ENTROPY_ROLE) is first.entropy
+        assert first.statistics.GetNumberOfRows() == 2
+        assert first.statistics.GetColumnName(2) == "Mean intensity (HU)"
+        assert found.entropy is not None
+        shown = volume_from_node(first.entropy)
+        assert shown.same_grid(volume_from_node(other))
+        np.testing.assert_array_equal(shown.voxels, found.entropy.voxels)
+        for each in (first.statistics, first.entropy):
+            assert each.GetName() == "Mine"
+            assert (each.GetAttribute("Reviewed"), each.GetAttribute("KDSegmentator.size")) == ("yes", "x1")
+            assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(each)) == folder
+
+    def test_a_map_that_there_is_no_new_one_for_stays_in_the_scene(self, mrml: MrmlScene) -> None:
+        node = mrml.volume_node(placed(SCAN))
+        first = place(node, found_in(node, entropy=True))
+        nodes = place(node, found_in(node, seed=5), into=first.segmentation)
+        assert nodes.entropy is None
+        assert first.segmentation.GetNodeReference(ENTROPY_ROLE) is None
+        assert first.entropy is not None
+        assert first.entropy.GetScene() is mrml.scene
+
+    def test_a_table_that_was_removed_is_made_anew(self, mrml: MrmlScene) -> None:
+        node = mrml.volume_node(placed(SCAN))
+        first = place(node, found_in(node))
+        mrml.scene.RemoveNode(first.statistics)
+        nodes = place(node, found_in(node, seed=5), into=first.segmentation)
+        assert nodes.statistics.GetScene() is mrml.scene
+        assert first.segmentation.GetNodeReference(STATISTICS_ROLE) is nodes.statistics
 
     def test_one_that_was_drawn_on_another_volume(self, mrml: MrmlScene) -> None:
         other = mrml.volume_node(placed(SCAN, origin=(500.0, 0.0, 0.0)), "Other")
@@ -191,6 +235,31 @@ class TestFailure:
         assert mrml.ids() == before
         np.testing.assert_array_equal(mrml.exported(drawn, node).voxels, voxels)
 
+    def test_a_replacement_that_fails_leaves_table_and_map(
+        self, mrml: MrmlScene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        node = mrml.volume_node(placed(SCAN))
+        first = place(node, found_in(node, entropy=True))
+        other = mrml.volume_node(placed(SCAN, "ASL"), "Other")
+        mrml.linear_transform(affine((10, 20, 30), (1, 2, 3)), other)
+        assert first.entropy is not None
+
+        def state() -> tuple[Any, ...]:
+            table, entropy = first.statistics, first.entropy
+            volume = volume_from_node(entropy)
+            attributes = [
+                {name: each.GetAttribute(name) for name in each.GetAttributeNames()} for each in (table, entropy)
+            ]
+            cells = [table.GetCellText(row, 1) for row in range(table.GetNumberOfRows())]
+            return cells, volume.voxels.tolist(), volume.affine.tolist(), attributes, mrml.ids()
+
+        before = state()
+        monkeypatch.setattr(results, "replace_segmentation", None)  # the last step
+        found = replace(found_in(other, entropy=True, seed=5), record=replace(RECORD, size="x1"))
+        with pytest.raises(TypeError):
+            place(other, found, into=first.segmentation)
+        assert state() == before
+
     def test_a_replacement_that_fails_gives_the_old_segments_back(
         self, mrml: MrmlScene, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -199,7 +268,7 @@ class TestFailure:
         node = mrml.volume_node(placed(SCAN))
         drawn = segmentation_node(found_in(node), node)
         attributes = {name: drawn.GetAttribute(name) for name in drawn.GetAttributeNames()}
-        original = segmentations._set_attributes
+        original = segmentations.set_provenance
         calls: list[int] = []
 
         def failing(*arguments: Any) -> None:
@@ -208,7 +277,7 @@ class TestFailure:
             if len(calls) == 1:
                 raise RuntimeError("boom")
 
-        monkeypatch.setattr(segmentations, "_set_attributes", failing)
+        monkeypatch.setattr(segmentations, "set_provenance", failing)
         second = replace(found_in(node, seed=7), record=replace(RECORD, size="x1"))
         with pytest.raises(RuntimeError, match="boom"):
             replace_segmentation(drawn, second, node)

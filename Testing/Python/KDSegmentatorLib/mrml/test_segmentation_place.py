@@ -156,7 +156,7 @@ class TestFailure:
         with pytest.raises(SceneError, match="belongs to another scene"):
             segmentation_node(segmentation_of(placed(random_labels(SHAPE))), reference, slicer.vtkMRMLScene())
 
-    @pytest.mark.parametrize("step", ["_segments", "node_attributes", "_complete", "place_beside"])
+    @pytest.mark.parametrize("step", ["_segments", "set_provenance", "_complete", "add_node", "place_beside"])
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_a_failing_step(
         self, mrml: MrmlScene, monkeypatch: pytest.MonkeyPatch, step: str, error: type[BaseException]
