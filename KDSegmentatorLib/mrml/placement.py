@@ -10,7 +10,7 @@ from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.mrml.grids import quoted
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLNode, vtkMRMLScene
+    from slicer import vtkMRMLNode, vtkMRMLScene, vtkMRMLSegmentationNode
 
 
 @contextlib.contextmanager
@@ -72,13 +72,35 @@ def place_beside(node: vtkMRMLNode, reference_node: vtkMRMLNode) -> None:
         raise SceneError(f"Slicer could not put {quoted(node)} beside {quoted(reference_node)} in the data tree")
 
 
-def dicom_item(node: vtkMRMLNode) -> int | None:
-    """Return a node's subject-hierarchy item if it is under a study of a patient, as DICOM export needs it."""
+def dicom_item(node: vtkMRMLSegmentationNode) -> int:
+    """Return the subject-hierarchy item of a segmentation that Slicer can export to DICOM.
+
+    Raises:
+        SceneError: Slicer cannot; the message says what is missing.
+    """
+    volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
+    if volume is None:
+        raise SceneError(
+            f"the volume that {quoted(node)} was made on is not in the scene, and DICOM export refers to its images; "
+            "load the volume and segment again"
+        )
+    if not (volume.GetAttribute("DICOM.instanceUIDs") or "").split():
+        raise SceneError(
+            f"{quoted(volume)} was not loaded from DICOM, and DICOM export refers to its images; export the volume to "
+            "DICOM (module Data, right-click it), load it from there, and segment it"
+        )
+    hierarchy = _hierarchy(node.GetScene())
+    item = None if hierarchy is None else _item_in_study(node, hierarchy)
+    if item is None:
+        raise SceneError(
+            f"{quoted(node)} is under no study of a patient; drag it to the study of {quoted(volume)} (module Data)"
+        )
+    return item
+
+
+def _item_in_study(node: vtkMRMLNode, hierarchy: Any) -> int | None:
     import slicer
 
-    hierarchy = _hierarchy(node.GetScene())
-    if hierarchy is None:
-        return None
     levels = slicer.vtkMRMLSubjectHierarchyConstants
     item = hierarchy.GetItemByDataNode(node)
     above = item

@@ -58,11 +58,18 @@ class ResultBox:
         self._ui.provenanceLabel.setText(provenance_text(node))
         self._table.set(table is not None, _("This segmentation has no statistics of KDSegmentator."))
         self._labels.set(node is not None, _("Choose a segmentation first."))
-        self._dicom.set(
-            node is not None and dicom_item(node) is not None,
-            _("The segmentation has no patient and study, because its volume does not come from DICOM. In the module "
-              "Data, right-click it and choose “Export to DICOM”: Slicer makes them."),
-        )  # fmt: skip
+        self._dicom.set(*self._dicom_state(node))
+
+    @staticmethod
+    def _dicom_state(node: Any) -> tuple[bool, str]:
+        """Return whether the segmentation can be exported to DICOM, and why not."""
+        if node is None:
+            return False, _("Choose a segmentation first.")
+        try:
+            dicom_item(node)
+        except KDSegmentatorError as error:
+            return False, for_people(error)
+        return True, ""
 
     @staticmethod
     def _statistics(node: Any) -> Any:
@@ -88,8 +95,13 @@ class ResultBox:
 
     def _onExportDicom(self) -> None:
         node = self._ui.resultSelector.currentNode()
-        item = None if node is None else dicom_item(node)
-        if item is not None:
+        if node is None:
+            return
+        try:
+            item = dicom_item(node)
+        except KDSegmentatorError as error:  # the volume was removed in the meantime
+            self._report(for_people(error))
+        else:
             self._export_dicom(item)
 
     def _asked_path(self, title: str, name: str, kinds: str) -> Path | None:

@@ -406,9 +406,9 @@ class TestOutput:
         assert box.panel.outcomes[0].nodes.segmentation is node
         assert node.GetAttribute("KDSegmentator.size") == "x1/4"
         assert node.GetName() == "T1 generated x1"
-        assert old_table.GetScene() is None
+        assert box.panel.outcomes[0].nodes.statistics is old_table
         assert old_map is not None
-        assert old_map.GetScene() is None
+        assert old_map.GetScene() is not None
         assert node.GetNodeReference(ENTROPY_ROLE) is None
 
     def test_a_new_or_empty_one_overwrites_nothing(self, box: Panel) -> None:
