@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.geometry import Volume
@@ -12,7 +15,7 @@ from KDSegmentatorLib.mrml.label_maps import label_volume, reference_volume
 from KDSegmentatorLib.mrml.tables import Column, table_node
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLTableNode
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLTableNode
 
     from KDSegmentatorLib.analysis.comparison import Comparison
 
@@ -32,15 +35,35 @@ class LabelMaps:
     names: dict[int, str]
 
 
-def comparable_label_maps(first: vtkMRMLSegmentationNode, second: vtkMRMLSegmentationNode) -> LabelMaps:
-    """Return two segmentations as label maps that can be compared; segments correspond by their names.
+Pair = tuple["vtkMRMLSegmentationNode", "vtkMRMLSegmentationNode"]
 
-    The grid is that of the volume that one of them, preferably the first, was made on.
+
+_OnGrid = tuple["vtkMRMLSegmentationNode", "vtkMRMLScalarVolumeNode"]
+
+
+def comparable_label_maps(first: vtkMRMLSegmentationNode, second: vtkMRMLSegmentationNode) -> LabelMaps:
+    """Return two segmentations as label maps that can be compared; see :func:`comparable_pairs`."""
+    return comparable_pairs([(first, second)])[0]
+
+
+def comparable_pairs(pairs: Sequence[Pair]) -> list[LabelMaps]:
+    """Return pairs of segmentations as label maps that can be compared; segments correspond by their names.
+
+    The grid of a pair is that of the volume that one of the two, preferably the first, was made on. A segmentation of
+    several pairs, such as the teacher's, is made a label map once for each grid.
 
     Raises:
         GeometryError: a transform is not linear, or does not fit the grid.
         SceneError: neither volume is in the scene, one has no segments, or no names correspond.
     """
+    merged: dict[_OnGrid, Volume] = {}
+    return [_comparable(first, second, merged) for first, second in pairs]
+
+
+def _comparable(
+    first: vtkMRMLSegmentationNode, second: vtkMRMLSegmentationNode, merged: dict[_OnGrid, Volume]
+) -> LabelMaps:
+    """Return a pair; ``merged`` has label maps by segmentation and grid, valued 1, 2, ... by name."""
     grid = reference_volume(first) or reference_volume(second)
     if grid is None or grid.GetImageData() is None:
         raise SceneError(
@@ -54,11 +77,22 @@ def comparable_label_maps(first: vtkMRMLSegmentationNode, second: vtkMRMLSegment
             "them (module Segment Editor)"
         )
     values = {name: value for value, name in enumerate(dict.fromkeys([*ids[0], *ids[1]]), start=1)}
-    maps = [
-        label_volume(node, values={each: values[name] for name, each in by_name.items()}, reference_node=grid)
-        for node, by_name in zip((first, second), ids, strict=True)
-    ]
+    maps = []
+    for node, by_name in zip((first, second), ids, strict=True):
+        key = node, grid
+        if key not in merged:
+            own = {each: number for number, each in enumerate(by_name.values(), start=1)}
+            merged[key] = label_volume(node, values=own, reference_node=grid)
+        maps.append(_renumbered(merged[key], [values[name] for name in by_name]))
     return LabelMaps(first=maps[0], second=maps[1], names={value: name for name, value in values.items()})
+
+
+def _renumbered(labels: Volume, values: Sequence[int]) -> Volume:
+    """Return labels 1, 2, ... as other values; they share their voxels if nothing changes."""
+    if list(values) == list(range(1, len(values) + 1)):
+        return labels
+    numbers = np.array([0, *values], np.uint8 if max(values) < 256 else np.uint16)
+    return labels.with_voxels(numbers[labels.voxels])
 
 
 def comparison_table_node(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ import pytest
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 from KDSegmentatorLib.analysis.comparison import compare
 from KDSegmentatorLib.errors import SceneError
-from KDSegmentatorLib.mrml.comparisons import comparable_label_maps, comparison_table_node
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.mrml import comparisons
+from KDSegmentatorLib.mrml.comparisons import comparable_label_maps, comparable_pairs, comparison_table_node
+from KDSegmentatorLib.mrml.label_maps import label_volume
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from support.mrml_scene import LABELS, TILTED, MrmlScene, affine, placed, random_labels, segmentation_of
@@ -46,6 +50,29 @@ def test_structures_of_one_only(mrml: MrmlScene) -> None:
     assert list(maps.names.values()) == NAMES
     dice = [label.dice for label in compare(maps.first, maps.second, maps.names).labels]
     assert dice == [0, 1, 0]
+
+
+def test_every_segmentation_is_made_a_label_map_once(mrml: MrmlScene, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = mrml.volume_node(placed(SCAN))
+    teacher, *students = (
+        segmentation_node(segmentation_of(placed(random_labels(SHAPE, seed)), LABELS[:count]), reference)
+        for seed, count in ((0, 3), (1, 3), (2, 2), (3, 3))
+    )
+    asked: list[str] = []
+
+    def counted(node: Any, **options: Any) -> Volume:
+        asked.append(node.GetID())
+        return label_volume(node, **options)
+
+    alone = [comparable_label_maps(teacher, each) for each in students]
+    alone.append(comparable_label_maps(students[1], teacher))
+    monkeypatch.setattr(comparisons, "label_volume", counted)
+    together = comparable_pairs([*((teacher, each) for each in students), (students[1], teacher)])
+    assert sorted(asked) == sorted(each.GetID() for each in (teacher, *students))
+    for one, other in zip(together, alone, strict=True):
+        assert one.names == other.names
+        np.testing.assert_array_equal(one.first.voxels, other.first.voxels)
+        np.testing.assert_array_equal(one.second.voxels, other.second.voxels)
 
 
 def test_table(mrml: MrmlScene) -> None:

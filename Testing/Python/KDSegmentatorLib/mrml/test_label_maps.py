@@ -108,6 +108,59 @@ def test_it_can_be_written(mrml: MrmlScene, tmp_path: Path) -> None:
     np.testing.assert_array_equal(written.voxels, random_labels(SHAPE))
 
 
+class _Unmerged:
+    """A segmentation node whose segments Slicer does not go through one by one."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> Any:
+        assert name != "GenerateMergedLabelmapForAllSegments"
+        return getattr(self._node, name)
+
+
+@pytest.mark.parametrize("transformed", [False, True], ids=["plain", "transformed"])
+def test_a_shared_label_map_is_taken_as_it_is(mrml: MrmlScene, transformed: bool) -> None:
+    reference = mrml.volume_node(placed(SCAN, "ASR", TILTED))
+    if transformed:
+        mrml.linear_transform(affine((10, 20, 30), (1, 2, 3)), reference)
+    reference.GetImageData().SetExtent(2, 7, 3, 7, 5, 8)
+    volume = volume_from_node(reference)
+    node = segmentation_node(segmentation_of(volume.with_voxels(random_labels(SHAPE))), reference)
+    values = {"Segment_3": 300, "Segment_1": 7}
+    found = label_volume(_Unmerged(node), values=values)
+    assert found.same_grid(volume)
+    assert found.voxels.dtype == np.uint16
+    expected = np.select([random_labels(SHAPE) == 3, random_labels(SHAPE) == 1], [300, 7], 0)
+    np.testing.assert_array_equal(found.voxels, expected)
+
+
+@pytest.mark.parametrize("change", ["layer", "values", "grid", "direction"])
+def test_what_is_not_one_label_map_on_the_grid_is_merged(mrml: MrmlScene, change: str) -> None:
+    """Segments of a user's own: overlapping, with the same value, or on another grid."""
+    reference = mrml.volume_node(placed(SCAN))
+    labels = random_labels(SHAPE)
+    node = segmentation_node(segmentation_of(placed(labels)), reference)
+    segments = node.GetSegmentation()
+    expected = labels.copy()
+    if change == "layer":
+        own = slicer.vtkOrientedImageData()
+        own.DeepCopy(segments.GetSegment("Segment_2").GetRepresentation("Binary labelmap"))
+        segments.GetSegment("Segment_2").AddRepresentation("Binary labelmap", own)
+    elif change == "values":
+        segments.GetSegment("Segment_2").SetLabelValue(3)
+        expected[labels == 3] = 2  # the last one counts
+        expected[labels == 2] = 0
+    elif change == "grid":
+        mrml.linear_transform(affine(shift=(0.8, 0, 0)), node)
+        expected = np.concatenate([labels[:, :, 1:], np.zeros((*SHAPE[:2], 1), np.uint8)], axis=2)
+    else:
+        reference = mrml.volume_node(placed(SCAN[:, :, ::-1].copy(), "RPS", origin=(-31.5 + 0.8 * 5, 17.25, 104.0)))
+        expected = labels[:, :, ::-1]
+    found = label_volume(node, values={"Segment_1": 1, "Segment_3": 3, "Segment_2": 2}, reference_node=reference)
+    np.testing.assert_array_equal(found.voxels, expected)
+
+
 class TestBadInput:
     def test_no_segments(self, mrml: MrmlScene) -> None:
         with pytest.raises(SceneError, match="“Empty” has no segments"):
