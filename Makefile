@@ -41,7 +41,7 @@ lint-imports: $(VENV)/dev.stamp
 bench: $(VENV)/dev.stamp
 	$(RUN) Testing/Benchmarks/bench.py $(ARGS)
 
-# Writes the table of packs in README.md from the manifests of the shipped packs.
+# Writes the tables of packs in README.md and docs/distillation-guide.md from the manifests of the shipped packs.
 readme: $(VENV)/demo.stamp
 	$(RUN) Testing/Benchmarks/packs_table.py $(ARGS)
 

@@ -78,7 +78,8 @@ class Distiller:
         """
         own: list[torch.Tensor] = []
         teachers: list[torch.Tensor] = []
-        teacher_heads = self._teacher_heads(data)
+        with torch.no_grad(), self._autocast():
+            teacher_heads = mean_logits(self._teachers, data)
         if self._taps is not None:
             own, teachers = (taps.take() for taps in self._taps)
             maps: Iterable[nn.Module] = self.parts["maps"].children()
@@ -102,18 +103,17 @@ class Distiller:
         )
         return nn.ModuleDict({"maps": maps, **{n: term.trained_parts(teachers) for n, term in self.terms.items()}})
 
-    def _teacher_heads(self, data: torch.Tensor) -> list[torch.Tensor]:
-        """Return the teacher's logits, averaged over its folds."""
-        mean: list[torch.Tensor] = []
-        with torch.no_grad(), self._autocast():
-            for network in self._teachers:
-                output = network(data)
-                heads = list(output) if self._all_heads else [output]
-                # summed in float32, whatever the networks run in
-                if len(self._teachers) > 1:
-                    heads = [head.float() / len(self._teachers) for head in heads]
-                mean = [one + other for one, other in zip(mean, heads, strict=True)] if mean else heads
-        return mean
+
+def mean_logits(networks: Sequence[nn.Module], data: torch.Tensor) -> list[torch.Tensor]:
+    """Return the networks' logits, full resolution first, averaged; summed in float32, whatever the networks run in."""
+    mean: list[torch.Tensor] = []
+    for network in networks:
+        output = network(data)
+        heads = [output] if isinstance(output, torch.Tensor) else list(output)
+        if len(networks) > 1:
+            heads = [head.float() / len(networks) for head in heads]
+        mean = [one + other for one, other in zip(mean, heads, strict=True)] if mean else heads
+    return mean
 
 
 def load_teachers(

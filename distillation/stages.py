@@ -121,7 +121,8 @@ class Stages:
             PackError: one is damaged.
             ManifestError: its manifest is not valid.
         """
-        packs = [open_pack(path.parent) for path in folder.glob(f"*/{MANIFEST_NAME}")]
+        # hidden ones are not finished, or about to be deleted
+        packs = [open_pack(path.parent) for path in folder.glob(f"[!.]*/{MANIFEST_NAME}")]
         packs = [pack for pack in packs if pack.manifest.task == self.recipe.pack.task]
         if not packs:
             raise InvalidSettingsError(f"{folder} holds no pack of the task {self.recipe.pack.task}")
@@ -303,6 +304,7 @@ class Stages:
 
     def _pack(self, size: str, method: Method, storage: Storage, exported: ExportReport | None) -> StudentPack:
         from distillation.export import export_pack
+        from distillation.export.folder import restore_interrupted
         from distillation.teacher import load_model_folder
 
         fold = self.recipe.dataset.fold
@@ -314,7 +316,9 @@ class Stages:
                 "'kdseg-distill distil' first"
             )
         into = self.folder / ("packs" if storage == "float16" else f"packs-{storage}") / method
-        present = _open_if_there(into / pack_id(self.recipe.pack.task, size))
+        folder = into / pack_id(self.recipe.pack.task, size)
+        restore_interrupted(folder)
+        present = _open_if_there(folder)
         if present is not None and self._up_to_date(present.manifest, checkpoint):
             # one of an earlier version keeps what was measured
             return present if present.manifest.field_of_view else self.with_field_of_view(present)

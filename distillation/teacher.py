@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillation.files import file_sha256
 from distillation.plans import check_architecture, read_plans, resolve_configuration
+from distillation.settings import PLANS_KEY
 from KDSegmentatorLib.errors import TeacherError
 
 
@@ -30,6 +32,7 @@ class ModelFolder:
         network: the network in evaluation mode; it returns full-resolution logits only.
         mirroring_axes: spatial axes (0 = first array axis) that training mirrored.
         sha256: hash of the checkpoint file.
+        trained_with: package to version in the training's environment; None if the checkpoint does not say.
     """
 
     folder: Path
@@ -41,6 +44,7 @@ class ModelFolder:
     network: nn.Module
     mirroring_axes: tuple[int, ...]
     sha256: str
+    trained_with: dict[str, str] | None = None
 
 
 def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_final.pth") -> ModelFolder:
@@ -60,7 +64,8 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
     path = folder / f"fold_{fold}" / checkpoint
     if not path.is_file():
         raise TeacherError(f"{path}: no such file; train this fold first, or name another fold or checkpoint")
-    content = read_checkpoint(path)
+    data = _read_bytes(path)
+    content = _parse_checkpoint(data, path)
     try:
         configuration_name = str(content["init_args"]["configuration"])
         weights = content["network_weights"]
@@ -82,7 +87,8 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
         configuration=configuration,
         network=network.eval().requires_grad_(False),
         mirroring_axes=mirroring_axes,
-        sha256=file_sha256(path),
+        sha256=hashlib.sha256(data).hexdigest(),  # of the very bytes that were loaded
+        trained_with=_trained_with(content),
     )
 
 
@@ -125,14 +131,25 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read an nnU-Net checkpoint without running code from it.
 
     Raises:
-        TeacherError: it is damaged, holds Python objects, or is something else.
+        TeacherError: it cannot be read, is damaged, holds Python objects, or is something else.
     """
+    return _parse_checkpoint(_read_bytes(path), path)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TeacherError(f"{path} cannot be read: {error}") from error
+
+
+def _parse_checkpoint(data: bytes, path: Path) -> dict[str, Any]:
     scalar = np.float64(0).__reduce__()[0]
     # nnU-Net's training log holds numpy scalars; their dtype classes are what weights_only asks for.
     numpy_types = [scalar, np.dtype, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}]
     try:
         with torch.serialization.safe_globals(numpy_types):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damaged bytes lead to
         raise TeacherError(
             f"{path} cannot be loaded as plain weights: {error}. It is damaged, or it holds Python objects that "
@@ -141,6 +158,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint")
     return content
+
+
+def _trained_with(content: dict[str, Any]) -> dict[str, str] | None:
+    """Return the versions that our own trainers write into a checkpoint."""
+    own = content.get(PLANS_KEY)
+    versions = own.get("versions") if isinstance(own, dict) else None
+    return {str(name): str(version) for name, version in versions.items()} if isinstance(versions, dict) else None
 
 
 def _put_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:

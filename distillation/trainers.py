@@ -23,6 +23,7 @@ from distillation.precision import training_dtype
 from distillation.settings import PLANS_KEY, TrainingSettings
 from distillation.teacher import load_weights, read_checkpoint
 from distillation.training_log import Epoch, LossMeans, TimeLeft, TrainingLog, duration_text
+from distillation.versions import TRAINING_PACKAGES, package_versions
 from KDSegmentatorLib.errors import ImageWriteError, TeacherError, TrainingError
 from KDSegmentatorLib.io.atomic import atomic_output
 
@@ -205,7 +206,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         return self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
 
     def further_state(self) -> dict[str, Any]:
-        """Return what a checkpoint holds beside nnU-Net's own, under ``kdsegmentator``."""
+        """Return what a checkpoint holds beside nnU-Net's own and the versions, under ``kdsegmentator``."""
         return {}
 
     def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +227,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
                 super().save_checkpoint(str(partial))
                 content = torch.load(partial, map_location="cpu", weights_only=False)  # written a moment ago by us
                 content["trainer_name"] = nnUNetTrainer.__name__
-                content[PLANS_KEY] = self.further_state()
+                content[PLANS_KEY] = {"versions": package_versions(TRAINING_PACKAGES), **self.further_state()}
                 torch.save(content, partial)
         except (ImageWriteError, RuntimeError) as error:  # torch says RuntimeError for a full disk
             raise TrainingError(

@@ -209,7 +209,8 @@ class Provenance:
 
     ``temperature`` and ``weight`` are those of logit distillation, if that is among the losses; ``losses`` names all of
     them with their settings as text (packs of earlier versions have none). ``created`` is an ISO 8601 date;
-    ``versions`` maps package to version.
+    ``versions`` maps package to version: in the training's environment if the checkpoint says so, and, marked with
+    `` (export)``, in that of the export. Earlier packs have those of the export without the mark.
     """
 
     method: Method

@@ -1,4 +1,4 @@
-"""Write the table of the shipped packs into README.md, between its two ``family`` markers, from the packs' manifests.
+"""Write what the manifests of the shipped packs say into README.md and the distillation guide, between their markers.
 
 python Testing/Benchmarks/packs_table.py [--check]
 """
@@ -16,8 +16,7 @@ from KDSegmentatorLib.packs.catalogue import families
 from KDSegmentatorLib.packs.manifest import Evaluation, Interval
 from KDSegmentatorLib.packs.pack import StudentPack
 
-README = Path(__file__).resolve().parents[2] / "README.md"
-BEGIN, END = "<!-- family:begin -->", "<!-- family:end -->"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def shipped_packs() -> list[StudentPack]:
@@ -82,28 +81,62 @@ def notes(packs: Sequence[StudentPack]) -> str:
     return " ".join([*sentences, *(f"Weights {credit}" for credit in owed)])
 
 
-def replaced(text: str, content: str) -> str:
-    """Return the README with new content between the markers."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+def reduced_precisions(packs: Sequence[StudentPack]) -> str:
+    """Return the table of the number formats that the packs offer beside float32."""
+    rows = [
+        "| Pack | Format | Mean loss of Dice | Label that loses most | Probe | n | Size of the body |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for pack in packs:
+        for each in pack.manifest.network.reduced_precisions:
+            cells = [
+                f"`{pack.manifest.id}`",
+                each.precision,
+                f"{each.mean_dice_loss:.4f}",
+                f"{each.largest_dice_loss:.4f}",
+                f"{each.probe_agreement:.2%}",
+                str(each.cases),
+                f"{pack.manifest.files[each.body].size / 1e6:.2f} MB",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+PLACES = (
+    (ROOT / "README.md", "family", tables),
+    (ROOT / "docs" / "distillation-guide.md", "reduced", reduced_precisions),
+)
+"""File, name of its markers, and what is written between them."""
+
+
+def replaced(text: str, name: str, content: str) -> str:
+    """Return a page with new content between the markers of a name."""
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"{README} needs the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"
+        raise ValueError(f"the page needs the lines {first} and {last}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Update the README, or check it, and return the exit code."""
-    parser = argparse.ArgumentParser(description="Write the table of shipped packs into README.md.")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the table is out of date")
+    """Update the pages, or check them, and return the exit code."""
+    parser = argparse.ArgumentParser(description="Write the tables of shipped packs into the pages.")
+    parser.add_argument("--check", action="store_true", help="change nothing; fail if a table is out of date")
     chosen = parser.parse_args(arguments)
-    text = README.read_text(encoding="utf-8")
-    wanted = replaced(text, tables(shipped_packs()))
-    if chosen.check and text != wanted:
-        print("README.md does not show the shipped packs; run 'make readme'", file=sys.stderr)
-        return 1
-    if not chosen.check:
-        README.write_text(wanted, encoding="utf-8")
-    return 0
+    packs = shipped_packs()
+    outdated = 0
+    for path, name, content in PLACES:
+        text = path.read_text(encoding="utf-8")
+        wanted = replaced(text, name, content(packs))
+        if text == wanted:
+            continue
+        if chosen.check:
+            print(f"{path.name} does not show the shipped packs; run 'make readme'", file=sys.stderr)
+            outdated = 1
+        else:
+            path.write_text(wanted, encoding="utf-8", newline="\n")
+    return outdated
 
 
 if __name__ == "__main__":

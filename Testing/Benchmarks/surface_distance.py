@@ -26,7 +26,8 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.surface_dice import compute_surface_dice
 from scipy.ndimage import gaussian_filter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -35,6 +36,7 @@ from KDSegmentatorLib.analysis.overlap import dice
 from KDSegmentatorLib.analysis.surface_distance import surface_agreement
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.machine.hardware import usable_cores
+from KDSegmentatorLib.packs.manifest import SurfaceKind
 
 TOLERANCE_MM = 1.0
 NEEDED_RATIO = 5.0
@@ -58,7 +60,8 @@ def make_pair(shape: tuple[int, int, int], count: int, shift: float, seed: int =
 
     def field(amplitude: float, width: float) -> npt.NDArray[np.float32]:
         smooth = gaussian_filter(random.standard_normal(shape).astype(np.float32), width)
-        return (amplitude / smooth.std() * smooth).astype(np.float32)
+        scaled: npt.NDArray[np.float32] = (amplitude / smooth.std() * smooth).astype(np.float32)
+        return scaled
 
     def fields(amplitude: float, width: float) -> npt.NDArray[np.float32]:
         return np.stack([field(amplitude, width) for _ in shape])
@@ -104,9 +107,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first, second = make_pair(tuple(chosen.size), chosen.labels, chosen.shift)
     volumes = Volume(first, SPACING), Volume(second, SPACING)
     values = range(1, chosen.labels + 1)
-    one_hot = [
+    prediction, reference = (
         torch.from_numpy(np.stack([labels == value for value in (0, *values)]))[None] for labels in (second, first)
-    ]
+    )
     mean_dice = np.mean([*dice(first, second, values).values()])
     size = " x ".join(map(str, chosen.size))
     print(f"{size} voxels, {chosen.labels} labels, mean Dice {mean_dice:.3f}")
@@ -121,12 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def theirs(subvoxel: bool = subvoxel) -> tuple[torch.Tensor, torch.Tensor]:
             thresholds = [TOLERANCE_MM] * chosen.labels
             return (
-                compute_surface_dice(*one_hot, thresholds, spacing=SPACING, use_subvoxels=subvoxel),
-                compute_hausdorff_distance(*one_hot, percentile=95, spacing=SPACING),
+                compute_surface_dice(prediction, reference, thresholds, spacing=SPACING, use_subvoxels=subvoxel),
+                compute_hausdorff_distance(prediction, reference, percentile=95, spacing=SPACING),
             )
 
         def ours(subvoxel: bool = subvoxel) -> tuple[list[float], list[float]]:
-            surface = "subvoxel" if subvoxel else "voxels"
+            surface: SurfaceKind = "subvoxel" if subvoxel else "voxels"
             scores = surface_agreement(*volumes, values, tolerance_mm=TOLERANCE_MM, surface=surface).values()
             return [score.nsd for score in scores], [score.hd95_mm for score in scores]
 

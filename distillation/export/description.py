@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, cast
 
 from distillation.dataset import Case, read_header
@@ -11,6 +10,7 @@ from distillation.files import file_sha256
 from distillation.plans import scale_features
 from distillation.settings import MINIMUM_WIDTH, PLANS_KEY, DistillationSettings, TrainingSettings
 from distillation.sizes import alpha_of
+from distillation.versions import EXPORT_PACKAGES, package_versions
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.geometry import vector
 from KDSegmentatorLib.packs.manifest import (
@@ -23,7 +23,6 @@ from KDSegmentatorLib.packs.manifest import (
     Resampling,
     Windows,
 )
-from KDSegmentatorLib.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +34,6 @@ STEP_FRACTION = 0.5
 
 _READERS = {"SimpleITKIO", "NibabelIO"}
 _RESAMPLER = "resample_data_or_seg_to_shape"
-_PACKAGES = ("torch", "nnunetv2", "dynamic_network_architectures", "onnx")
 
 
 def describe_preprocessing(model: ModelFolder, axis_codes: str) -> Preprocessing:
@@ -122,7 +120,7 @@ def describe_provenance(model: ModelFolder, teacher: ModelFolder | None) -> Prov
         seed=settings.seed if settings else None,
         iterations=settings.iterations if settings else None,
         created=datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat(),
-        versions={"kdsegmentator": __version__, **{package: metadata.version(package) for package in _PACKAGES}},
+        versions=_versions(model),
         losses={loss: {setting: str(value) for setting, value in values.items()} for loss, values in losses.items()},
     )
 
@@ -154,6 +152,15 @@ def check_labels(labels: tuple[Label, ...], model: ModelFolder) -> None:
     trained = sorted(int(value) for value in model.dataset["labels"].values() if int(value) != 0)
     if described != trained:
         raise ExportError(f"the recipe describes the labels {described}, but {model.folder} was trained on {trained}")
+
+
+def _versions(model: ModelFolder) -> dict[str, str]:
+    """Return the versions of the training as its checkpoint has them, and those of this export, marked as such.
+
+    Stock nnU-Net's checkpoints do not say what they were trained with.
+    """
+    exported = {f"{name} (export)": version for name, version in package_versions(EXPORT_PACKAGES).items()}
+    return {**(model.trained_with or {}), **exported}
 
 
 def _check_teacher(model: ModelFolder, teacher: ModelFolder, distillation: DistillationSettings) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 def new_pack_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder to write a pack into; at the end it is verified and takes the place of ``folder``.
 
-    Whatever interrupts this, Ctrl-C included: ``folder`` holds the earlier pack or the new one, whole.
+    A failure or Ctrl-C leaves the earlier pack or the new one, whole. So does a kill or a power cut, but for the moment
+    between the two renames at the end: then ``folder`` is missing, the earlier pack lies whole beside it under a hidden
+    name, and the next start of this, or :func:`restore_interrupted`, puts it back. What a killed process had written of
+    the new pack stays in a hidden folder.
 
     Raises:
         PackError: the pack does not pass :func:`KDSegmentatorLib.packs.pack.verify_pack`.
@@ -32,8 +36,9 @@ def new_pack_folder(folder: Path) -> Iterator[Path]:
         ExportError: the disk is full or not writable.
     """
     temporary = folder.with_name(new_name(f".{folder.name}-"))
-    previous = folder.with_name(new_name(f".{folder.name}-previous-"))
+    previous = folder.with_name(new_name(_previous_prefix(folder)))
     try:
+        restore_interrupted(folder)
         temporary.mkdir(parents=True)
         yield temporary
         verify_pack(open_pack(temporary))
@@ -48,6 +53,24 @@ def new_pack_folder(folder: Path) -> Iterator[Path]:
             replace(previous, folder)
         delete_tree(previous)
         delete_tree(temporary)
+
+
+def restore_interrupted(folder: Path) -> None:
+    """Put a pack back that a killed process had moved away to replace it; earlier ones that are not needed are deleted.
+
+    Args:
+        folder: where the pack belongs; nothing happens if no process was killed.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    name = re.compile(re.escape(_previous_prefix(folder)) + "[0-9a-f]{12}")
+    left = [path for path in folder.parent.glob(".*") if name.fullmatch(path.name)] if folder.parent.is_dir() else []
+    for path in sorted(left, key=lambda path: path.stat().st_mtime, reverse=True):
+        if folder.exists():
+            delete_tree(path)
+        else:
+            replace(path, folder)
 
 
 def copy_pack(pack: StudentPack, into: Path) -> StudentPack:
@@ -114,3 +137,8 @@ def with_field_of_view(pack: StudentPack, field_of_view: FieldOfView) -> Student
         manifest = dataclasses.replace(pack.manifest, field_of_view=field_of_view)
         (temporary / MANIFEST_NAME).write_text(write_manifest(manifest), encoding="utf-8", newline="\n")
     return open_pack(pack.folder)
+
+
+def _previous_prefix(folder: Path) -> str:
+    """Return how the names start that an earlier pack has while the new one takes its place."""
+    return f".{folder.name}-previous-"

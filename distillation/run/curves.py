@@ -7,10 +7,10 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from distillation.training_log import CSV_NAME
+
 if TYPE_CHECKING:
     from pathlib import Path
-
-LOG_NAME = "training_log.csv"
 
 _KNOWN = {"epoch", "iteration", "learning_rate", "seconds"}
 
@@ -33,7 +33,7 @@ class TrainingCurves:
 
 def read_curves(fold_folder: Path) -> TrainingCurves | None:
     """Return what is known about a training; None if it left nothing readable."""
-    table = _from_table(fold_folder / LOG_NAME)
+    table = _from_table(fold_folder / CSV_NAME)
     if table is not None:
         return table
     for name in ("checkpoint_final.pth", "checkpoint_latest.pth"):

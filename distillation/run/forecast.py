@@ -23,9 +23,9 @@ from KDSegmentatorLib.machine.hardware import detect_hardware
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from distillation.recipe import Recipe
     from distillation.run.record import Status
     from distillation.run.steps import Step
+    from distillation.settings import TrainingSettings
     from distillation.stages import Stages
 
 Source = Literal["recorded", "training log", "measured steps", "scores so far", "unknown"]
@@ -101,17 +101,20 @@ class Forecasts:
         """Return what a step trains: the teacher, or a student after its warm-up."""
         recipe, prepared = self._stages.recipe, self._stages.prepared()
         if step.student is None:
-            return [self._work(recipe, prepared.plans, 1.0, recipe.teacher.epochs, teacher=False)]
+            return [self._work(prepared.plans, 1.0, recipe.settings(recipe.teacher.epochs), teacher=False)]
         student = recipe.student(step.student.size)
         alpha = alpha_of(student.size)
         distilled = step.student.method != "plain"
-        works = [self._work(recipe, prepared.plans, alpha, student.epochs, teacher=distilled)]
+        settings = recipe.settings(student.epochs, student.minimum_width)
+        works = [self._work(prepared.plans, alpha, settings, teacher=distilled)]
         if student.warm_up_epochs:
-            works.insert(0, self._work(recipe, prepared.plans, alpha, student.warm_up_epochs, teacher=False))
+            warm_up = replace(settings, epochs=student.warm_up_epochs)
+            works.insert(0, self._work(prepared.plans, alpha, warm_up, teacher=False))
         return works
 
-    def _work(self, recipe: Recipe, plans: dict[str, Any], alpha: float, epochs: int, *, teacher: bool) -> TrainingWork:
-        name, settings = recipe.dataset.configuration, recipe.settings(epochs)
+    def _work(self, plans: dict[str, Any], alpha: float, settings: TrainingSettings, *, teacher: bool) -> TrainingWork:
+        recipe = self._stages.recipe
+        name = recipe.dataset.configuration
         scaled = student_plans(plans, name, alpha=alpha, name="forecast", settings=settings)
         raw = self._stages.prepared().raw
         return TrainingWork(
@@ -120,9 +123,10 @@ class Forecasts:
             channels=len(raw.description["channel_names"]),
             labels=len(raw.labels),
             batch_size=settings.batch_size,
-            steps=epochs * settings.iterations_per_epoch,
-            validation_steps=epochs * settings.validation_iterations,
+            steps=settings.epochs * settings.iterations_per_epoch,
+            validation_steps=settings.epochs * settings.validation_iterations,
             precision=settings.precision,
+            teachers=len(recipe.teacher_folds()) if teacher else 1,
         )
 
     def _steps_of(self, work: TrainingWork, memory: int) -> MeasuredSteps | None:

@@ -12,6 +12,7 @@ from distillation.run.forecast import Forecast, Forecasts, check_machine
 from distillation.run.preflight import check_before_start
 from distillation.run.record import Records, Status, StepRecord
 from distillation.splits import SPLITS_NAME
+from distillation.training_log import duration_text
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.machine.peak_memory import peak_memory
 from KDSegmentatorLib.machine.processor import processor_name
@@ -115,7 +116,9 @@ def describe_forecast(forecast: Forecast) -> str:
     """Return a forecast as a line for people."""
     if forecast.source == "recorded":
         return "nothing to do"
-    parts = ["time unknown" if forecast.seconds is None else f"about {clock(forecast.seconds)} ({forecast.source})"]
+    parts = [
+        "time unknown" if forecast.seconds is None else f"about {duration_text(forecast.seconds)} ({forecast.source})"
+    ]
     if forecast.source == "measured steps":
         parts[0] += ", augmentation not counted"
     if forecast.memory_bytes is not None:
@@ -125,17 +128,9 @@ def describe_forecast(forecast: Forecast) -> str:
     return ", ".join(parts)
 
 
-def clock(seconds: float) -> str:
-    """Return a duration for people: ``45 s``, ``12 min``, ``3 h 20 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def duration(record: StepRecord | None) -> str:
     """Return how long a recorded step took."""
-    return "unknown time" if record is None or record.seconds is None else clock(record.seconds)
+    return "unknown time" if record is None or record.seconds is None else duration_text(record.seconds)
 
 
 def _left(steps: Sequence[Step], records: Records, forecasts: Forecasts) -> str:
@@ -145,7 +140,9 @@ def _left(steps: Sequence[Step], records: Records, forecasts: Forecasts) -> str:
     if len(known) < 2:
         return ""
     unknown = len(found) - len(known)
-    return f"; {clock(sum(known))} left in all" + (f", {unknown} steps of unknown time not counted" if unknown else "")
+    return f"; {duration_text(sum(known))} left in all" + (
+        f", {unknown} steps of unknown time not counted" if unknown else ""
+    )
 
 
 def _run_step(step: Step, inputs: dict[str, str], records: Records) -> None:

@@ -43,6 +43,7 @@ class TrainingWork:
     Attributes:
         configuration: resolved configuration of the network to be trained.
         teacher: that of the teacher that runs beside it; None for plain training.
+        teachers: networks of that configuration whose logits are averaged.
         channels: input channels.
         labels: outputs, background included.
         batch_size: patches a step.
@@ -59,6 +60,7 @@ class TrainingWork:
     steps: int
     validation_steps: int
     precision: Precision = "auto"
+    teachers: int = 1
 
     def seconds(self, measured: MeasuredSteps) -> float:
         """Return how long it will take: the networks' share, augmentation comes on top."""
@@ -85,6 +87,8 @@ def training_bytes(work: TrainingWork) -> int:
 
     The network runs on torch's meta device, where autograd keeps tensors without content: those are counted, each
     storage once. Added are weights, gradients and momentum, the teacher's weights and largest tensors, and the process.
+    Of a distillation loss nothing else is kept: the logit loss computes its softmax in chunks, twice, and its gradient
+    is among the passing tensors. Feature losses take more.
     """
     import torch
 
@@ -134,7 +138,7 @@ def measure_steps(work: TrainingWork) -> MeasuredSteps:
 
 
 def _inference_bytes(configuration: dict[str, Any], work: TrainingWork) -> int:
-    """Return what a teacher needs: weights, skip connections and logits, and the layer with most input and output."""
+    """Return what the teachers need: weights, and of the one that runs skip connections, logits and largest layer."""
     import torch
 
     from distillation.teacher import build_network
@@ -156,7 +160,8 @@ def _inference_bytes(configuration: dict[str, Any], work: TrainingWork) -> int:
             kept = (*skips, network(batch))
     weights: int = 4 * sum(parameter.numel() for parameter in network.parameters())
     bytes_kept: int = sum(4 * tensor.numel() for tensor in kept)
-    return weights + bytes_kept + largest
+    averaged: int = 4 * kept[-1].numel() * min(work.teachers - 1, 2)  # the mean so far, and this network's share of it
+    return work.teachers * weights + bytes_kept + largest + averaged
 
 
 def _loss(outputs: list[torch.Tensor]) -> torch.Tensor:
@@ -173,6 +178,8 @@ def _loss(outputs: list[torch.Tensor]) -> torch.Tensor:
 def _measure(work: TrainingWork) -> MeasuredSteps:
     import torch
 
+    from distillation.distiller import mean_logits
+    from distillation.losses.logit import LogitLoss
     from distillation.precision import training_dtype
     from distillation.teacher import build_network
 
@@ -180,10 +187,11 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
     counts = {"channels": work.channels, "labels": work.labels}
     network = build_network(work.configuration, **counts, deep_supervision=True)
     network = network.to(memory_format=torch.channels_last_3d)
-    teacher: nn.Module | None = None
-    if work.teacher is not None:
-        teacher = build_network(work.teacher, **counts, deep_supervision=False).eval()
-        teacher = teacher.to(memory_format=torch.channels_last_3d)
+    teachers: list[nn.Module] = []
+    for configuration in [work.teacher] * work.teachers if work.teacher is not None else ():
+        teacher = build_network(configuration, **counts, deep_supervision=False).eval()
+        teachers.append(teacher.to(memory_format=torch.channels_last_3d))
+    distillation = LogitLoss(weight=1.0, temperature=2.0)
     optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.99, nesterov=True)
     batch = torch.randn(work.batch_size, work.channels, *work.configuration["patch_size"])
     batch = batch.contiguous(memory_format=torch.channels_last_3d)
@@ -195,10 +203,12 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
         with autocast:
             outputs = network(batch)
         loss = _loss([output.float() for output in outputs])
+        if teachers:
+            with torch.no_grad(), autocast:
+                logits = mean_logits(teachers, batch)[0]
+            loss = loss + distillation.divergence(outputs[0], logits)
+            del logits
         del outputs
-        if teacher is not None:
-            with torch.inference_mode(), autocast:
-                teacher(batch)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -7,6 +7,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
+from distillation import teacher  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import TeacherError  # noqa: E402
 
@@ -33,6 +34,20 @@ def test_loads_both_architectures(plans, model_folder, each_architecture):
     assert model.mirroring_axes == (0, 1, 2)
     assert model.configuration_name == "3d_fullres"
     assert model.sha256 == hashlib.sha256(checkpoint(folder).read_bytes()).hexdigest()
+
+
+def test_the_hash_is_that_of_the_loaded_bytes(plans, model_folder, monkeypatch):
+    folder = model_folder(plans())
+    loaded = hashlib.sha256(checkpoint(folder).read_bytes()).hexdigest()
+    build = teacher.build_network
+
+    def replaced_meanwhile(*arguments, **options):
+        edit(folder, lambda content: content.update(current_epoch=1000))
+        return build(*arguments, **options)
+
+    monkeypatch.setattr(teacher, "build_network", replaced_meanwhile)
+    assert load_model_folder(folder, 0).sha256 == loaded
+    assert hashlib.sha256(checkpoint(folder).read_bytes()).hexdigest() != loaded
 
 
 def test_prefixes_of_ddp_and_compile_are_dropped(plans, model_folder):

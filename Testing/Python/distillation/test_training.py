@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,9 @@ def test_plain_training_writes_a_stock_checkpoint(workspace, teacher):
     assert content["current_epoch"] == 1
     assert not list(teacher.rglob("*.partial"))
     model = load_model_folder(teacher, 0)  # also: nothing in it but plain weights
+    assert model.trained_with is not None
+    assert model.trained_with["torch"] == metadata.version("torch")
+    assert model.trained_with["nnunetv2"] == metadata.version("nnunetv2")
     assert model.mirroring_axes == (0, 1, 2)
 
 

@@ -7,6 +7,7 @@ stock predictor only voxels may differ that float16 cannot tell apart.
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,18 +17,29 @@ import pytest
 
 pytest.importorskip("nnunetv2", reason="needs nnU-Net: pip install 'kdsegmentator[distill]' -c constraints.txt")
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from distillation.export.body import split_network, to_onnx
+from distillation.export.description import describe_preprocessing, describe_windows
+from distillation.teacher import load_model_folder
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.manifest import Normalization, Preprocessing, Resampling, Windows
 from KDSegmentatorLib.packs.pack import StudentPack
 from support.generated_models import CASES, GeneratedModel, network, plans, reference_labels, scan
 from support.generated_packs import manifest, write_pack
 
-FLOAT16_TIES = 0.01
-"""Largest share of voxels that float16 sums may turn over; random weights put boundaries nearly everywhere."""
+FLOAT16_TIES = 0.02
+"""Largest share of the foreground that float16 sums may turn over.
+
+Random weights put boundaries nearly everywhere, and most of all a volume's corners are lost, where the windows' weights
+are too small for float16: with mirroring that is 1.7 %, in the other cases less than 0.8 %.
+"""
+
+REAL_TIES = 0.001
+"""The same with trained weights on a real scan."""
 
 
 def pack_of(model: GeneratedModel, folder: Path) -> StudentPack:
@@ -68,6 +80,13 @@ def our_labels(model: GeneratedModel, image: np.ndarray[Any, Any], folder: Path)
     return segmentation.volume.voxels
 
 
+def share_of_foreground(ours: np.ndarray[Any, Any], reference: np.ndarray[Any, Any]) -> float:
+    """Return how many voxels differ for every voxel that has a label in either."""
+    foreground = np.count_nonzero((ours > 0) | (reference > 0))
+    assert foreground > 0
+    return float(np.count_nonzero(ours != reference) / foreground)
+
+
 @pytest.mark.parametrize("model", CASES, ids=lambda model: model.name)
 def test_every_voxel_equals_nnunet_with_float32_sums(
     model: GeneratedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -83,4 +102,39 @@ def test_every_voxel_equals_nnunet_with_float32_sums(
 @pytest.mark.parametrize("model", CASES, ids=lambda model: model.name)
 def test_stock_nnunet_differs_only_by_float16_ties(model: GeneratedModel, tmp_path: Path) -> None:
     image = scan(model)
-    assert (our_labels(model, image, tmp_path) != reference_labels(model, image)).mean() < FLOAT16_TIES
+    assert share_of_foreground(our_labels(model, image, tmp_path), reference_labels(model, image)) < FLOAT16_TIES
+
+
+def test_a_real_case_through_stock_nnunet(tmp_path: Path) -> None:
+    data = os.environ.get("KDSEG_DATA")
+    if not data:
+        pytest.skip("set KDSEG_DATA to a folder with Dataset004_Hippocampus and others")
+    folder = Path(data) / "teacher_hippocampus"
+    model = load_model_folder(folder, 0)
+    split = split_network(model.network)
+    windows = describe_windows(model)
+    base = manifest(labels=2)
+    pack = write_pack(
+        tmp_path,
+        manifest=replace(
+            base,
+            preprocessing=describe_preprocessing(model, "RAS"),
+            windows=windows,
+            network=replace(base.network, features=split.head_weight.shape[1]),
+        ),
+        body=to_onnx(split.body, channels=1, patch_size=windows.patch_size, storage="float32"),
+        weight=split.head_weight,
+        bias=split.head_bias,
+    )
+    volume = read_volume(Path(data) / "Dataset004_Hippocampus" / "imagesTr" / "hippocampus_001_0000.nii.gz")
+    assert volume.axis_codes == "RAS"
+    ours = segment(volume, pack, OnnxRuntimeEngine(pack.body())).volume.voxels
+    predictor = nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+    )
+    predictor.initialize_from_trained_model_folder(str(folder), (0,), "checkpoint_final.pth")
+    stock = predictor.predict_single_npy_array(
+        volume.voxels[None].astype(np.float32), {"spacing": list(volume.spacing[::-1])}
+    )
+    assert set(np.unique(ours)) == {0, 1, 2}
+    assert share_of_foreground(ours, stock) <= REAL_TIES

@@ -1,5 +1,6 @@
 import pytest
 
+onnx = pytest.importorskip("onnx", reason="install the extra 'distill'")
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
@@ -111,9 +112,21 @@ def test_provenance(plans, model_folder, distillation):
     assert (found.method, found.temperature, found.weight) == ("logit", 3.0, 0.7)
     assert found.teacher_sha256 == teacher.sha256
     assert found.losses == {"logit": {"weight": "0.7", "temperature": "3.0"}}
-    assert {"torch", "nnunetv2", "onnx", "kdsegmentator"} <= found.versions.keys()
+    # the checkpoint does not say what it was trained with
+    assert found.versions["onnx (export)"] == onnx.__version__
+    assert all(name.endswith(" (export)") for name in found.versions)
     with pytest.raises(ExportError, match="not a teacher"):
         describe_provenance(logit, None)
+
+
+def test_versions_are_those_of_the_training(plans, model_folder):
+    folder = model_folder(plans())
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    torch.save({**content, "kdsegmentator": {"versions": {"torch": "1.2.3", "nnunetv2": "2.0"}}}, path)
+    versions = describe_provenance(load_model_folder(folder, 0), None).versions
+    assert (versions["torch"], versions["nnunetv2"]) == ("1.2.3", "2.0")
+    assert versions["torch (export)"] == torch.__version__.partition("+")[0]
 
 
 def test_a_student_of_another_teacher_is_refused(plans, model_folder, distillation):

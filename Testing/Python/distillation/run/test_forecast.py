@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,9 +12,12 @@ pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 import distillation.run.forecast as module
+from distillation.efficiency import network_cost
+from distillation.recipe import Recipe
 from distillation.run.forecast import Forecast, check_machine
 from distillation.run.steps import STAGES, Step, parse_stages
 from distillation.run.training_cost import TrainingWork, measure_steps, training_bytes
+from distillation.students import Student
 from KDSegmentatorLib.errors import InsufficientMemoryError, InvalidSettingsError, TrainingError
 
 
@@ -52,6 +57,34 @@ def test_memory_grows_with_patch_and_teacher(plans: Callable[..., Any]) -> None:
     from distillation.run.training_cost import PROCESS_BYTES
 
     assert training_bytes(work(large)) - PROCESS_BYTES == pytest.approx(8 * (plain - PROCESS_BYTES), rel=0.05)
+
+
+def test_every_fold_of_the_teacher_counts(plans: Callable[..., Any]) -> None:
+    student, teacher = (configuration(plans, features, (16, 16, 16)) for features in ((8, 16), (64, 128)))
+    one, two, four = (training_bytes(replace(work(student, teacher), teachers=count)) for count in (1, 2, 4))
+    weights = 4 * network_cost(teacher, channels=1, labels=3).parameters
+    logits = 4 * 2 * 3 * 16**3
+    assert two - one == weights + logits  # the mean so far
+    assert four - two == 2 * weights + logits  # this network's share of it
+
+
+def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], recipe: Recipe) -> None:
+    """A student whose smallest width is its own, and whose teacher has several folds."""
+    student = replace(recipe.students[0], minimum_width=16, warm_up_epochs=1)
+    folds = replace(recipe.teacher, folder="given", folds=(0, 1, 2), accept_leakage=True)
+    raw = SimpleNamespace(description={"channel_names": {"0": "MRI"}}, labels={"background": 0, "Front": 1, "Back": 2})
+    stages = SimpleNamespace(
+        recipe=replace(recipe, students=(student,), teacher=folds),
+        prepared=lambda: SimpleNamespace(plans=plans(features=(16, 32)), raw=raw),
+    )
+    forecasts = module.Forecasts(stages, measure=False)  # type: ignore[arg-type]
+    for method, teachers in (("plain", 1), ("logit", 3)):
+        warm_up, distilled = forecasts._works(replace(step(), student=Student(size="x1/2", method=method)))
+        for found in (warm_up, distilled):
+            assert found.configuration["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 16]
+        assert (warm_up.steps, warm_up.teacher, warm_up.teachers) == (3, None, 1)
+        assert (distilled.steps, distilled.teachers) == (6, teachers)
+        assert (distilled.teacher is None) == (method == "plain")
 
 
 def step() -> Step:

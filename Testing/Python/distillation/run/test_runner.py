@@ -7,7 +7,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from multiprocessing import dummy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,15 +17,28 @@ pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 pytest.importorskip("matplotlib", reason="install the extra 'distill'")
 
+from nnunetv2.experiment_planning import verify_dataset_integrity
+from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.preprocessing.preprocessors import default_preprocessor
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 import distillation.evaluation.family as family
 from distillation.cli import main
+from distillation.run.training_cost import MeasuredSteps
 from distillation.stages import Stages
 
 pytestmark = pytest.mark.training
 
 OPTIONS = ["--calibration-windows", "0", "--threads", "1"]
+
+SMALLER = {
+    "fold: 0}": "fold: 0, maximum_features: 16, memory_target_gb: 0.05}",
+    "iterations_per_epoch: 3": "iterations_per_epoch: 1",
+    "teacher: {epochs: 2}": "teacher: {epochs: 1}",
+    "epochs: 2, methods": "epochs: 1, methods",
+}
+"""What makes the generated recipe's trainings as short as they can be."""
 
 
 def with_fewer_samples(original: Callable[..., None]) -> Callable[..., None]:
@@ -41,13 +56,24 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distillation.prepare._processes", lambda: 1)
     original = DatasetFingerprintExtractor.__init__
     monkeypatch.setattr(DatasetFingerprintExtractor, "__init__", with_fewer_samples(original))
+    monkeypatch.setattr("nnunetv2.utilities.utils.Pool", dummy.Pool)  # a dozen processes for a few file names
+    for user in (verify_dataset_integrity, fingerprint_extractor, default_preprocessor):
+        # each of its processes would import torch anew
+        monkeypatch.setattr(user, "multiprocessing", SimpleNamespace(get_context=lambda _: dummy))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
+    monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)  # most of the time of a run this short
+    # each trial is a process of its own; test_forecast.py has a real one
+    trial = MeasuredSteps(step_seconds=60.0, validation_seconds=0.0, peak_bytes=None)
+    monkeypatch.setattr("distillation.run.forecast.measure_steps", lambda work: trial)
     monkeypatch.setattr(family, "missing_for", lambda precision: "not in this test")
 
 
 @pytest.fixture
 def command(recipe_text: str, spheres: Path, tmp_path: Path, small: None) -> list[str]:
+    for text, smaller in SMALLER.items():
+        assert text in recipe_text
+        recipe_text = recipe_text.replace(text, smaller)
     (tmp_path / "spheres.yaml").write_text(recipe_text)
     return ["run", str(tmp_path / "spheres.yaml"), "--workspace", str(tmp_path / "work"), "--raw", str(spheres.parent)]
 
@@ -68,6 +94,8 @@ def test_a_recipe_from_dataset_to_report(
     assert set(said.values()) == {"to do"}
     assert not (tmp_path / "work").exists()  # a dry run leaves nothing
 
+    _check_preparation(command, tmp_path, capsys)
+
     # broken off in the middle of the evaluation
     original = Stages.measure_efficiency
 
@@ -76,7 +104,10 @@ def test_a_recipe_from_dataset_to_report(
 
     monkeypatch.setattr(Stages, "measure_efficiency", interrupted)
     assert main([*command, *OPTIONS]) == 130
-    assert "[5/7] evaluate" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "[1/7] prepare: nothing changed since it was done; skipped" in out
+    assert "[2/7] teacher: about 60 s (measured steps), augmentation not counted" in out
+    assert "[5/7] evaluate" in out
     monkeypatch.setattr(Stages, "measure_efficiency", original)
     assert main([*dry, "--no-measure"]) == 0
     said = states(capsys.readouterr().out)
@@ -98,6 +129,23 @@ def test_a_recipe_from_dataset_to_report(
     assert len(re.findall("skipped", capsys.readouterr().out)) == 7
 
     _check_changes(command, tmp_path, capsys)
+
+
+def _check_preparation(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A changed dataset is prepared again as long as nothing was trained on it."""
+    assert main([*command, "--stage", "prepare"]) == 0
+    folder = tmp_path / "work" / "preprocessed" / "Dataset901_Spheres"
+    splits = (folder / "splits_final.json").read_bytes()
+    image = tmp_path / "raw" / "Dataset901_Spheres" / "imagesTr" / "case_00_0000.nii.gz"
+    (folder / "left-over").mkdir()
+    shutil.copy(image.with_name("case_02_0000.nii.gz"), image)
+    shutil.copy(*(image.parents[1] / "labelsTr" / f"case_0{n}.nii.gz" for n in (2, 0)))
+    assert main([*command, "--stage", "prepare", "--dry-run"]) == 0
+    assert "to be done again, changed: dataset" in capsys.readouterr().out
+    assert main([*command, "--stage", "prepare"]) == 0
+    assert not (folder / "left-over").exists()
+    assert (folder / "splits_final.json").read_bytes() == splits
+    capsys.readouterr()
 
 
 def _check_report(folder: Path) -> None:
@@ -148,20 +196,3 @@ def _check_changes(command: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     assert "prepared with other inputs; changed since then: dataset. Networks were trained" in capsys.readouterr().err
     label.write_bytes(content)
     assert json.loads((work / "run" / "prepare.json").read_text())["finished"]
-
-
-def test_a_changed_dataset_is_prepared_again_as_long_as_nothing_was_trained(
-    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main([*command, "--stage", "prepare"]) == 0
-    folder = tmp_path / "work" / "preprocessed" / "Dataset901_Spheres"
-    splits = (folder / "splits_final.json").read_bytes()
-    image = tmp_path / "raw" / "Dataset901_Spheres" / "imagesTr" / "case_00_0000.nii.gz"
-    (folder / "left-over").mkdir()
-    shutil.copy(image.with_name("case_01_0000.nii.gz"), image)
-    shutil.copy(*(image.parents[1] / "labelsTr" / f"case_0{n}.nii.gz" for n in (1, 0)))
-    assert main([*command, "--stage", "prepare", "--dry-run"]) == 0
-    assert "to be done again, changed: dataset" in capsys.readouterr().out
-    assert main([*command, "--stage", "prepare"]) == 0
-    assert not (folder / "left-over").exists()
-    assert (folder / "splits_final.json").read_bytes() == splits
