@@ -41,7 +41,12 @@ def run(arguments: argparse.Namespace) -> None:
         for damaged in segmenter.damaged:
             print(f"kdseg: {damaged.id} is left out: {damaged.error}", file=sys.stderr)
         interrupt.check()
-        choice = segmenter.choose(volume, mirroring=arguments.mirroring)
+        choice = segmenter.choose(
+            volume,
+            mirroring=arguments.mirroring,
+            entropy=arguments.entropy is not None,
+            probabilities=len(arguments.probability),
+        )
         result = _segment(segmenter, volume, choice, arguments, interrupt)
         reason = segmenter.engine_for(choice.pack).reason
         with ThreadPoolExecutor(max_workers=1) as executor:  # counts while the labels, the first output, are written

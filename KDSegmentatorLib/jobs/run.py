@@ -65,7 +65,7 @@ def segment_volume(
     Raises:
         KDSegmentatorError: see :meth:`KDSegmentatorLib.segmenter.Segmenter.__call__`.
     """
-    choice = segmenter.choose(volume, mirroring=settings.mirroring)
+    choice = segmenter.choose(volume, mirroring=settings.mirroring, entropy=settings.entropy)
     engine = segmenter.engine_for(choice.pack)
     loading.advance()
     segmentation = segmenter(
