@@ -8,7 +8,7 @@ later window touches are handed on and forgotten, so that no array of the whole 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import combinations, groupby
 
 import numpy as np
@@ -52,7 +52,7 @@ def blended_slabs(
         features: channels that the network's body gives.
         early_head: the head, if logits are to be blended; None to blend features.
         steps: one step a network call.
-        threads: how many channels are blended at a time.
+        threads: how many planes go through an early head, and channels are blended, at a time.
 
     Yields:
         (features or logits, rows, y, x) of the image's own y and x, float32: one slab after the other along z, all rows
@@ -65,13 +65,14 @@ def blended_slabs(
     pads = padding(image.shape, patch_size)
     padded = np.pad(image, pads) if any(low + high for low, high in pads) else image
     rows, y, x = (slice(low, low + length) for (low, _), length in zip(pads, image.shape, strict=True))
-    network = _Network(engine, features, early_head, mirrorings, patch_size, steps)
-    if len(starts) == 1:
-        yield network(padded)[:, rows, y, x]
-        return
     channels = features if early_head is None else len(early_head.bias)
     groups = [list(group) for _, group in groupby(starts, key=lambda start: start[0])]
-    with _Slab(channels, patch_size, padded.shape[1:], threads) as slab:
+    with ThreadPoolExecutor(max_workers=threads) as executor:
+        network = _Network(engine, features, early_head, mirrorings, patch_size, steps, executor)
+        if len(starts) == 1:
+            yield network(padded)[:, rows, y, x]
+            return
+        slab = _Slab(channels, patch_size, padded.shape[1:], executor)
         for number, group in enumerate(groups):
             first = group[0][0]
             for start in group:
@@ -91,20 +92,16 @@ class _Slab:
         channels: of the network's output.
         patch_size: (z, y, x) of a window.
         plane: (y, x) of the padded image.
-        threads: how many channels are computed at a time.
+        executor: computes the channels.
     """
 
-    def __init__(self, channels: int, patch_size: tuple[int, int, int], plane: tuple[int, ...], threads: int) -> None:
+    def __init__(
+        self, channels: int, patch_size: tuple[int, int, int], plane: tuple[int, ...], executor: Executor
+    ) -> None:
         self._weights = gaussian_weights(patch_size)
         self._sums = np.zeros((channels, patch_size[0], *plane), dtype=np.float32)
         self._total = np.zeros((patch_size[0], *plane), dtype=np.float32)
-        self._executor = ThreadPoolExecutor(max_workers=threads)
-
-    def __enter__(self) -> _Slab:  # noqa: PYI034 - Self needs Python 3.11
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._executor.shutdown()
+        self._executor = executor
 
     def add(self, output: Array, y: slice, x: slice) -> None:
         """Add a window (channels, z, y, x) that starts with the slab's first row."""
@@ -157,12 +154,14 @@ class _Network:
         mirrorings: list[tuple[int, ...]],
         patch_size: tuple[int, int, int],
         steps: Steps,
+        executor: Executor,
     ) -> None:
         self._engine = engine
         self._shape = (features, *patch_size)
         self._early_head = early_head
         self._mirrorings = mirrorings
         self._steps = steps
+        self._executor = executor
         self._constant: tuple[float, Array] | None = None
 
     def __call__(self, window: Array) -> Array:
@@ -175,7 +174,7 @@ class _Network:
             return self._constant[1]
         output = self._mean(window)
         if self._early_head is not None:
-            output = head_logits(self._early_head, output)
+            output = head_logits(self._early_head, output, self._executor)
         if constant:
             self._constant = (float(value), output.copy())
         return output
