@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.engines.compiled_cache import prepare, seal
+from KDSegmentatorLib.engines.compiled_cache import opened, seal
 from KDSegmentatorLib.engines.instance_normalization import with_fused_normalization
 from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
 from KDSegmentatorLib.engines.openvino_runtime import openvino_core, openvino_runtime
@@ -150,16 +150,18 @@ class OpenVinoEngine:
 def _compile(
     core: openvino.Core, model: openvino.Model, device: str, settings: dict[str, Any], cache: Path | None
 ) -> openvino.CompiledModel:
-    if cache is None or not prepare(cache):
-        return core.compile_model(model, device, settings)
-    try:
-        compiled = core.compile_model(model, device, {**settings, "CACHE_DIR": str(cache)})
-    except Exception as error:
-        if is_memory_failure(error):
-            raise
-        return core.compile_model(model, device, settings)  # a full disk must not stop the work: it only saves time
-    seal(cache)
-    return compiled
+    if cache is not None:
+        with opened(cache) as usable:
+            if usable:
+                try:
+                    compiled = core.compile_model(model, device, {**settings, "CACHE_DIR": str(cache)})
+                except Exception as error:  # a full disk must not stop the work: the cache only saves time
+                    if is_memory_failure(error):
+                        raise
+                else:
+                    seal(cache)
+                    return compiled
+    return core.compile_model(model, device, settings)
 
 
 def _first_line(error: Exception) -> str:

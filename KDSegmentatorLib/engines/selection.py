@@ -17,6 +17,7 @@ from KDSegmentatorLib.engines.candidates import (
     EngineRequest,
     find_candidates,
 )
+from KDSegmentatorLib.engines.compiled_cache import drop_unused
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_version
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_version
@@ -126,6 +127,8 @@ def _load(candidate: Candidate, pack: StudentPack, threads: int | None, cache: P
     body = pack.body(candidate.precision)
     if candidate.engine == OnnxRuntimeEngine.name:
         return OnnxRuntimeEngine(body, device=candidate.device, threads=engine_threads(threads))
+    compiled = cache / "compiled"
+    drop_unused(compiled)
     network = f"{pack.manifest_sha256[:32]}-{candidate.device}-{candidate.precision}"
     return OpenVinoEngine(
         body,
@@ -133,7 +136,7 @@ def _load(candidate: Candidate, pack: StudentPack, threads: int | None, cache: P
         precision=candidate.precision,
         device=candidate.device,
         threads=engine_threads(threads),
-        cache=cache / "compiled" / f"openvino-{openvino_version()}" / network,
+        cache=compiled / f"openvino-{openvino_version()}" / network,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from types import TracebackType
 
 import numpy as np
@@ -73,6 +73,7 @@ class Restoration:
         Raises:
             InsufficientMemoryError: not even one plane fits into memory.
         """
+        before = len(self._planes)
         start = 0
         while start < slab.shape[1]:
             count = min(slab.shape[1] - start, _PLANES_A_THREAD * self._threads)
