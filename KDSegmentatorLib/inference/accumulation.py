@@ -169,8 +169,7 @@ class _Network:
         value = window[0, 0, 0]
         constant = bool((window == value).all())
         if constant and self._constant is not None and self._constant[0] == value:
-            for _ in self._mirrorings:
-                self._steps.advance()
+            self._steps.skip(len(self._mirrorings))
             return self._constant[1]
         output = self._mean(window)
         if self._early_head is not None:

@@ -132,6 +132,7 @@ def segment(
             checked=check_input,
             mirroring=mirroring,
             windows=len(starts) * len(mirrorings),
+            calls=watch.calls,
             seconds={
                 "preprocess": preprocessed,
                 "windows": watch.inside,
@@ -159,12 +160,13 @@ class _Request:
 
 
 class _Stopwatch:
-    """An engine that knows how long it ran."""
+    """An engine that knows how often and how long it ran."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._start = time.perf_counter()
         self.inside = 0.0
+        self.calls = 0
         self.name, self.device, self.precision = engine.name, engine.device, engine.precision
 
     def elapsed(self) -> float:
@@ -173,6 +175,7 @@ class _Stopwatch:
 
     def run(self, windows: npt.NDArray[np.float32], cancelled: Callable[[], bool]) -> npt.NDArray[np.float32]:
         start = time.perf_counter()
+        self.calls += 1
         try:
             return self._engine.run(windows, cancelled)
         finally:
