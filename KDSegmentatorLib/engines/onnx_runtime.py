@@ -37,6 +37,21 @@ def onnxruntime_devices() -> tuple[str, ...]:
     return tuple(device for device, (provider, _) in _PROVIDERS.items() if provider in installed)
 
 
+def onnxruntime_device_name(device: str) -> str | None:
+    """Return what tells a provider's device from others, as far as onnxruntime knows it; None if it does not.
+
+    Raises:
+        EngineUnavailableError: onnxruntime is not installed.
+    """
+    found = []
+    for each in _onnxruntime().get_ep_devices():
+        if each.ep_name == _PROVIDERS[device][0]:
+            hardware = each.device
+            found.append(f"{hardware.vendor} {hardware.device_id:x} {sorted(dict(hardware.metadata).items())}")
+            found.append(str(sorted(dict(each.ep_metadata).items())))
+    return " ".join(found) or None
+
+
 def onnxruntime_version() -> str:
     """Return the version.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _POLL_MILLISECONDS = 50
 _HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+_NAMES = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "NPU_DRIVER_VERSION")
 _DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 
 
@@ -37,6 +38,20 @@ def openvino_devices() -> dict[str, frozenset[str]]:
         if any(each.partition(".")[0] == name for each in core.available_devices):
             found[device] = frozenset(core.get_property(name, "OPTIMIZATION_CAPABILITIES"))
     return found
+
+
+def openvino_device_name(device: str) -> str | None:
+    """Return the name of a device (``gpu``, ``npu``) with its driver, as far as OpenVINO tells; None if it does not.
+
+    Raises:
+        EngineUnavailableError: OpenVINO is not installed.
+    """
+    core = openvino_core()
+    found = []
+    for name in _NAMES:
+        with suppress(Exception):  # each device has properties of its own
+            found.append(str(core.get_property(_DEVICES[device], name)))
+    return " ".join(found) or None
 
 
 def openvino_version() -> str:

@@ -18,13 +18,13 @@ from KDSegmentatorLib.engines.candidates import (
     find_candidates,
 )
 from KDSegmentatorLib.engines.compiled_cache import drop_unused
+from KDSegmentatorLib.engines.device_name import device_name
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_version
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_version
 from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
 from KDSegmentatorLib.errors import EngineError, EngineUnavailableError, InvalidSettingsError
 from KDSegmentatorLib.machine.hardware import usable_cores
-from KDSegmentatorLib.machine.processor import processor_name
 from KDSegmentatorLib.packs.locations import default_cache_folder
 from KDSegmentatorLib.packs.pack import StudentPack
 
@@ -153,11 +153,12 @@ def _checked(
     if pack.manifest.network.probe is None:
         raise EngineError(f"{pack.manifest.id} has no probe to check {candidate.device} with; take the device cpu")
     version = onnxruntime_version() if candidate.engine == OnnxRuntimeEngine.name else openvino_version()
+    name = device_name(candidate.engine, candidate.device)
     found = checked_agreement(
         pack,
         engine,
-        machine=f"{processor_name()} {candidate.engine} {version}",
-        cache=cache / "self-checks",
+        machine=f"{name} {candidate.engine} {version}",
+        cache=None if name is None else cache / "self-checks",  # it might be another device the next time
         cancelled=cancelled,
     )
     required = required_agreement(pack, engine)
