@@ -23,7 +23,7 @@ from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_version
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_version
 from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
-from KDSegmentatorLib.errors import EngineError, EngineUnavailableError, InvalidSettingsError
+from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError, InvalidSettingsError
 from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.packs.locations import default_cache_folder
 from KDSegmentatorLib.packs.pack import StudentPack
@@ -59,7 +59,7 @@ def choose_engine(
         pack: the student.
         request: what the user asks for; None leaves everything open. What is asked for is never replaced.
         cache: folder for compiled networks and checks; None takes the user's.
-        cancelled: asked while a check computes.
+        cancelled: asked before each engine is loaded, and while a check computes.
 
     Raises:
         InvalidSettingsError: there is no such engine, device or precision, or ``threads`` is not positive.
@@ -81,6 +81,8 @@ def choose_engine(
         if value != AUTOMATIC
     )
     for candidate in found.usable:
+        if cancelled():
+            raise CancelledError("cancelled; nothing was written")
         try:
             engine = _load(candidate, pack, request.threads, cache)
             note = _checked(candidate, engine, pack, cache, cancelled)

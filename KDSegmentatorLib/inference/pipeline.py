@@ -187,14 +187,14 @@ def _preprocessed(
 ) -> tuple[NetworkGrid, npt.NDArray[np.float32]]:
     """Return the grids, and the volume as the network takes it."""
     steps = request.steps("preprocess", 4)
-    check_finite(volume)
+    check_finite(volume, steps.check)
     if check_input:
-        check_intensities(volume, manifest.modality)
+        check_intensities(volume, manifest.modality, steps.check)
         check_field_of_view(volume, manifest)
     steps.advance()
-    grid = NetworkGrid(volume.reoriented(manifest.preprocessing.axis_codes), manifest)
+    grid = NetworkGrid(volume.reoriented(manifest.preprocessing.axis_codes, steps.check), manifest)
     steps.advance()
-    image = normalize(grid.cropped, manifest.preprocessing.normalization)
+    image = normalize(grid.cropped, manifest.preprocessing.normalization, steps.check)
     steps.advance()
     image = resample_image(
         image,

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from KDSegmentatorLib.advisor.selection import Choice, Selection
+from KDSegmentatorLib.cli.interrupt import Interrupt
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
-from KDSegmentatorLib.advisor.selection import Choice, Selection
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import InsufficientMemoryError
 from KDSegmentatorLib.inference.pipeline import segment
@@ -284,4 +285,5 @@ def test_the_advice_knows_of_everything_that_is_asked_for(
     code, _, err = kdseg("segment", scan, scan.with_name("labels.nii.gz"), *PACK, *everything(scan))
     assert code == 0, err
     (named,) = asked
+    assert isinstance(named["cancelled"].__self__, Interrupt)
     assert (named["mirroring"], named["entropy"], named["probabilities"]) == (False, True, 2)

@@ -134,9 +134,7 @@ def test_the_old_name_with_other_content_is_listed_anew(folder: Path) -> None:
     assert names(folder) == ["a.blob", "inner/b.blob"]
 
 
-def test_a_list_is_gone_although_its_folder_could_not_be_emptied(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_list_is_gone_although_its_folder_could_not_be_emptied(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed(folder)
 
     def in_use(path: Path) -> None:

@@ -210,6 +210,7 @@ def test_the_advice_knows_of_the_entropy(
 
     def spy(self: Segmenter, *arguments: Any, **named: Any) -> Choice:
         asked.append(named.get("entropy", False))
+        assert named["cancel"] is never
         return choose(self, *arguments, **named)
 
     monkeypatch.setattr(Segmenter, "choose", spy)
