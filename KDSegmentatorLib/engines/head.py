@@ -41,6 +41,14 @@ class VoxelMaps:
     entropy: npt.NDArray[np.float32] | None = None
     probabilities: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
 
+    def strip(self, y: slice) -> VoxelMaps:
+        """Return the maps of a range of y, as views."""
+        return VoxelMaps(
+            labels=self.labels[:, y],
+            entropy=None if self.entropy is None else self.entropy[:, y],
+            probabilities={value: map_[:, y] for value, map_ in self.probabilities.items()},
+        )
+
     def __iter__(self) -> Iterator[npt.NDArray[Any]]:
         """Iterate over the arrays."""
         yield self.labels
