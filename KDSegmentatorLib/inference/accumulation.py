@@ -74,8 +74,8 @@ def blended_slabs(
         strip: range of the image's y to blend, from the windows that reach into it; None for all.
 
     Yields:
-        (features or logits, rows, y, x) of the image's own y (or the strip's) and x, float32: one slab after the other along z, all rows
-        of the image. The next slab takes the place of the last one in memory.
+        (features or logits, rows, y, x) of the image's own y (or the strip's) and x, float32: one slab after the other
+        along z, all rows of the image. The next slab takes the place of the last one in memory.
 
     Raises:
         CancelledError: the work was cancelled.

@@ -6,6 +6,8 @@ order: so it gets what the whole plane would have got, and windows on the border
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from KDSegmentatorLib.machine.hardware import detect_hardware
@@ -31,7 +33,7 @@ def strips(rows: int, slab_bytes: int) -> list[slice]:
     while rows // (2 * count) >= _FEWEST_ROWS and not _fits(slab_bytes // count, available):
         count *= 2
     bounds = [rows * number // count for number in range(count + 1)]
-    return [slice(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+    return [slice(first, last) for first, last in pairwise(bounds)]
 
 
 def _fits(size: int, available: int | None) -> bool:

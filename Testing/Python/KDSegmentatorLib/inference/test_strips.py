@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -39,7 +40,7 @@ def in_strips(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
     def cut(rows: int, slab_bytes: int) -> list[slice]:
         assert slab_bytes > 0
         bounds = [rows * number // count for number in range(count + 1)]
-        return [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
+        return [slice(*pair) for pair in pairwise(bounds)]
 
     def note(channels: int, patch_size: Any, wide: slice, width: int, executor: Any) -> Any:
         made = slab(channels, patch_size, wide, width, executor)
