@@ -270,6 +270,7 @@ def _restored_maps(
                 strip=columns,
             ):
                 restoration.push(slab)
+            del slab  # makes room for the next strip's
     return maps
 
 

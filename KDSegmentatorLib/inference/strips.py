@@ -37,10 +37,11 @@ def strips(rows: int, slab_bytes: int) -> list[slice]:
 
 
 def _fits(size: int, available: int | None) -> bool:
-    if available is not None and size > _SHARE * available:
+    needed = round(size / _SHARE)
+    if available is not None and needed > available:
         return False
     try:
-        np.empty(size, dtype=np.uint8)
+        np.empty(needed, dtype=np.uint8)  # a limit of the process, which is no property of the machine
     except MemoryError:
         return False
     return True

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import weakref
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +37,7 @@ def in_strips(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
     """Have the plane cut into strips; return their slabs' widths, to be filled."""
     widths: list[int] = []
     slab = accumulation._Slab
+    before: list[Any] = []
 
     def cut(rows: int, slab_bytes: int) -> list[slice]:
         assert slab_bytes > 0
@@ -43,7 +45,9 @@ def in_strips(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
         return [slice(*pair) for pair in pairwise(bounds)]
 
     def note(channels: int, patch_size: Any, wide: slice, width: int, executor: Any) -> Any:
+        assert not any(sums() is not None for sums in before), "the last strip's slab takes memory still"
         made = slab(channels, patch_size, wide, width, executor)
+        before.append(weakref.ref(made._sums))
         widths.append(made._sums.shape[2])
         return made
 
@@ -109,7 +113,7 @@ def test_strips_when_the_system_refuses_a_slab(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "detect_hardware", lambda: Hardware(logical_cores=2, available_memory=None))
 
     def refuse(size: int, dtype: type) -> object:
-        if size > 300_000_000:
+        if size > 600_000_000:
             raise MemoryError
         return np.empty(1, dtype)
 
