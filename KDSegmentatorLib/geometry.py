@@ -8,6 +8,7 @@ millimetres, as in ITK; the patient axes are L (left), P (posterior), S (superio
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any, cast
@@ -29,6 +30,7 @@ ORTHONORMALITY_TOLERANCE = 1e-4
 GRID_TOLERANCE = 1e-3
 """Two grids are the same if no voxel centre differs by more than this fraction of the smallest spacing."""
 
+_SLAB_VOXELS = 1 << 24
 _AXIS_LETTERS = (("L", "R"), ("P", "A"), ("S", "I"))
 _TIE_BREAK_RADIANS = (1.3e-4, 2.9e-4, -1.7e-4)
 
@@ -109,13 +111,14 @@ class Volume:
             raise GeometryError(f"voxels of shape {voxels.shape} do not fit a grid of shape {self.voxels.shape}")
         return Volume(voxels, self.spacing, self.origin, self.direction)
 
-    def reoriented(self, axis_codes: str) -> Volume:
+    def reoriented(self, axis_codes: str, check: Callable[[], None] = lambda: None) -> Volume:
         """Return the same image with its array axes permuted and flipped to other axis codes.
 
         No voxel is interpolated: an oblique volume stays oblique.
 
         Args:
             axis_codes: wanted codes, for example ``"LPS"``; see :attr:`axis_codes`.
+            check: called again and again while voxels are copied; may raise to stop.
 
         Raises:
             GeometryError: the codes do not name each of the three patient axes once.
@@ -134,7 +137,7 @@ class Volume:
                 direction[:, n] *= -1
         origin = self.affine @ np.array([*corner, 1.0])
         return Volume(
-            np.ascontiguousarray(voxels),
+            _contiguous(voxels, check),
             cast("Vector", tuple(self.spacing[axis] for axis in axes)),
             vector(origin[:3]),
             matrix(direction),
@@ -148,6 +151,23 @@ class Volume:
         corners = np.array([[a, b, c, 1] for a in (0, i) for b in (0, j) for c in (0, k)], dtype=float).T
         distance = np.abs(self.affine @ corners - other.affine @ corners).max()
         return bool(distance <= GRID_TOLERANCE * min(self.spacing))
+
+
+def slabs(voxels: npt.NDArray[Any]) -> Iterator[slice]:
+    """Yield ranges of the first axis of an array (z, y, x) that take some hundredths of a second to work on."""
+    rows = max(1, _SLAB_VOXELS * len(voxels) // max(1, voxels.size))
+    for start in range(0, len(voxels), rows):
+        yield slice(start, min(start + rows, len(voxels)))
+
+
+def _contiguous(voxels: npt.NDArray[Any], check: Callable[[], None]) -> npt.NDArray[Any]:
+    if voxels.flags.c_contiguous:
+        return voxels
+    copy = np.empty(voxels.shape, dtype=voxels.dtype)
+    for part in slabs(voxels):
+        check()
+        copy[part] = voxels[part]
+    return copy
 
 
 def check_size(size: tuple[int, ...]) -> None:

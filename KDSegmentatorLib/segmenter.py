@@ -34,6 +34,7 @@ class Segmenter:
         device: ``cpu``, ``cuda``, ... or ``auto``.
         threads: CPU threads; None takes what the machine allows.
         store: where packs are looked up; None for the user's and the shipped ones.
+        cancel: asked while the engine of a fixed size is loaded and checked; None for never.
 
     Raises:
         PackError: no such pack, or a damaged one.
@@ -41,6 +42,7 @@ class Segmenter:
         InvalidSettingsError: there is no such engine, precision or device.
         EngineUnavailableError: what was asked for is not installed, or not possible with this pack.
         EngineError: the engine does not load the network.
+        CancelledError: ``cancel`` returned True.
 
     A pack's files are read and its engine is made here for a fixed size, at the first volume that needs them for
     ``auto``; both are kept.
@@ -61,12 +63,13 @@ class Segmenter:
         device: str = AUTOMATIC,
         threads: int | None = None,
         store: PackStore | None = None,
+        cancel: CancelCheck | None = None,
     ) -> None:
         self._selection = select(store or PackStore(), task, size)
         self._request = EngineRequest(engine=engine, precision=precision, device=device, threads=threads)
         self._engines: dict[str, ChosenEngine] = {}
         if not self._selection.automatic:
-            self.engine_for(self.pack)
+            self.engine_for(self.pack, cancel)
 
     @property
     def pack(self) -> StudentPack:
@@ -96,7 +99,13 @@ class Segmenter:
         return self._selection.damaged
 
     def choose(
-        self, volume: Volume, *, mirroring: bool = False, entropy: bool = False, probabilities: int = 0
+        self,
+        volume: Volume,
+        *,
+        mirroring: bool = False,
+        entropy: bool = False,
+        probabilities: int = 0,
+        cancel: CancelCheck | None = None,
     ) -> Choice:
         """Return the pack for a volume and, if the size is ``auto`` or memory will not do, why.
 
@@ -105,26 +114,38 @@ class Segmenter:
             mirroring: whether every window will be run mirrored as well.
             entropy: whether the entropy is wanted.
             probabilities: number of structures whose probability is wanted.
+            cancel: asked several times a second while the machine is measured, which ``auto`` may do once.
 
         Raises:
             GeometryError: the volume would be empty or too large at the packs' spacing.
             EngineUnavailableError: no size can be run with the engine, precision or device that was asked for.
+            CancelledError: ``cancel`` returned True.
         """
         return self._selection.choose(
-            volume, request=self._request, mirroring=mirroring, entropy=entropy, probabilities=probabilities
+            volume,
+            request=self._request,
+            mirroring=mirroring,
+            entropy=entropy,
+            probabilities=probabilities,
+            cancelled=cancel or _never,
         )
 
-    def engine_for(self, pack: StudentPack) -> ChosenEngine:
+    def engine_for(self, pack: StudentPack, cancel: CancelCheck | None = None) -> ChosenEngine:
         """Return the engine of a pack, made when it is first asked for, and why it was taken.
+
+        Args:
+            pack: the student.
+            cancel: asked before engines are loaded, and several times a second while they are checked.
 
         Raises:
             PackError: the pack's body is damaged.
             EngineUnavailableError: what was asked for is not installed, or not possible with this pack.
             EngineError: the engine does not load the network.
+            CancelledError: ``cancel`` returned True.
         """
         chosen = self._engines.get(pack.manifest_sha256)
         if chosen is None:
-            chosen = choose_engine(pack, self._request)
+            chosen = choose_engine(pack, self._request, cancelled=cancel or _never)
             self._engines[pack.manifest_sha256] = chosen
         return chosen
 
@@ -152,7 +173,7 @@ class Segmenter:
             mirroring: average over mirrored windows.
             check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view.
             progress: called at every step.
-            cancel: asked at every step.
+            cancel: asked at every step, also while an engine is loaded and checked.
 
         Raises:
             KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment` and :meth:`engine_for`.
@@ -160,11 +181,13 @@ class Segmenter:
         if choice is None:
             for damaged in self.damaged:
                 _log.warning("%s is left out: %s", damaged.id, damaged.error)
-            choice = self.choose(volume, mirroring=mirroring, entropy=entropy, probabilities=len(probabilities))
+            choice = self.choose(
+                volume, mirroring=mirroring, entropy=entropy, probabilities=len(probabilities), cancel=cancel
+            )
         return segment(
             volume,
             choice.pack,
-            self.engine_for(choice.pack).engine,
+            self.engine_for(choice.pack, cancel).engine,
             labels=labels,
             entropy=entropy,
             probabilities=probabilities,
@@ -174,3 +197,7 @@ class Segmenter:
             progress=progress,
             cancel=cancel,
         )
+
+
+def _never() -> bool:
+    return False

@@ -19,6 +19,7 @@ from KDSegmentatorLib.advisor.array_speed import array_trial
 from KDSegmentatorLib.advisor.engine_trial import engine_flops
 from KDSegmentatorLib.advisor.speed import Speed, nominal_speed
 from KDSegmentatorLib.engines.candidates import Candidate
+from KDSegmentatorLib.engines.device_name import device_name
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_version
 from KDSegmentatorLib.engines.openvino_engine import openvino_version
 from KDSegmentatorLib.errors import CancelledError, KDSegmentatorError
@@ -96,6 +97,7 @@ class Calibration:
         hardware = detect_hardware()
         trial = array_trial()
         disturbed = trial.interruption > _DISTURBED
+        lasting = not disturbed and (candidate is None or _device(candidate) is not None)
         guess = nominal_speed(threads or hardware.logical_cores, trial.speed)
         if candidate is None:
             return _kept(path, _Stored(key=key, disturbed=disturbed, speed=guess))
@@ -109,7 +111,7 @@ class Calibration:
             return _kept(path, _Stored(key=key, disturbed=True, speed=guess))
         if not flops:
             return guess
-        return _kept(path, _Stored(key=key, disturbed=disturbed, speed=Speed(flops=flops, arrays=trial.speed)))
+        return _kept(path, _Stored(key=key, disturbed=not lasting, speed=Speed(flops=flops, arrays=trial.speed)))
 
     def _flops(
         self, candidate: Candidate, threads: int | None, shared_cores: int | None, end: float
@@ -145,7 +147,7 @@ class _Stored:
 
     Attributes:
         key: what it depends on.
-        disturbed: whether it failed, or other programs used the processor meanwhile.
+        disturbed: whether it failed, other programs used the processor meanwhile, or the device has no known name.
         speed: the result.
     """
 
@@ -155,12 +157,18 @@ class _Stored:
 
 
 def _key(candidate: Candidate | None, threads: int | None) -> str:
-    """Return what a speed depends on: machine, engine with its version, threads, this library."""
+    """Return what a speed depends on: machine, engine with its version, device, threads, this library."""
     parts: list[str | int | None] = [processor_name(), detect_hardware().logical_cores, threads, __version__]
     if candidate is not None:
         version = onnxruntime_version() if candidate.engine == OnnxRuntimeEngine.name else openvino_version()
         parts += [candidate.engine, version, candidate.device, candidate.precision]
+        if candidate.device != "cpu":
+            parts.append(_device(candidate))
     return json.dumps(parts)
+
+
+def _device(candidate: Candidate) -> str | None:
+    return device_name(candidate.engine, candidate.device)
 
 
 def _read(path: Path, key: str) -> Speed | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from KDSegmentatorLib.advisor.advice import advise, memory_warning
+from KDSegmentatorLib.advisor.calibration import Calibration
 from KDSegmentatorLib.advisor.workload import RunOptions
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.geometry import Volume
@@ -47,6 +49,7 @@ class Selection:
         mirroring: bool = False,
         entropy: bool = False,
         probabilities: int = 0,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> Choice:
         """Return the pack for a volume.
 
@@ -56,11 +59,13 @@ class Selection:
             mirroring: whether every window will be run mirrored as well.
             entropy: whether the entropy is wanted.
             probabilities: number of structures whose probability is wanted.
+            cancelled: asked several times a second while the machine is measured.
 
         Raises:
             GeometryError: the volume would be empty or too large at the packs' spacing.
             InvalidSettingsError: the number of threads is not positive.
             EngineUnavailableError: no size can be run as ``request`` asks for.
+            CancelledError: ``cancelled`` returned True.
         """
         hardware = detect_hardware()
         if not self.automatic:
@@ -76,6 +81,7 @@ class Selection:
             mirroring=mirroring,
             entropy=entropy,
             probabilities=probabilities,
+            speed_of=Calibration(cancelled=cancelled).speed,
         )
         reason = advice.reason
         if self.damaged:

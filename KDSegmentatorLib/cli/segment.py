@@ -37,11 +37,17 @@ def run(arguments: argparse.Namespace) -> None:
     outputs = _planned_outputs(arguments)
     check_outputs(outputs, arguments.input)
     with listening() as interrupt:
-        segmenter, volume = _loaded(arguments)
+        segmenter, volume = _loaded(arguments, interrupt)
         for damaged in segmenter.damaged:
             print(f"kdseg: {damaged.id} is left out: {damaged.error}", file=sys.stderr)
         interrupt.check()
-        choice = segmenter.choose(volume, mirroring=arguments.mirroring)
+        choice = segmenter.choose(
+            volume,
+            mirroring=arguments.mirroring,
+            entropy=arguments.entropy is not None,
+            probabilities=len(arguments.probability),
+            cancel=interrupt.requested,
+        )
         result = _segment(segmenter, volume, choice, arguments, interrupt)
         reason = segmenter.engine_for(choice.pack).reason
         with ThreadPoolExecutor(max_workers=1) as executor:  # counts while the labels, the first output, are written
@@ -53,7 +59,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(f"Wrote {', '.join(str(output.path) for output in outputs)}")
 
 
-def _loaded(arguments: argparse.Namespace) -> tuple[Segmenter, Volume]:
+def _loaded(arguments: argparse.Namespace, interrupt: Interrupt) -> tuple[Segmenter, Volume]:
     """Return the pack with its engine, and the scan: both are loaded at the same time."""
     with ThreadPoolExecutor(max_workers=1) as executor:
         reading = executor.submit(read_volume, arguments.input)
@@ -64,6 +70,7 @@ def _loaded(arguments: argparse.Namespace) -> tuple[Segmenter, Volume]:
             precision=arguments.precision,
             device=arguments.device,
             threads=arguments.threads,
+            cancel=interrupt.requested,
         )
         return segmenter, reading.result()
 

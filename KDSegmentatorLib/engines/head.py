@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from KDSegmentatorLib.machine.small_products import multiply_columns
 from KDSegmentatorLib.packs.pack import Head
 
 _BLOCK_LOGITS = 1 << 19
@@ -38,6 +40,14 @@ class VoxelMaps:
     labels: npt.NDArray[np.uint8 | np.uint16]
     entropy: npt.NDArray[np.float32] | None = None
     probabilities: dict[int, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    def strip(self, y: slice) -> VoxelMaps:
+        """Return the maps of a range of y, as views."""
+        return VoxelMaps(
+            labels=self.labels[:, y],
+            entropy=None if self.entropy is None else self.entropy[:, y],
+            probabilities={value: map_[:, y] for value, map_ in self.probabilities.items()},
+        )
 
     def __iter__(self) -> Iterator[npt.NDArray[Any]]:
         """Iterate over the arrays."""
@@ -111,16 +121,31 @@ def label_values(head: Head, features: npt.NDArray[np.float32]) -> npt.NDArray[n
     return maps.labels
 
 
-def head_logits(head: Head, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def head_logits(
+    head: Head, features: npt.NDArray[np.float32], executor: Executor | None = None
+) -> npt.NDArray[np.float32]:
     """Return logits (labels, z, y, x) for features (features, z, y, x); labels include the background.
+
+    Args:
+        head: turns features into logits.
+        features: of any number of voxels.
+        executor: computes planes at a time; None for the thread that asks.
 
     Raises:
         ValueError: the number of features is not the head's.
     """
-    flat: npt.NDArray[np.float32] = head.weight @ features.reshape(len(features), -1)
-    flat += head.bias[:, None]
-    logits: npt.NDArray[np.float32] = flat.reshape(len(head.bias), *features.shape[1:])
-    return logits
+    if len(features) != head.weight.shape[1]:
+        raise ValueError(f"the head takes {head.weight.shape[1]} features, got {len(features)}")
+    planes = features.reshape(*features.shape[:2], -1)
+    logits = np.empty((len(head.bias), *planes.shape[1:]), dtype=np.float32)
+
+    def plane(z: int) -> None:
+        multiply_columns(head.weight, planes[None, :, z], logits[None, :, z])
+        logits[:, z] += head.bias[:, None]
+
+    for _ in (map if executor is None else executor.map)(plane, range(planes.shape[1])):
+        pass
+    return logits.reshape(len(head.bias), *features.shape[1:])
 
 
 def _logits(head: Head | None, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

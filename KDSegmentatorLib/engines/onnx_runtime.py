@@ -37,6 +37,21 @@ def onnxruntime_devices() -> tuple[str, ...]:
     return tuple(device for device, (provider, _) in _PROVIDERS.items() if provider in installed)
 
 
+def onnxruntime_device_name(device: str) -> str | None:
+    """Return what tells a provider's device from others, as far as onnxruntime knows it; None if it does not.
+
+    Raises:
+        EngineUnavailableError: onnxruntime is not installed.
+    """
+    found = []
+    for each in _onnxruntime().get_ep_devices():
+        if each.ep_name == _PROVIDERS[device][0]:
+            hardware = each.device
+            found.append(f"{hardware.vendor} {hardware.device_id:x} {sorted(dict(hardware.metadata).items())}")
+            found.append(str(sorted(dict(each.ep_metadata).items())))
+    return " ".join(found) or None
+
+
 def onnxruntime_version() -> str:
     """Return the version.
 
@@ -73,6 +88,8 @@ class OnnxRuntimeEngine:
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
+        if device != "cpu":  # operators that the provider has no kernel for would run on the CPU without a word
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         onnxruntime.disable_telemetry_events()  # the Windows build has some; a clinic's machine reports to nobody
@@ -83,11 +100,16 @@ class OnnxRuntimeEngine:
         except Exception as error:  # onnxruntime's own exceptions share no base class
             if is_memory_failure(error):
                 raise memory_failure("to load the network") from error
+            if _leaves_work_to_the_cpu(error):
+                raise EngineError(
+                    f"onnxruntime's {provider[0]} cannot compute the whole network on {device}: it would leave "
+                    "operators to the processor; check the driver, or take the device cpu"
+                ) from error
             raise EngineError(
                 f"onnxruntime {onnxruntime.__version__} does not load the pack's network: {error}. Update onnxruntime, "
                 "and check the pack with 'kdseg packs verify'"
             ) from error
-        if provider[0] not in self._session.get_providers():  # it falls back to the CPU by itself, with a warning only
+        if provider[0] not in self._session.get_providers():
             raise EngineError(f"onnxruntime could not start {provider[0]}; check the driver, or take the device cpu")
         self._input = self._session.get_inputs()[0].name
 
@@ -116,6 +138,11 @@ class OnnxRuntimeEngine:
                 raise EngineError(f"onnxruntime failed on a window of shape {windows.shape}: {error}") from error
             finally:
                 options.terminate = True  # leaving for any reason, Ctrl-C included, ends the computation
+
+
+def _leaves_work_to_the_cpu(error: BaseException) -> bool:
+    """Return whether onnxruntime refused because the CPU would be needed; with that, Python's retry on it fails too."""
+    return "fallback to cpu ep" in str(error).lower() or "fallback to the cpu ep" in str(error).lower()
 
 
 def _onnxruntime() -> Any:

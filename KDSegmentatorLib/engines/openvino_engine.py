@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.engines.compiled_cache import prepare, seal
+from KDSegmentatorLib.engines.compiled_cache import opened, seal
 from KDSegmentatorLib.engines.instance_normalization import with_fused_normalization
 from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
 from KDSegmentatorLib.engines.openvino_runtime import openvino_core, openvino_runtime
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _POLL_MILLISECONDS = 50
 _HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
+_NAMES = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "NPU_DRIVER_VERSION")
 _DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
 
 
@@ -37,6 +38,20 @@ def openvino_devices() -> dict[str, frozenset[str]]:
         if any(each.partition(".")[0] == name for each in core.available_devices):
             found[device] = frozenset(core.get_property(name, "OPTIMIZATION_CAPABILITIES"))
     return found
+
+
+def openvino_device_name(device: str) -> str | None:
+    """Return the name of a device (``gpu``, ``npu``) with its driver, as far as OpenVINO tells; None if it does not.
+
+    Raises:
+        EngineUnavailableError: OpenVINO is not installed.
+    """
+    core = openvino_core()
+    found = []
+    for name in _NAMES:
+        with suppress(Exception):  # each device has properties of its own
+            found.append(str(core.get_property(_DEVICES[device], name)))
+    return " ".join(found) or None
 
 
 def openvino_version() -> str:
@@ -150,16 +165,18 @@ class OpenVinoEngine:
 def _compile(
     core: openvino.Core, model: openvino.Model, device: str, settings: dict[str, Any], cache: Path | None
 ) -> openvino.CompiledModel:
-    if cache is None or not prepare(cache):
-        return core.compile_model(model, device, settings)
-    try:
-        compiled = core.compile_model(model, device, {**settings, "CACHE_DIR": str(cache)})
-    except Exception as error:
-        if is_memory_failure(error):
-            raise
-        return core.compile_model(model, device, settings)  # a full disk must not stop the work: it only saves time
-    seal(cache)
-    return compiled
+    if cache is not None:
+        with opened(cache) as usable:
+            if usable:
+                try:
+                    compiled = core.compile_model(model, device, {**settings, "CACHE_DIR": str(cache)})
+                except Exception as error:  # a full disk must not stop the work: the cache only saves time
+                    if is_memory_failure(error):
+                        raise
+                else:
+                    seal(cache)
+                    return compiled
+    return core.compile_model(model, device, settings)
 
 
 def _first_line(error: Exception) -> str:

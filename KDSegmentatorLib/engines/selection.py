@@ -17,13 +17,14 @@ from KDSegmentatorLib.engines.candidates import (
     EngineRequest,
     find_candidates,
 )
+from KDSegmentatorLib.engines.compiled_cache import drop_unused
+from KDSegmentatorLib.engines.device_name import device_name
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_version
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_version
 from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
-from KDSegmentatorLib.errors import EngineError, EngineUnavailableError, InvalidSettingsError
+from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError, InvalidSettingsError
 from KDSegmentatorLib.machine.hardware import usable_cores
-from KDSegmentatorLib.machine.processor import processor_name
 from KDSegmentatorLib.packs.locations import default_cache_folder
 from KDSegmentatorLib.packs.pack import StudentPack
 
@@ -58,7 +59,7 @@ def choose_engine(
         pack: the student.
         request: what the user asks for; None leaves everything open. What is asked for is never replaced.
         cache: folder for compiled networks and checks; None takes the user's.
-        cancelled: asked while a check computes.
+        cancelled: asked before each engine is loaded, and while a check computes.
 
     Raises:
         InvalidSettingsError: there is no such engine, device or precision, or ``threads`` is not positive.
@@ -80,6 +81,8 @@ def choose_engine(
         if value != AUTOMATIC
     )
     for candidate in found.usable:
+        if cancelled():
+            raise CancelledError("cancelled; nothing was written")
         try:
             engine = _load(candidate, pack, request.threads, cache)
             note = _checked(candidate, engine, pack, cache, cancelled)
@@ -126,6 +129,8 @@ def _load(candidate: Candidate, pack: StudentPack, threads: int | None, cache: P
     body = pack.body(candidate.precision)
     if candidate.engine == OnnxRuntimeEngine.name:
         return OnnxRuntimeEngine(body, device=candidate.device, threads=engine_threads(threads))
+    compiled = cache / "compiled"
+    drop_unused(compiled)
     network = f"{pack.manifest_sha256[:32]}-{candidate.device}-{candidate.precision}"
     return OpenVinoEngine(
         body,
@@ -133,7 +138,7 @@ def _load(candidate: Candidate, pack: StudentPack, threads: int | None, cache: P
         precision=candidate.precision,
         device=candidate.device,
         threads=engine_threads(threads),
-        cache=cache / "compiled" / f"openvino-{openvino_version()}" / network,
+        cache=compiled / f"openvino-{openvino_version()}" / network,
     )
 
 
@@ -150,11 +155,12 @@ def _checked(
     if pack.manifest.network.probe is None:
         raise EngineError(f"{pack.manifest.id} has no probe to check {candidate.device} with; take the device cpu")
     version = onnxruntime_version() if candidate.engine == OnnxRuntimeEngine.name else openvino_version()
+    name = device_name(candidate.engine, candidate.device)
     found = checked_agreement(
         pack,
         engine,
-        machine=f"{processor_name()} {candidate.engine} {version}",
-        cache=cache / "self-checks",
+        machine=f"{name} {candidate.engine} {version}",
+        cache=None if name is None else cache / "self-checks",  # it might be another device the next time
         cancelled=cancelled,
     )
     required = required_agreement(pack, engine)

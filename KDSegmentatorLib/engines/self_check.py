@@ -60,7 +60,7 @@ def checked_agreement(
     Args:
         pack: has a probe.
         engine: loaded with the pack's body.
-        machine: what the result depends on besides: processor, engine version.
+        machine: what the result depends on besides: processor or other device, engine version.
         cache: folder to remember the result in; None measures anew. A file that cannot be read or written is ignored.
         cancelled: asked while the engine computes.
 

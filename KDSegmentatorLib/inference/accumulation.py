@@ -8,7 +8,7 @@ later window touches are handed on and forgotten, so that no array of the whole 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import combinations, groupby
 
 import numpy as np
@@ -29,6 +29,23 @@ def mirrored_axes(mirroring_axes: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [axes for count in range(len(mirroring_axes) + 1) for axes in combinations(mirroring_axes, count)]
 
 
+def windows_reaching(
+    starts: list[tuple[int, int, int]], shape: tuple[int, ...], patch_size: tuple[int, int, int], strip: slice | None
+) -> list[tuple[int, int, int]]:
+    """Return the windows that reach into a strip of the image.
+
+    Args:
+        starts: windows on the padded image.
+        shape: (z, y, x) of the image.
+        patch_size: (z, y, x) of a window.
+        strip: range of the image's y; None for all.
+    """
+    if strip is None:
+        return starts
+    low = padding(shape, patch_size)[1][0]
+    return [start for start in starts if strip.start + low - patch_size[1] < start[1] < strip.stop + low]
+
+
 def blended_slabs(
     image: Array,
     engine: Engine,
@@ -40,6 +57,7 @@ def blended_slabs(
     early_head: Head | None,
     steps: Steps,
     threads: int = 1,
+    strip: slice | None = None,
 ) -> Iterator[Array]:
     """Yield the Gaussian-weighted mean of the network's output over the windows, slab by slab.
 
@@ -52,11 +70,12 @@ def blended_slabs(
         features: channels that the network's body gives.
         early_head: the head, if logits are to be blended; None to blend features.
         steps: one step a network call.
-        threads: how many channels are blended at a time.
+        threads: how many planes go through an early head, and channels are blended, at a time.
+        strip: range of the image's y to blend, from the windows that reach into it; None for all.
 
     Yields:
-        (features or logits, rows, y, x) of the image's own y and x, float32: one slab after the other along z, all rows
-        of the image. The next slab takes the place of the last one in memory.
+        (features or logits, rows, y, x) of the image's own y (or the strip's) and x, float32: one slab after the other
+        along z, all rows of the image. The next slab takes the place of the last one in memory.
 
     Raises:
         CancelledError: the work was cancelled.
@@ -65,13 +84,19 @@ def blended_slabs(
     pads = padding(image.shape, patch_size)
     padded = np.pad(image, pads) if any(low + high for low, high in pads) else image
     rows, y, x = (slice(low, low + length) for (low, _), length in zip(pads, image.shape, strict=True))
-    network = _Network(engine, features, early_head, mirrorings, patch_size, steps)
-    if len(starts) == 1:
-        yield network(padded)[:, rows, y, x]
-        return
     channels = features if early_head is None else len(early_head.bias)
-    groups = [list(group) for _, group in groupby(starts, key=lambda start: start[0])]
-    with _Slab(channels, patch_size, padded.shape[1:], threads) as slab:
+    if strip is not None:
+        y = slice(y.start + strip.start, y.start + strip.stop)
+    # without a strip the slab is as wide as the padded image, which all windows reach into
+    wide = slice(0, padded.shape[1]) if strip is None else y
+    reaching = windows_reaching(starts, image.shape, patch_size, strip)
+    groups = [list(group) for _, group in groupby(reaching, key=lambda start: start[0])]
+    with ThreadPoolExecutor(max_workers=threads) as executor:
+        network = _Network(engine, features, early_head, mirrorings, patch_size, steps, executor)
+        if len(starts) == 1:
+            yield network(padded)[:, rows, y, x]
+            return
+        slab = _Slab(channels, patch_size, wide, padded.shape[2], executor)
         for number, group in enumerate(groups):
             first = group[0][0]
             for start in group:
@@ -80,7 +105,8 @@ def blended_slabs(
             after = groups[number + 1][0][0] if number + 1 < len(groups) else first + patch_size[0]
             steps.check()
             mean = slab.mean(after - first)
-            yield mean[:, max(rows.start - first, 0) : rows.stop - first, y, x]
+            inside = slice(y.start - wide.start, y.stop - wide.start)
+            yield mean[:, max(rows.start - first, 0) : rows.stop - first, inside, x]
             slab.roll(after - first)
 
 
@@ -90,32 +116,39 @@ class _Slab:
     Args:
         channels: of the network's output.
         patch_size: (z, y, x) of a window.
-        plane: (y, x) of the padded image.
-        threads: how many channels are computed at a time.
+        wide: range of the padded image's y.
+        width: of the padded image along x.
+        executor: computes the channels.
     """
 
-    def __init__(self, channels: int, patch_size: tuple[int, int, int], plane: tuple[int, ...], threads: int) -> None:
+    def __init__(
+        self, channels: int, patch_size: tuple[int, int, int], wide: slice, width: int, executor: Executor
+    ) -> None:
+        self._first, plane = wide.start, (wide.stop - wide.start, width)
         self._weights = gaussian_weights(patch_size)
         self._sums = np.zeros((channels, patch_size[0], *plane), dtype=np.float32)
         self._total = np.zeros((patch_size[0], *plane), dtype=np.float32)
-        self._executor = ThreadPoolExecutor(max_workers=threads)
-
-    def __enter__(self) -> _Slab:  # noqa: PYI034 - Self needs Python 3.11
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._executor.shutdown()
+        self._executor = executor
 
     def add(self, output: Array, y: slice, x: slice) -> None:
-        """Add a window (channels, z, y, x) that starts with the slab's first row."""
+        """Add a window (channels, z, y, x) that starts with the slab's first row, as far as it reaches into the slab.
+
+        Args:
+            output: of the network.
+            y: of the window in the padded image.
+            x: of the window in the padded image.
+        """
+        low, high = max(y.start - self._first, 0), min(y.stop - self._first, self._total.shape[1])
+        part = slice(low + self._first - y.start, high + self._first - y.start)
+        y = slice(low, high)
 
         def add(channel: int) -> None:
-            planes = zip(self._sums[channel, :, y, x], output[channel], self._weights, strict=True)
+            planes = zip(self._sums[channel, :, y, x], output[channel, :, part], self._weights[:, part], strict=True)
             for plane, values, weights in planes:  # plane by plane, which stay in the processor's cache
                 plane += values * weights
 
         self._each_channel(add)
-        self._total[:, y, x] += self._weights
+        self._total[:, y, x] += self._weights[:, part]
 
     def mean(self, rows: int) -> Array:
         """Return the first rows, (channels, rows, y, x), divided by their weights in place."""
@@ -157,12 +190,14 @@ class _Network:
         mirrorings: list[tuple[int, ...]],
         patch_size: tuple[int, int, int],
         steps: Steps,
+        executor: Executor,
     ) -> None:
         self._engine = engine
         self._shape = (features, *patch_size)
         self._early_head = early_head
         self._mirrorings = mirrorings
         self._steps = steps
+        self._executor = executor
         self._constant: tuple[float, Array] | None = None
 
     def __call__(self, window: Array) -> Array:
@@ -170,12 +205,11 @@ class _Network:
         value = window[0, 0, 0]
         constant = bool((window == value).all())
         if constant and self._constant is not None and self._constant[0] == value:
-            for _ in self._mirrorings:
-                self._steps.advance()
+            self._steps.skip(len(self._mirrorings))
             return self._constant[1]
         output = self._mean(window)
         if self._early_head is not None:
-            output = head_logits(self._early_head, output)
+            output = head_logits(self._early_head, output, self._executor)
         if constant:
             self._constant = (float(value), output.copy())
         return output

@@ -82,6 +82,11 @@ class AxisOperator:
         needed: list[int] = np.minimum.accumulate(starts[::-1])[::-1].tolist()
         return needed
 
+    def part(self, rows: slice) -> tuple[AxisOperator, slice]:
+        """Return the operator of some outputs, and the range of inputs that it takes."""
+        columns = _range(self.matrix[rows])
+        return AxisOperator(self.matrix[rows, columns]), columns
+
     def weights(self, row: int) -> npt.NDArray[np.float32]:
         """Return how much each of :meth:`inputs` counts."""
         return self.matrix[row, self._touched[row]].astype(np.float32)

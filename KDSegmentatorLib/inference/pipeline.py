@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from KDSegmentatorLib.engines.head import VoxelMaps, background_maps
 from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
 from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError
 from KDSegmentatorLib.geometry import MAXIMUM_VOXELS, Volume
-from KDSegmentatorLib.inference.accumulation import blended_slabs, mirrored_axes
+from KDSegmentatorLib.inference.accumulation import blended_slabs, mirrored_axes, windows_reaching
 from KDSegmentatorLib.inference.cropping import nonzero_box
 from KDSegmentatorLib.inference.normalization import normalize
 from KDSegmentatorLib.inference.plausibility import check_field_of_view, check_finite, check_intensities
@@ -30,11 +31,15 @@ from KDSegmentatorLib.inference.resampling import (
 )
 from KDSegmentatorLib.inference.restoration import Restoration
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
+from KDSegmentatorLib.inference.strips import strips
 from KDSegmentatorLib.inference.windows import padding, window_starts
 from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.packs.manifest import Label, Manifest
 from KDSegmentatorLib.packs.pack import Head, StudentPack
 from KDSegmentatorLib.version import __version__
+
+_FLOAT32_BYTES = 4
+_log = logging.getLogger(__name__)
 
 
 def segment(
@@ -132,6 +137,7 @@ def segment(
             checked=check_input,
             mirroring=mirroring,
             windows=len(starts) * len(mirrorings),
+            calls=watch.calls,
             seconds={
                 "preprocess": preprocessed,
                 "windows": watch.inside,
@@ -159,12 +165,13 @@ class _Request:
 
 
 class _Stopwatch:
-    """An engine that knows how long it ran."""
+    """An engine that knows how often and how long it ran."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._start = time.perf_counter()
         self.inside = 0.0
+        self.calls = 0
         self.name, self.device, self.precision = engine.name, engine.device, engine.precision
 
     def elapsed(self) -> float:
@@ -173,6 +180,7 @@ class _Stopwatch:
 
     def run(self, windows: npt.NDArray[np.float32], cancelled: Callable[[], bool]) -> npt.NDArray[np.float32]:
         start = time.perf_counter()
+        self.calls += 1
         try:
             return self._engine.run(windows, cancelled)
         finally:
@@ -184,14 +192,14 @@ def _preprocessed(
 ) -> tuple[NetworkGrid, npt.NDArray[np.float32]]:
     """Return the grids, and the volume as the network takes it."""
     steps = request.steps("preprocess", 4)
-    check_finite(volume)
+    check_finite(volume, steps.check)
     if check_input:
-        check_intensities(volume, manifest.modality)
+        check_intensities(volume, manifest.modality, steps.check)
         check_field_of_view(volume, manifest)
     steps.advance()
-    grid = NetworkGrid(volume.reoriented(manifest.preprocessing.axis_codes), manifest)
+    grid = NetworkGrid(volume.reoriented(manifest.preprocessing.axis_codes, steps.check), manifest)
     steps.advance()
-    image = normalize(grid.cropped, manifest.preprocessing.normalization)
+    image = normalize(grid.cropped, manifest.preprocessing.normalization, steps.check)
     steps.advance()
     image = resample_image(
         image,
@@ -219,8 +227,15 @@ def _restored_maps(
     head = pack.head()
     early = _head_comes_early(head, manifest)
     maps, cropped = grid.maps(len(head.bias), entropy=request.entropy, probabilities=request.probabilities)
-    steps = request.steps("windows", len(starts) * len(mirrorings))
-    rows = len(cropped.labels)
+    channels = len(head.bias) if early else manifest.network.features
+    parts = grid.strips(channels) if len(starts) > 1 else [None]
+    if len(parts) > 1:
+        _log.info("memory is short: the plane is worked on in %d strips", len(parts))
+    patch = manifest.windows.patch_size
+    works = [grid.strip(part, cropped) for part in parts]
+    reaching = sum(len(windows_reaching(starts, image.shape, patch, columns)) for _, _, columns in works)
+    steps = request.steps("windows", reaching * len(mirrorings))
+    rows = len(cropped.labels) * len(works)
     last: Steps | None = None
 
     def restored(count: int) -> None:
@@ -233,26 +248,29 @@ def _restored_maps(
         if last is not None:
             last.advance(count)
 
-    with Restoration(
-        cropped,
-        grid.restoring_operators(),
-        None if early else head,
-        _kept(request.wanted, manifest),
-        threads=request.threads,
-        restored=restored,
-    ) as restoration:
-        for slab in blended_slabs(
-            image,
-            engine,
-            patch_size=manifest.windows.patch_size,
-            starts=starts,
-            mirrorings=mirrorings,
-            features=manifest.network.features,
-            early_head=head if early else None,
-            steps=steps,
+    for into, operators, columns in works:
+        with Restoration(
+            into,
+            operators,
+            None if early else head,
+            _kept(request.wanted, manifest),
             threads=request.threads,
-        ):
-            restoration.push(slab)
+            restored=restored,
+        ) as restoration:
+            for slab in blended_slabs(
+                image,
+                engine,
+                patch_size=patch,
+                starts=starts,
+                mirrorings=mirrorings,
+                features=manifest.network.features,
+                early_head=head if early else None,
+                steps=steps,
+                threads=request.threads,
+                strip=columns,
+            ):
+                restoration.push(slab)
+            del slab  # makes room for the next strip's
     return maps
 
 
@@ -315,6 +333,32 @@ class NetworkGrid:
         resampling = self._manifest.preprocessing.logits_resampling
         apart = separate_axis(resampling, self._manifest.preprocessing.spacing, self.spacing)
         return axis_operators(self.network_shape, self.cropped_shape, resampling, apart)
+
+    def strips(self, channels: int) -> list[slice | None]:
+        """Return the strips that memory asks for, as ranges of the cropped grid's y; [None] for the whole plane.
+
+        Args:
+            channels: to be blended.
+        """
+        patch = self._manifest.windows.patch_size
+        _, height, width = (max(pair) for pair in zip(self.network_shape, patch, strict=True))
+        found = strips(self.cropped_shape[1], _FLOAT32_BYTES * (channels + 1) * patch[0] * height * width)
+        return [None] if len(found) == 1 else [*found]
+
+    def strip(self, y: slice | None, cropped: VoxelMaps) -> tuple[VoxelMaps, AxisOperators, slice | None]:
+        """Return a strip's maps, its operators to them from the network's grid, and its range of that grid's y.
+
+        Args:
+            y: range of the cropped grid; None for all of it.
+            cropped: maps of all of it.
+        """
+        along_z, along_y, along_x = self.restoring_operators()
+        if y is None:
+            return cropped, (along_z, along_y, along_x), None
+        if along_y is None:
+            return cropped.strip(y), (along_z, None, along_x), y
+        along_y, columns = along_y.part(y)
+        return cropped.strip(y), (along_z, along_y, along_x), columns
 
     def maps(self, rows: int, *, entropy: bool, probabilities: Sequence[int]) -> tuple[VoxelMaps, VoxelMaps]:
         """Return maps of the whole transposed grid, all background, and their parts in the crop as views.

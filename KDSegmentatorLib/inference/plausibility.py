@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.errors import ImplausibleVolumeError, UnsuitableVolumeError
-from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.geometry import Volume, slabs
 from KDSegmentatorLib.inference.cropping import nonzero_box
 from KDSegmentatorLib.packs.field_of_view import field_of_view_text, lengths_text
 from KDSegmentatorLib.packs.manifest import Manifest, Modality
@@ -38,8 +39,12 @@ tightly round the same structures, so that less than a third may be missing.
 """
 
 
-def check_finite(volume: Volume) -> None:
+def check_finite(volume: Volume, check: Callable[[], None] = lambda: None) -> None:
     """Check that every voxel can be computed with in float32.
+
+    Args:
+        volume: the scan.
+        check: called again and again; may raise to stop.
 
     Raises:
         UnsuitableVolumeError: the voxels are not real numbers, one is NaN, infinite or beyond float32, or all are
@@ -49,18 +54,28 @@ def check_finite(volume: Volume) -> None:
     if voxels.dtype.kind not in "biuf":
         raise UnsuitableVolumeError(f"voxels of type {voxels.dtype} are no intensities; give real numbers")
     if voxels.dtype.kind == "f":
-        usable = np.abs(voxels) <= np.finfo(np.float32).max  # False for NaN as well
-        if not usable.all():
+        unusable = 0
+        for part in slabs(voxels):
+            check()
+            usable = np.abs(voxels[part]) <= np.finfo(np.float32).max  # False for NaN as well
+            unusable += usable.size - int(np.count_nonzero(usable))
+        if unusable:
             raise UnsuitableVolumeError(
-                f"{int(np.count_nonzero(~usable)):,} voxels are NaN, infinite or too large for float32; replace them "
+                f"{unusable:,} voxels are NaN, infinite or too large for float32; replace them "
                 "(for example by 0, outside the body) first"
             )
-    if voxels.min() == voxels.max():
+    low, high = _range(voxels, check)
+    if low == high:
         raise UnsuitableVolumeError(f"every voxel has the same value ({voxels.flat[0]}); the volume shows nothing")
 
 
-def check_intensities(volume: Volume, modality: Modality) -> None:
+def check_intensities(volume: Volume, modality: Modality, check: Callable[[], None] = lambda: None) -> None:
     """Check that the intensities can be those of a scan of this modality.
+
+    Args:
+        volume: the scan.
+        modality: of the pack.
+        check: called again and again; may raise to stop.
 
     Raises:
         ImplausibleVolumeError: it looks like a label map, or like another modality; the message says how to overrule.
@@ -70,8 +85,12 @@ def check_intensities(volume: Volume, modality: Modality) -> None:
             f"the volume holds fewer than {LABEL_MAP_VALUES} different whole numbers: it looks like a label map, not a "
             "scan. Give the scan itself."
         )
-    in_hounsfield = np.count_nonzero(volume.voxels < AIR_HU) >= AIR_FRACTION * volume.voxels.size
-    low, high = float(volume.voxels.min()), float(volume.voxels.max())
+    air = 0
+    for part in slabs(volume.voxels):
+        check()
+        air += int(np.count_nonzero(volume.voxels[part] < AIR_HU))
+    in_hounsfield = air >= AIR_FRACTION * volume.voxels.size
+    low, high = (float(value) for value in _range(volume.voxels, check))
     if modality == "CT" and not in_hounsfield:
         raise ImplausibleVolumeError(
             f"the pack is made for CT in Hounsfield units; this volume ({low:g} to {high:g}) has next to no air below "
@@ -128,6 +147,16 @@ def check_field_of_view(volume: Volume, manifest: Manifest) -> None:
 
 def _lengths(by_code: dict[str, float]) -> str:
     return lengths_text("".join(by_code), [f"{length:.0f}" for length in by_code.values()])
+
+
+def _range(voxels: npt.NDArray[Any], check: Callable[[], None]) -> tuple[Any, Any]:
+    """Return the least and the largest voxel."""
+    low, high = [], []
+    for part in slabs(voxels):
+        check()
+        low.append(voxels[part].min())
+        high.append(voxels[part].max())
+    return min(low), max(high)
 
 
 def _looks_like_label_map(voxels: npt.NDArray[Any]) -> bool:

@@ -44,6 +44,7 @@ class Steps:
         self.stage = stage
         self.total = total
         self.done = 0
+        self._skipped = 0
         self._progress = progress
         self._cancel = cancel
         self._start = time.perf_counter()
@@ -69,9 +70,19 @@ class Steps:
             CancelledError: the work was cancelled.
         """
         self.done += steps
+        worked = self.done - self._skipped
         elapsed = time.perf_counter() - self._start
-        self._report(elapsed / self.done * (self.total - self.done))
+        self._report(elapsed / worked * (self.total - self.done) if worked else None)
         self.check()
+
+    def skip(self, steps: int) -> None:
+        """Count and report steps for which nothing had to be done: they tell nothing of how long the others take.
+
+        Raises:
+            CancelledError: the work was cancelled.
+        """
+        self._skipped += steps
+        self.advance(steps)
 
     def _report(self, seconds_left: float | None) -> None:
         if self._progress is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 
 import numpy as np
@@ -84,8 +84,12 @@ class Restoration:
             self._planes += planes
             start += count
             self._finish_rows()
-        if self._along_y is None and self._along_x is None:
-            self._planes = [plane.copy() for plane in self._planes]  # they are parts of the slab
+        if self._along_y is None and self._along_x is None:  # what is new of the kept planes are parts of the slab
+            new = max(0, len(self._planes) - slab.shape[1])
+            try:
+                self._planes[new:] = [plane.copy() for plane in self._planes[new:]]
+            except MemoryError:
+                raise memory_failure("to keep a plane of the network's output") from None
 
     def _finish_rows(self) -> None:
         """Finish every row of the maps whose planes are there, and forget the planes that no later row needs."""
@@ -137,8 +141,20 @@ class Restoration:
         return row if self._along_z is None else self._along_z.first_needed(row)
 
     def _map(self, work: Callable[[int], Array | None], rows: range) -> list[Array]:
-        each = map if self._threads == 1 else self._executor.map
-        results = list(each(work, rows))
+        """Return what ``work`` gives for rows; when it fails for one, the others are done or have failed as well."""
+        results: list[Array | None] = []
+        if self._threads == 1:
+            results += map(work, rows)
+        else:
+            futures: list[Future[Array | None]] = []
+            try:
+                futures += (self._executor.submit(work, row) for row in rows)
+                wait(futures)  # what is tried again has the memory for itself
+                while futures:  # one by one: a future that failed holds on to the arrays of its thread
+                    results.append(futures.pop(0).result())
+            finally:
+                wait(futures)
+                futures.clear()
         return [result for result in results if result is not None]
 
     def _make_do(self) -> None:

@@ -24,7 +24,9 @@ class RunRecord:
         threads: CPU threads outside of the engine, and in it if that was told.
         checked: whether the volume had to fit the pack: its modality and its field of view.
         mirroring: whether the features were averaged over mirrored windows.
-        windows: network calls, mirrored ones counted apart.
+        windows: positions of the window, mirrored ones counted apart.
+        calls: of the network; fewer than windows where several hold one and the same value, as the air of a CT after
+            clipping: it is run once.
         seconds: wall time of ``preprocess``, ``windows`` (inside the engine), ``restore`` (blending and all that comes
             after) and ``total``.
         library_version: version of this library.
@@ -42,6 +44,7 @@ class RunRecord:
     checked: bool
     mirroring: bool
     windows: int
+    calls: int
     seconds: dict[str, float]
     library_version: str
 

@@ -121,7 +121,7 @@ class _Batch:
             return _failed(paths, error, reporter)
         loading.advance()
         if self._segmenter is None:
-            self._segmenter = make_segmenter(self._request.settings, self._request.size)
+            self._segmenter = make_segmenter(self._request.settings, self._request.size, self._cancel)
         try:
             run = self._segmented(self._segmenter, paths, volume, input_sha256, loading, reporter)
         except CancelledError:

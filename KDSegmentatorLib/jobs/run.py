@@ -22,8 +22,13 @@ def pack_store(settings: Settings) -> PackStore:
     return PackStore(Path(settings.user_packs), Path(settings.shipped_packs))
 
 
-def make_segmenter(settings: Settings, size: str) -> Segmenter:
+def make_segmenter(settings: Settings, size: str, cancel: CancelCheck) -> Segmenter:
     """Return what segments with a request's settings.
+
+    Args:
+        settings: of the request.
+        size: as asked for.
+        cancel: asked while an engine is loaded and checked.
 
     Raises:
         KDSegmentatorError: see :class:`KDSegmentatorLib.segmenter.Segmenter`.
@@ -36,6 +41,7 @@ def make_segmenter(settings: Settings, size: str) -> Segmenter:
         device=settings.device,
         threads=settings.threads,
         store=pack_store(settings),
+        cancel=cancel,
     )
     for damaged in segmenter.damaged:
         _log.warning("%s is left out: %s", damaged.id, damaged.error)
@@ -65,8 +71,8 @@ def segment_volume(
     Raises:
         KDSegmentatorError: see :meth:`KDSegmentatorLib.segmenter.Segmenter.__call__`.
     """
-    choice = segmenter.choose(volume, mirroring=settings.mirroring)
-    engine = segmenter.engine_for(choice.pack)
+    choice = segmenter.choose(volume, mirroring=settings.mirroring, entropy=settings.entropy, cancel=cancel)
+    engine = segmenter.engine_for(choice.pack, cancel)
     loading.advance()
     segmentation = segmenter(
         volume,

@@ -85,7 +85,7 @@ def _run_size(
     cancel: CancelCheck,
 ) -> StoredRun:
     """Segment with one size and write the volumes; engine and volumes are gone from memory when the next one starts."""
-    segmenter = make_segmenter(settings, size)
+    segmenter = make_segmenter(settings, size, cancel)
     result = segment_volume(segmenter, volume, size, settings, loading, reporting.progress, cancel)
     labels, entropy = f"labels-{number}.npy", f"entropy-{number}.npy"
     writing = Steps("write", 2, reporting.progress, cancel)

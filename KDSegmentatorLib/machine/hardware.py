@@ -141,12 +141,38 @@ def windows_available(fill: Callable[[MemoryStatus], bool]) -> int | None:
     return int(status.ullAvailPhys) if fill(status) else None
 
 
+def windows_affinity(fill: Callable[[ctypes.c_size_t, ctypes.c_size_t], bool]) -> int | None:
+    """Return the hardware threads that Windows ties this process to; None if it may use all of them.
+
+    Args:
+        fill: GetProcessAffinityMask; fills the process's and the system's mask and returns whether that worked. Both
+            are 0 for a process in several processor groups, and tell of one group where there are more.
+    """
+    process, system = ctypes.c_size_t(0), ctypes.c_size_t(0)
+    if not fill(process, system) or process.value in (0, system.value):
+        return None
+    return process.value.bit_count()
+
+
 def usable_cores() -> int:
     """Return the hardware threads that this process may use: of the machine, its affinity and its cgroups; >= 1."""
-    cores = float(os.cpu_count() or 1)
+    # what Python 3.13 counts heeds -X cpu_count as well, but no affinity on Windows
+    cores = float(getattr(os, "process_cpu_count", os.cpu_count)() or 1)
     if sys.platform == "linux":
         cores = min(cores, len(os.sched_getaffinity(0)), *_linux_quotas())
+    if sys.platform == "win32":
+        cores = min(cores, windows_affinity(_fill_affinity) or cores)
     return max(1, math.floor(cores))
+
+
+if sys.platform == "win32":
+
+    def _fill_affinity(process: ctypes.c_size_t, system: ctypes.c_size_t) -> bool:
+        kernel = ctypes.WinDLL("kernel32")
+        kernel.GetCurrentProcess.restype = ctypes.c_void_p  # a handle is as wide as a pointer
+        ask = kernel.GetProcessAffinityMask
+        ask.argtypes = (ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t), ctypes.POINTER(ctypes.c_size_t))
+        return bool(ask(kernel.GetCurrentProcess(), ctypes.byref(process), ctypes.byref(system)))
 
 
 def _available_memory() -> int | None:

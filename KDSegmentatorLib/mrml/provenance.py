@@ -32,6 +32,7 @@ def node_attributes(record: RunRecord) -> dict[str, str]:
         "checked": "true" if record.checked else "false",
         "mirroring": "true" if record.mirroring else "false",
         "windows": str(record.windows),
+        "calls": str(record.calls),
         "library_version": record.library_version,
     }
     attributes |= {f"seconds.{stage}": f"{seconds:.3f}" for stage, seconds in record.seconds.items()}

@@ -38,7 +38,7 @@ def with_kdseg(
     if code:
         raise SystemExit(code)  # it has said why
     content = json.loads(record.read_text(encoding="utf-8"))
-    return Measured(details={**content["seconds"], "calls": content["windows"]})
+    return Measured(details={**content["seconds"], "calls": content["calls"]})
 
 
 def with_nnunet(scan: str, output: str, model: str) -> Measured:

@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from KDSegmentatorLib.errors import GeometryError
+from KDSegmentatorLib import geometry
+from KDSegmentatorLib.errors import CancelledError, GeometryError
 from KDSegmentatorLib.geometry import (
     MAXIMUM_VOXELS,
     Matrix,
@@ -227,3 +228,20 @@ def test_grids_differ_by_size_shift_and_turn() -> None:
 
 def test_the_voxel_volume_is_the_product_of_the_spacing() -> None:
     assert scan(Rotation.identity()).voxel_volume == pytest.approx(0.7 * 1.1 * 3.0)
+
+
+def test_reorienting_a_large_volume_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "_SLAB_VOXELS", 60)
+    volume = Volume(np.arange(5 * 6 * 7).reshape(5, 6, 7), (1.0, 2.0, 3.0))
+    checks: list[None] = []
+    turned = volume.reoriented("SPL", lambda: checks.append(None))
+    np.testing.assert_array_equal(turned.voxels, volume.voxels.transpose(2, 1, 0))
+    assert turned.voxels.flags.c_contiguous
+    assert len(checks) == 4
+
+    def stop() -> None:
+        raise CancelledError("cancelled; nothing was written")
+
+    with pytest.raises(CancelledError):
+        volume.reoriented("SPL", stop)
+    assert np.shares_memory(volume.reoriented("LPS", stop).voxels, volume.voxels)

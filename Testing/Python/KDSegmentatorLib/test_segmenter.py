@@ -14,7 +14,13 @@ from KDSegmentatorLib.advisor import selection
 from KDSegmentatorLib.advisor.advice import Hardware
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
-from KDSegmentatorLib.errors import EngineUnavailableError, InvalidSettingsError, ManifestError, PackError
+from KDSegmentatorLib.errors import (
+    CancelledError,
+    EngineUnavailableError,
+    InvalidSettingsError,
+    ManifestError,
+    PackError,
+)
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.packs.pack import StudentPack
@@ -39,9 +45,9 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the packs that engines are made for, as they are made."""
     packs: list[str] = []
 
-    def spy(pack: StudentPack, request: EngineRequest) -> ChosenEngine:
+    def spy(pack: StudentPack, request: EngineRequest, **named: Any) -> ChosenEngine:
         packs.append(pack.manifest.id)
-        return choose_engine(pack, request)
+        return choose_engine(pack, request, **named)
 
     monkeypatch.setattr(module, "choose_engine", spy)
     return packs
@@ -134,3 +140,42 @@ def test_all_packs_of_a_task_damaged(store: PackStore) -> None:
         (pack.folder / "manifest.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ManifestError):
         Segmenter("generated", store=store)
+
+
+# ---- cancelling ----
+
+
+def test_loading_can_be_cancelled(store: PackStore) -> None:
+    with pytest.raises(CancelledError):
+        Segmenter("generated", "x1/2", store=store, cancel=lambda: True)
+    segmenter = Segmenter("generated", store=store)
+    pack = segmenter.choose(SMALL).pack
+    with pytest.raises(CancelledError):
+        segmenter.engine_for(pack, lambda: True)
+    assert segmenter.engine_for(pack).engine.name
+
+
+def test_measuring_the_machine_can_be_cancelled(
+    store: PackStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDSEGMENTATOR_CACHE", str(tmp_path / "another machine"))
+    with pytest.raises(CancelledError):
+        Segmenter("generated", store=store).choose(SMALL, cancel=lambda: True)
+    with pytest.raises(CancelledError):
+        Segmenter("generated", store=store)(SMALL, cancel=lambda: True)
+
+
+def test_a_call_hands_its_cancel_on_to_loading(store: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    handed: list[Any] = []
+
+    def spy(pack: StudentPack, request: EngineRequest, **named: Any) -> ChosenEngine:
+        handed.append(named["cancelled"])
+        return choose_engine(pack, request, **named)
+
+    monkeypatch.setattr(module, "choose_engine", spy)
+
+    def go_on() -> bool:
+        return False
+
+    Segmenter("generated", store=store)(SMALL, cancel=go_on)
+    assert handed == [go_on]

@@ -106,6 +106,7 @@ RECORD = RunRecord(
     checked=True,
     mirroring=False,
     windows=8,
+    calls=7,
     seconds={"preprocess": 0.1234, "windows": 2.5, "restore": 0.25, "total": 2.8734},
     library_version="0.1.0",
 )

@@ -196,6 +196,28 @@ def test_a_graphics_card_shares_no_cores(trials: Trials, tmp_path: Path) -> None
     assert [asked[3] for asked in trials.asked] == [None] * len(WIDTHS)
 
 
+def test_another_graphics_card_or_driver_is_measured_anew(
+    trials: Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, expected in (("Arc A770, 32.0", 1), ("Arc A770, 32.0", 1), ("Arc A770, 33.0", 2)):
+        monkeypatch.setattr(calibration, "device_name", lambda *_, name=name: name)
+        Calibration(tmp_path).speed(candidate(device="gpu"), None)
+        assert len(trials.asked) == expected * len(WIDTHS)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("Arc A770, 32.0", True), (None, False)])
+def test_a_graphics_card_without_a_name_is_measured_again_after_a_while(
+    trials: Trials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | None, kept: bool
+) -> None:
+    monkeypatch.setattr(calibration, "device_name", lambda *_: name)
+    Calibration(tmp_path).speed(candidate(device="gpu"), None)
+    (path,) = stored(tmp_path)
+    old = path.stat().st_mtime - 2 * DISTURBED_SECONDS
+    os.utime(path, (old, old))
+    Calibration(tmp_path).speed(candidate(device="gpu"), None)
+    assert len(trials.asked) == (1 if kept else 2) * len(WIDTHS)
+
+
 def test_an_engine_that_fails_leaves_a_guess_for_a_while(
     trials: Trials, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from KDSegmentatorLib.advisor.selection import Choice, Selection
+from KDSegmentatorLib.cli.interrupt import Interrupt
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
@@ -267,3 +269,21 @@ def test_a_failed_check_of_what_was_asked_for_writes_nothing(
     assert "kdseg: openvino bfloat16 on cpu: it gives " in err
     assert err.endswith("; leave --engine, --precision and --device out to take what works here\n")
     assert names(scan.parent) == [scan.name]
+
+
+def test_the_advice_knows_of_everything_that_is_asked_for(
+    kdseg: Any, scan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    choose = Selection.choose
+
+    def spy(self: Selection, *arguments: Any, **named: Any) -> Choice:
+        asked.append(named)
+        return choose(self, *arguments, **named)
+
+    monkeypatch.setattr(Selection, "choose", spy)
+    code, _, err = kdseg("segment", scan, scan.with_name("labels.nii.gz"), *PACK, *everything(scan))
+    assert code == 0, err
+    (named,) = asked
+    assert isinstance(named["cancelled"].__self__, Interrupt)
+    assert (named["mirroring"], named["entropy"], named["probabilities"]) == (False, True, 2)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.engines.head import VoxelMaps, background_maps, head_logits, label_values, read_off
+from KDSegmentatorLib.machine.small_products import MOST_MULTIPLICATIONS
 from KDSegmentatorLib.packs.pack import Head
 
 
@@ -181,10 +182,33 @@ def test_the_logits_of_all_labels_never_exist_at_once() -> None:
 
 
 def test_logits_of_a_head_that_does_not_fit() -> None:
-    with pytest.raises(ValueError, match="matmul"):
-        head_logits(random_head(3, 4), random_features(5, 2, 2, 2))
+    with pytest.raises(ValueError, match="the head takes 4 features, got 8"):
+        head_logits(random_head(3, 4), random_features(8, 2, 2, 2))
 
 
 def test_logits() -> None:
     head, values = random_head(7, 5), random_features(5, 3, 4, 6)
     np.testing.assert_allclose(head_logits(head, values), exact_logits(head, values), atol=1e-5)
+
+
+def test_logits_stay_in_the_threads_they_are_given() -> None:
+    """BLAS starts no threads of its own for products as small as these."""
+    sizes: list[int] = []
+
+    class Watched(np.ndarray):  # type: ignore[type-arg]
+        """An array that notes how many multiplications each of its products needs."""
+
+        def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **named: Any) -> Any:
+            plain = [np.asarray(each) for each in inputs]
+            if ufunc is np.matmul:
+                sizes.append(plain[0].shape[-2] * plain[0].shape[-1] * plain[1].shape[-1])
+            return getattr(ufunc, method)(*plain, **named)
+
+    head, values = random_head(14, 32), random_features(32, 5, 70, 90)
+    watched = Head(head.weight.view(Watched), head.bias)
+    with ThreadPoolExecutor(max_workers=3) as executor:
+        found = head_logits(watched, values, executor)
+    np.testing.assert_allclose(found, exact_logits(head, values), atol=1e-4)
+    assert len(sizes) >= 5
+    assert max(sizes) <= MOST_MULTIPLICATIONS
+    np.testing.assert_array_equal(head_logits(head, values), found)

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+from KDSegmentatorLib.engines import onnx_runtime
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError
 from support.generated_packs import FEATURES, convolution_body
@@ -77,3 +78,15 @@ def test_without_onnxruntime_the_message_says_how_to_install_it(monkeypatch: pyt
 def test_a_device_without_a_provider_is_an_error() -> None:
     with pytest.raises(EngineUnavailableError, match=r"no provider for 'tpu'; installed are: .*cpu"):
         OnnxRuntimeEngine(convolution_body(), device="tpu")
+
+
+def test_a_device_that_would_leave_the_work_to_the_processor_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As CoreML or DirectML without a kernel for 3-D convolutions: a provider that is installed and takes no node."""
+    import onnxruntime
+
+    idle = "AzureExecutionProvider"
+    if idle not in onnxruntime.get_available_providers():
+        pytest.skip("this build of onnxruntime has no provider that takes no node")
+    monkeypatch.setitem(onnx_runtime._PROVIDERS, "coreml", (idle, {}))
+    with pytest.raises(EngineError, match=f"{idle} cannot compute the whole network on coreml.*take the device cpu"):
+        OnnxRuntimeEngine(convolution_body(), device="coreml")

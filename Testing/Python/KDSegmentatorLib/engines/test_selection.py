@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from KDSegmentatorLib.engines import candidates, openvino_engine, selection
-from KDSegmentatorLib.engines.candidates import EngineRequest
+from KDSegmentatorLib.engines.candidates import Candidate, EngineRequest
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
@@ -262,7 +262,7 @@ def test_a_check_is_made_once_for_a_machine_and_a_pack(
     first, second = choose(pack), choose(pack)
     assert checked == ["int8"]
     assert first.reason == second.reason
-    monkeypatch.setattr(selection, "processor_name", lambda: "another processor")
+    monkeypatch.setattr(selection, "device_name", lambda *_: "another processor")
     choose(pack)
     assert checked == ["int8"] * 2
     monkeypatch.setattr(selection, "openvino_version", lambda: "2099.1")
@@ -270,6 +270,32 @@ def test_a_check_is_made_once_for_a_machine_and_a_pack(
     assert checked == ["int8"] * 3
     choose(write_reduced_pack(tmp_path / "newer", base=manifest(version="1.0.1")))
     assert checked == ["int8"] * 4
+
+
+@pytest.mark.parametrize(
+    ("names", "checks"),
+    [(("Arc A770, 32.0", "Arc A770, 32.0"), 1), (("Arc A770, 32.0", "Arc A770, 33.0"), 2), ((None, None), 2)],
+    ids=["the same", "another driver", "unknown"],
+)
+def test_a_check_of_a_graphics_card_is_remembered_for_that_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str | None, str | None], checks: int
+) -> None:
+    pack, runs = write(tmp_path), list[int]()
+
+    class Card(OnnxRuntimeEngine):
+        """An engine that says it computes on a graphics card."""
+
+        def run(self, windows: Any, cancelled: Any) -> Any:
+            runs.append(len(windows))
+            return super().run(windows, cancelled)
+
+    card = Card(pack.body())
+    card.device = "gpu"
+    candidate = Candidate(engine="openvino", device="gpu", precision="float32", reason="")
+    for name in names:
+        monkeypatch.setattr("KDSegmentatorLib.engines.device_name.openvino_device_name", lambda _, name=name: name)
+        selection._checked(candidate, card, pack, tmp_path / "cache", lambda: False)
+    assert len(runs) == checks
 
 
 @pytest.mark.usefixtures("able")

@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from KDSegmentatorLib import geometry
+from KDSegmentatorLib.errors import CancelledError
 from KDSegmentatorLib.inference.cropping import filled_nonzero_mask, nonzero_box
 from KDSegmentatorLib.inference.normalization import normalize
 from KDSegmentatorLib.packs.manifest import Normalization
@@ -35,6 +37,50 @@ def test_masked_zscore_leaves_the_outside_and_takes_the_hole_in() -> None:
     assert mask[5, 5, 4] and not mask[0].any()
     assert (normalized[~mask] == 0).all()
     assert abs(normalized[mask].mean()) < 1e-5 and abs(normalized[mask].std() - 1) < 1e-5
+
+
+def before_slabs(image: np.ndarray, normalization: Normalization) -> np.ndarray:
+    """Return what one pass over the whole image gives."""
+    normalized = image.astype(np.float32)
+    if normalization.scheme == "CT":
+        normalized = np.clip(normalized, normalization.percentile_00_5, normalization.percentile_99_5)
+        normalized -= normalization.mean
+        normalized /= normalization.std
+        return normalized
+    mean, std = normalized.mean(), normalized.std()
+    normalized -= mean
+    normalized /= std
+    return normalized
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+@pytest.mark.parametrize("normalization", [CT, Normalization(scheme="ZScore")], ids=["CT", "ZScore"])
+@pytest.mark.parametrize("kind", [np.int16, np.float64])
+def test_slabs_give_the_same_to_the_last_bit(
+    monkeypatch: pytest.MonkeyPatch, axes: tuple[int, ...], normalization: Normalization, kind: type
+) -> None:
+    """Whichever way the axes lie in memory: sums are rounded in that order."""
+    monkeypatch.setattr(geometry, "_SLAB_VOXELS", 3000)
+    image = np.random.default_rng(0).normal(100, 400, size=(41, 53, 37)).astype(kind).transpose(axes)[1:, 2:, :-3]
+    np.testing.assert_array_equal(normalize(image, normalization), before_slabs(image, normalization))
+
+
+@pytest.mark.parametrize(
+    "normalization", [CT, Normalization(scheme="ZScore"), Normalization(scheme="ZScore", use_mask=True)]
+)
+def test_it_stops_between_slabs(monkeypatch: pytest.MonkeyPatch, normalization: Normalization) -> None:
+    monkeypatch.setattr(geometry, "_SLAB_VOXELS", 110)
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 9:
+            raise CancelledError("cancelled; nothing was written")
+
+    with pytest.raises(CancelledError):
+        normalize(scan(), normalization, check)
+    assert checks == 9
 
 
 def test_input_is_not_changed() -> None:

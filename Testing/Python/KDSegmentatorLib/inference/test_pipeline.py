@@ -160,6 +160,30 @@ def test_the_input_is_not_changed(pack: StudentPack) -> None:
     np.testing.assert_array_equal(volume.voxels, before)
 
 
+def test_the_record_tells_windows_and_calls_of_the_network(pack: StudentPack) -> None:
+    """Clipping and cropping leave most of this scan at one value: those windows are run once."""
+    voxels = np.zeros((60, 20, 20), np.float32)
+    voxels[:14] = np.random.default_rng(0).gamma(2, 100, size=(14, 20, 20))
+    voxels[-1, -1, -1] = 1  # or the zeros would be cropped away
+    engine = Counting(pack)
+    record = segment(Volume(voxels, (1.5, 1.5, 1.5)), pack, engine).record
+    assert record.calls == engine.calls < record.windows
+    record = segment(scan(), pack, engine).record
+    assert record.calls == record.windows
+
+
+class Counting(OnnxRuntimeEngine):
+    """Counts the windows it runs."""
+
+    def __init__(self, pack: StudentPack) -> None:
+        super().__init__(pack.body())
+        self.calls = 0
+
+    def run(self, windows: Any, cancelled: Any) -> Any:
+        self.calls += len(windows)
+        return super().run(windows, cancelled)
+
+
 def test_progress_counts_up_to_the_end_of_every_stage(pack: StudentPack) -> None:
     reports: list[Progress] = []
     segment(scan(), pack, OnnxRuntimeEngine(pack.body()), progress=reports.append)

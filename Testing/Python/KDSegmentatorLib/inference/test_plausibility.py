@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from KDSegmentatorLib.errors import UnsuitableVolumeError
+from KDSegmentatorLib import geometry
+from KDSegmentatorLib.errors import CancelledError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.plausibility import check_finite, check_intensities
 
@@ -70,3 +71,35 @@ def test_ct_for_an_mr_pack() -> None:
 def test_mr_for_a_ct_pack() -> None:
     with pytest.raises(UnsuitableVolumeError, match="Hounsfield"):
         check_intensities(volume(MR), "CT")
+
+
+@pytest.mark.parametrize("voxels", [MR, CT], ids=["MR", "CT"])
+def test_it_stops_between_slabs(monkeypatch: pytest.MonkeyPatch, voxels: np.ndarray[Any, Any]) -> None:
+    monkeypatch.setattr(geometry, "_SLAB_VOXELS", 800)
+    checks = 0
+
+    def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks == 7:
+            raise CancelledError("cancelled; nothing was written")
+
+    for stop in (check_finite, lambda volume_, check_: check_intensities(volume_, "MR", check_)):
+        checks = 0
+        with pytest.raises(CancelledError):
+            stop(volume(voxels), check)
+        assert checks == 7
+
+
+def test_slabs_change_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "_SLAB_VOXELS", 800)
+    broken = MR.copy()
+    broken[3, 4, 5] = broken[19, 0, 0] = np.nan
+    with pytest.raises(UnsuitableVolumeError, match="2 voxels are NaN"):
+        check_finite(volume(broken))
+    check_intensities(volume(CT), "CT")
+    with pytest.raises(UnsuitableVolumeError, match="looks like CT"):
+        check_intensities(volume(CT), "MR")
+    large = np.full((4, 30, 30), 2**60)
+    large[3, 3, 3] += 1  # as float64 they are equal
+    check_finite(volume(large))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -273,3 +274,67 @@ def test_when_it_is_stopped_nothing_goes_on() -> None:
     ):
         restoration.push(random_values(FEATURES, (20, 6, 6)))
     assert not maps.labels[4:].any()
+
+
+def test_it_is_tried_again_only_when_nothing_else_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, lock = threading.get_ident(), threading.Lock()
+    live, alone, failed = 0, list[bool](), False
+
+    def slow(*arguments: Any) -> None:
+        nonlocal live, failed
+        again = threading.get_ident() == here
+        with lock:
+            live += 1
+            fails, failed = not failed, True
+            if again:
+                alone.append(live == 1)
+        try:
+            if fails:
+                raise MemoryError
+            if not again:
+                time.sleep(0.2)
+            read_off(*arguments)
+        finally:
+            with lock:
+                live -= 1
+
+    monkeypatch.setattr(module, "read_off", slow)
+    values = random_values(FEATURES, (12, 8, 7))
+    maps, _ = restored(values, (12, 8, 7), [], threads=4)
+    assert_labels_of(maps.labels, whole_volume_logits(values, (12, 8, 7), 1, HEAD))
+    assert len(alone) == 12
+    assert all(alone)
+
+
+def test_planes_that_are_kept_are_copied_once() -> None:
+    """From 20 rows to 2: the first output needs rows 4 and 5, the second one rows 14 and 15."""
+    maps = background_maps((2, 4, 4), ROWS)
+    operators = axis_operators((20, 4, 4), (2, 4, 4), Resampling(order=3, order_z=0), None)
+    values = random_values(ROWS, (20, 4, 4))
+    with Restoration(maps, operators, None, None, threads=1, restored=lambda _: None) as restoration:
+        kept: list[Array] = []
+        longest = 0
+        for row in range(0, 20, 2):
+            slab = values[:, row : row + 2].copy()
+            restoration.push(slab)
+            old, kept = kept, list(restoration._planes)
+            assert all(any(plane is other for other in old) for plane in kept[:-2])
+            longest = max(longest, len(kept))
+            assert not any(np.shares_memory(plane, slab) for plane in kept)
+    assert longest > 4
+    assert_labels_of(maps.labels, whole_volume_logits(values, (2, 4, 4), 3, None))
+
+
+def test_when_a_kept_plane_does_not_fit_it_is_an_error() -> None:
+    class Large(np.ndarray):  # type: ignore[type-arg]
+        """An array that cannot be copied."""
+
+        def copy(self, order: Any = "C") -> Any:
+            raise MemoryError(order)
+
+    maps = background_maps((4, 4, 4), ROWS)
+    operators = axis_operators((8, 4, 4), (4, 4, 4), LINEAR, None)
+    with Restoration(maps, operators, HEAD, None, threads=2, restored=lambda _: None) as restoration:
+        slab = random_values(FEATURES, (3, 4, 4)).view(Large)
+        with pytest.raises(InsufficientMemoryError, match="not enough memory to keep a plane"):
+            restoration.push(slab)

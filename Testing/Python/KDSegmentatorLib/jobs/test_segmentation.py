@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from KDSegmentatorLib.advisor.selection import Choice
 from KDSegmentatorLib.errors import (
     CancelledError,
     EngineUnavailableError,
@@ -198,3 +199,21 @@ def test_a_disk_that_fills_up_at_the_very_end(
     with pytest.raises(ImageWriteError, match="the disk is full"):
         run_segmentation(SegmentRequest(settings=settings, sizes=("x1/4",)), folder, reporter, never)
     assert names(folder) == [INPUT_NAME, "labels-0.npy"]
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_the_advice_knows_of_the_entropy(
+    folder: Path, settings: Settings, reporter: Any, monkeypatch: pytest.MonkeyPatch, entropy: bool
+) -> None:
+    asked: list[bool] = []
+    choose = Segmenter.choose
+
+    def spy(self: Segmenter, *arguments: Any, **named: Any) -> Choice:
+        asked.append(named.get("entropy", False))
+        assert named["cancel"] is never
+        return choose(self, *arguments, **named)
+
+    monkeypatch.setattr(Segmenter, "choose", spy)
+    request = SegmentRequest(settings=replace(settings, entropy=entropy), sizes=("x1/4",))
+    run_segmentation(request, folder, reporter, never)
+    assert asked == [entropy]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from KDSegmentatorLib.machine.hardware import (
     parse_meminfo,
     parse_memory_limit,
     parse_vm_stat,
+    usable_cores,
+    windows_affinity,
     windows_available,
 )
 
@@ -107,6 +110,44 @@ def test_windows_memory_status() -> None:
 
     assert windows_available(fill) == 7_000_000_000
     assert windows_available(lambda _: False) is None
+
+
+@pytest.mark.parametrize(
+    ("process", "system", "worked", "found"),
+    [
+        (0b0101, 0b1111, True, 2),
+        (1 << 63, (1 << 64) - 1, True, 1),
+        (0b1111, 0b1111, True, None),  # all of its group; there may be more groups
+        (0, 0, True, None),  # in several groups
+        (0b0101, 0b1111, False, None),
+    ],
+)
+def test_windows_affinity(process: int, system: int, worked: bool, found: int | None) -> None:
+    def fill(process_mask: ctypes.c_size_t, system_mask: ctypes.c_size_t) -> bool:
+        process_mask.value, system_mask.value = process, system
+        return worked
+
+    assert windows_affinity(fill) == found
+
+
+def test_usable_cores_heed_the_affinity_of_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(process_mask: ctypes.c_size_t, system_mask: ctypes.c_size_t) -> bool:
+        process_mask.value, system_mask.value = 0b0111, 0b11111111
+        return True
+
+    monkeypatch.setattr(hardware.sys, "platform", "win32")
+    monkeypatch.setattr(hardware, "_fill_affinity", fill, raising=False)
+    monkeypatch.setattr(hardware.os, "process_cpu_count", lambda: 8, raising=False)
+    assert usable_cores() == 3
+
+
+def test_usable_cores_heed_what_python_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware.sys, "platform", "darwin")
+    monkeypatch.setattr(hardware.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(hardware.os, "process_cpu_count", lambda: 5, raising=False)
+    assert usable_cores() == 5
+    monkeypatch.delattr(hardware.os, "process_cpu_count")
+    assert usable_cores() == 8
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux' control groups")

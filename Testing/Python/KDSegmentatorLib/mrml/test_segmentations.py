@@ -196,6 +196,7 @@ def test_provenance_is_complete(mrml: MrmlScene) -> None:
         "checked": "true",
         "mirroring": "false",
         "windows": "8",
+        "calls": "7",
         "library_version": "0.1.0",
         "seconds.preprocess": "0.123",
         "seconds.windows": "2.500",
