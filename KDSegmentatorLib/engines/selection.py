@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,10 @@ from KDSegmentatorLib.engines.candidates import (
     find_candidates,
 )
 from KDSegmentatorLib.engines.engine import Engine
-from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_version
-from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_version
+from KDSegmentatorLib.engines.loading import engine_version, load_engine
+from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
 from KDSegmentatorLib.errors import EngineError, EngineUnavailableError, InvalidSettingsError
-from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.machine.processor import processor_name
 from KDSegmentatorLib.packs.locations import default_cache_folder
 from KDSegmentatorLib.packs.pack import StudentPack
@@ -99,17 +97,6 @@ def choose_engine(
     )
 
 
-def engine_threads(threads: int | None) -> int | None:
-    """Return the threads to give to an engine: what was asked for, or a limit that it would not see itself.
-
-    Engines count the cores of the machine, not those that a container or a batch system lets this process use.
-    """
-    if threads is not None:
-        return threads
-    usable = usable_cores()
-    return usable if usable < (os.cpu_count() or 1) else None
-
-
 def _check(request: EngineRequest) -> None:
     if request.threads is not None and request.threads < 1:
         raise InvalidSettingsError(f"threads must be at least 1, got {request.threads}")
@@ -123,17 +110,18 @@ def _check(request: EngineRequest) -> None:
 
 
 def _load(candidate: Candidate, pack: StudentPack, threads: int | None, cache: Path) -> Engine:
-    body = pack.body(candidate.precision)
-    if candidate.engine == OnnxRuntimeEngine.name:
-        return OnnxRuntimeEngine(body, device=candidate.device, threads=engine_threads(threads))
-    network = f"{pack.manifest_sha256[:32]}-{candidate.device}-{candidate.precision}"
-    return OpenVinoEngine(
-        body,
+    compiled = None
+    if candidate.engine == OpenVinoEngine.name:
+        network = f"{pack.manifest_sha256[:32]}-{candidate.device}-{candidate.precision}"
+        compiled = cache / "compiled" / f"openvino-{engine_version(candidate.engine)}" / network
+    return load_engine(
+        candidate.engine,
+        pack.body(candidate.precision),
         patch_size=pack.manifest.windows.patch_size,
         precision=candidate.precision,
         device=candidate.device,
-        threads=engine_threads(threads),
-        cache=cache / "compiled" / f"openvino-{openvino_version()}" / network,
+        threads=threads,
+        cache=compiled,
     )
 
 
@@ -149,11 +137,10 @@ def _checked(
         return ""
     if pack.manifest.network.probe is None:
         raise EngineError(f"{pack.manifest.id} has no probe to check {candidate.device} with; take the device cpu")
-    version = onnxruntime_version() if candidate.engine == OnnxRuntimeEngine.name else openvino_version()
     found = checked_agreement(
         pack,
         engine,
-        machine=f"{processor_name()} {candidate.engine} {version}",
+        machine=f"{processor_name()} {candidate.engine} {engine_version(candidate.engine)}",
         cache=cache / "self-checks",
         cancelled=cancelled,
     )
