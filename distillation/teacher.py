@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from distillation.files import file_sha256
 from distillation.plans import check_architecture, read_plans, resolve_configuration
 from KDSegmentatorLib.errors import TeacherError
+from KDSegmentatorLib.io.files import file_sha256
 
 
 @dataclass(frozen=True, kw_only=True)
