@@ -71,9 +71,14 @@ def replacing(target: Path, suffix: str = "") -> Iterator[Path]:
         # Created here so that a folder without permission is reported by the operating system, not by ITK.
         temporary.open("xb").close()
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())  # some file systems (network, quota) report a full disk only here
+        _flush(temporary)
         replace(temporary, target)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    # Some file systems (network, quota) report a full disk only here.
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
