@@ -98,7 +98,7 @@ class Volume:
         Raises:
             GeometryError: the codes do not name each of the three patient axes once.
         """
-        axes = _axes_along(self.axis_codes, check_axis_codes(axis_codes))
+        axes = axes_along(self.axis_codes, check_axis_codes(axis_codes))
         return vector([self.size[axis] * self.spacing[axis] for axis in axes])
 
     def with_voxels(self, voxels: npt.NDArray[Any]) -> Volume:
@@ -125,7 +125,7 @@ class Volume:
         """
         wanted = check_axis_codes(axis_codes)
         present = self.axis_codes
-        axes = _axes_along(present, wanted)
+        axes = axes_along(present, wanted)
         flipped = [present[axis] != letter for axis, letter in zip(axes, wanted, strict=True)]
         voxels = self.voxels.transpose([2 - axis for axis in reversed(axes)])
         voxels = voxels[tuple(slice(None, None, -1 if flip else 1) for flip in reversed(flipped))]
@@ -222,6 +222,14 @@ def check_axis_codes(axis_codes: str) -> str:
     return axis_codes
 
 
+def axes_along(present: str, wanted: str) -> list[int]:
+    """Return, for each wanted axis code, the index axis of a grid with other codes that runs along it.
+
+    Which way it runs does not matter. Both are checked codes (:func:`check_axis_codes`).
+    """
+    return [next(n for n in range(3) if _same_axis(present[n], letter)) for letter in wanted]
+
+
 def vector(values: npt.ArrayLike) -> Vector:
     """Return three numbers as a tuple of floats."""
     x, y, z = (float(value) for value in np.asarray(values).ravel())
@@ -232,11 +240,6 @@ def matrix(values: npt.ArrayLike) -> Matrix:
     """Return nine numbers, row-major, as three tuples of floats."""
     rows = np.asarray(values, dtype=float).reshape(3, 3)
     return vector(rows[0]), vector(rows[1]), vector(rows[2])
-
-
-def _axes_along(present: str, wanted: str) -> list[int]:
-    """Return, for each wanted axis code, the index axis of a grid with other codes that runs along it."""
-    return [next(n for n in range(3) if _same_axis(present[n], letter)) for letter in wanted]
 
 
 def _same_axis(first: str, second: str) -> bool:

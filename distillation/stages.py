@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from distillation.dataset import Case, check_grids, find_dataset
-from distillation.files import file_sha256
 from distillation.launch import train
 from distillation.plans import read_plans, resolve_configuration
 from distillation.prepare import PreparedDataset, find_prepared, prepare
@@ -23,6 +22,7 @@ from distillation.students import (
 )
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError, KDSegmentatorError, TrainingError
 from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.packs.manifest import Manifest, Method
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distillation.files import file_sha256
 from distillation.launch import model_folder
 from distillation.plans import student_plans
 from distillation.settings import DistillationSettings, TeacherSettings, TrainingSettings
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
+from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.packs.rules import name_part
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from KDSegmentatorLib.packs.field_of_view import field_of_view_text
-from KDSegmentatorLib.packs.manifest import Evaluation, Manifest
+from KDSegmentatorLib.packs.manifest import Evaluation, Interval, Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorPanel.translation import tr as _
 
@@ -69,18 +69,62 @@ def _facts(pack: StudentPack) -> str:
 
 
 def _scores(evaluation: Evaluation, manifest: Manifest) -> str:
+    """Return Dice, and surface Dice and HD95, which packs of earlier versions do not have."""
     names = {label.value: label.name for label in manifest.labels}
-    mean = evaluation.mean_dice
-    teacher = evaluation.teacher_mean_dice
     what = _("{dataset}, {split}; n = {cases}; {mirroring}.").format(
         dataset=evaluation.dataset,
         split=evaluation.split,
         cases=evaluation.cases,
         mirroring=_("with mirroring") if evaluation.mirroring else _("without mirroring"),
     )
-    scores = [(_("Mean"), mean), *((names[score.value], score.dice) for score in evaluation.labels)]
-    rows = [(name, f"{dice.mean:.3f}", f"[{dice.low:.3f}, {dice.high:.3f}]") for name, dice in scores]
-    compared = ""
-    if teacher is not None and manifest.size != "x1":
-        compared = _("<p>Teacher on the same cases: {teacher}.</p>").format(teacher=f"{teacher:.3f}")
-    return f"<p>{escape(what)}</p>{_table([(_('Structure'), 'Dice', _('95 % interval')), *rows])}{compared}"
+    scored = evaluation.labels
+    columns: list[tuple[str, int, list[Interval | None]]] = [
+        ("Dice", 3, [evaluation.mean_dice, *(score.dice for score in scored)])
+    ]
+    if evaluation.mean_nsd is not None:
+        title = f"NSD ({evaluation.nsd_tolerance_mm:g} mm)"
+        columns.append((title, 3, [evaluation.mean_nsd, *(score.nsd for score in scored)]))
+    if evaluation.mean_hd95_mm is not None:
+        columns.append(("HD95 (mm)", 2, [evaluation.mean_hd95_mm, *(score.hd95_mm for score in scored)]))
+    header = [_("Structure"), *(text for title, _digits, _values in columns for text in (title, _("95 % interval")))]
+    rows = [
+        [name, *(text for _title, digits, values in columns for text in _interval(values[n], digits))]
+        for n, name in enumerate((_("Mean"), *(names[score.value] for score in scored)))
+    ]
+    return f"<p>{escape(what)}</p>{_table([header, *rows])}{_surfaces(evaluation)}{_teacher(evaluation, manifest)}"
+
+
+def _interval(value: Interval | None, digits: int) -> tuple[str, str]:
+    if value is None:
+        return "-", ""
+    return f"{value.mean:.{digits}f}", f"[{value.low:.{digits}f}, {value.high:.{digits}f}]"
+
+
+def _surfaces(evaluation: Evaluation) -> str:
+    """Return what NSD and HD95 mean here."""
+    sentences = []
+    if evaluation.mean_nsd is not None:
+        parts = _("surface voxels") if evaluation.nsd_surface == "voxels" else _("sub-voxel patches by area")
+        sentences.append(
+            _("NSD: share of both surfaces ({parts}) within {tolerance} mm of each other.").format(
+                parts=parts, tolerance=f"{evaluation.nsd_tolerance_mm:g}"
+            )
+        )
+    if evaluation.hd95_replaced:
+        sentences.append(
+            _(
+                "HD95 counts as the diagonal of the image {count} times, where only one segmentation has a label."
+            ).format(count=evaluation.hd95_replaced)
+        )
+    return f"<p>{escape(' '.join(sentences))}</p>" if sentences else ""
+
+
+def _teacher(evaluation: Evaluation, manifest: Manifest) -> str:
+    if evaluation.teacher_mean_dice is None or manifest.size == "x1":
+        return ""
+    scores = [f"Dice {evaluation.teacher_mean_dice:.3f}"]
+    if evaluation.teacher_mean_nsd is not None:
+        scores.append(f"NSD {evaluation.teacher_mean_nsd:.3f}")
+    if evaluation.teacher_mean_hd95_mm is not None:
+        scores.append(f"HD95 {evaluation.teacher_mean_hd95_mm:.2f} mm")
+    return _("<p>Teacher on the same cases: {teacher}.</p>").format(teacher=", ".join(scores))

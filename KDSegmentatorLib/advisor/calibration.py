@@ -20,8 +20,7 @@ from KDSegmentatorLib.advisor.engine_trial import engine_flops
 from KDSegmentatorLib.advisor.speed import Speed, nominal_speed
 from KDSegmentatorLib.engines.candidates import Candidate
 from KDSegmentatorLib.engines.device_name import device_name
-from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_version
-from KDSegmentatorLib.engines.openvino_engine import openvino_version
+from KDSegmentatorLib.engines.loading import engine_version
 from KDSegmentatorLib.errors import CancelledError, KDSegmentatorError
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.machine.hardware import detect_hardware
@@ -160,8 +159,7 @@ def _key(candidate: Candidate | None, threads: int | None) -> str:
     """Return what a speed depends on: machine, engine with its version, device, threads, this library."""
     parts: list[str | int | None] = [processor_name(), detect_hardware().logical_cores, threads, __version__]
     if candidate is not None:
-        version = onnxruntime_version() if candidate.engine == OnnxRuntimeEngine.name else openvino_version()
-        parts += [candidate.engine, version, candidate.device, candidate.precision]
+        parts += [candidate.engine, engine_version(candidate.engine), candidate.device, candidate.precision]
         if candidate.device != "cpu":
             parts.append(_device(candidate))
     return json.dumps(parts)

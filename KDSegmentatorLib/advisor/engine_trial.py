@@ -9,10 +9,7 @@ import numpy as np
 
 from KDSegmentatorLib.advisor.trial_network import trial_flops, trial_network
 from KDSegmentatorLib.engines.candidates import Candidate
-from KDSegmentatorLib.engines.engine import Engine
-from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
-from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
-from KDSegmentatorLib.engines.selection import engine_threads
+from KDSegmentatorLib.engines.loading import load_engine
 from KDSegmentatorLib.errors import CancelledError
 
 _BLOCKS = 2
@@ -80,7 +77,15 @@ def _window_seconds(
         raise CancelledError("cancelled; nothing was written")
     if stop():
         return None
-    engine = _engine(candidate, threads, width, edge)
+    engine = load_engine(
+        candidate.engine,
+        trial_network(width, _BLOCKS, candidate.precision),
+        patch_size=(edge, edge, edge),
+        channels=width,
+        precision=candidate.precision,
+        device=candidate.device,
+        threads=threads,
+    )
     window = np.random.default_rng(0).normal(size=(1, width, edge, edge, edge)).astype(np.float32)
     seconds: list[float] = []
     try:
@@ -95,18 +100,3 @@ def _window_seconds(
         if cancelled():
             raise
     return min(seconds[1:] or seconds, default=None)
-
-
-def _engine(candidate: Candidate, threads: int | None, width: int, edge: int) -> Engine:
-    network = trial_network(width, _BLOCKS, candidate.precision)
-    threads = engine_threads(threads)
-    if candidate.engine == OnnxRuntimeEngine.name:
-        return OnnxRuntimeEngine(network, device=candidate.device, threads=threads)
-    return OpenVinoEngine(
-        network,
-        patch_size=(edge, edge, edge),
-        channels=width,
-        precision=candidate.precision,
-        device=candidate.device,
-        threads=threads,
-    )

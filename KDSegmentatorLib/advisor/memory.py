@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from KDSegmentatorLib.advisor.engine_costs import EngineCosts
 from KDSegmentatorLib.advisor.workload import RunOptions, Workload, voxels_of
+from KDSegmentatorLib.inference.head_place import blended_channels
 from KDSegmentatorLib.packs.manifest import Manifest, Precision
 
 PROCESS_BYTES = 140_000_000
@@ -18,17 +19,6 @@ _BLOCK_BYTES = 8_000_000
 
 _PIECE_BYTES = 32_000_000
 """One piece of an image in float64 while it is resampled, and its result."""
-
-
-def blended_channels(manifest: Manifest) -> int:
-    """Return how many channels are blended: logits where those are fewer, or have to be resampled; else features.
-
-    The rule is that of :func:`KDSegmentatorLib.inference.pipeline.segment`.
-    """
-    resampling = manifest.preprocessing.logits_resampling
-    rows = len(manifest.labels) + 1
-    features = manifest.network.features
-    return rows if rows <= features or max(resampling.order, resampling.order_z) > 1 else features
 
 
 def map_bytes(manifest: Manifest, options: RunOptions) -> int:

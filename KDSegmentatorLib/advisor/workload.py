@@ -8,13 +8,12 @@ from typing import cast
 
 import numpy as np
 
-from KDSegmentatorLib.geometry import Vector, Volume, check_axis_codes
+from KDSegmentatorLib.geometry import Vector, Volume, axes_along
 from KDSegmentatorLib.inference.pipeline import NetworkGrid
+from KDSegmentatorLib.inference.resampling import resampling_order
 from KDSegmentatorLib.packs.manifest import Manifest
 
 Shape = tuple[int, int, int]
-
-_PATIENT_AXIS = {"L": 0, "R": 0, "P": 1, "A": 1, "S": 2, "I": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +43,7 @@ class Workload:
         network_shape: at the network's spacing.
         padded_shape: with what is added where that is smaller than a window.
         windows: without mirroring.
+        separate_axis: axis of the image that is resampled apart from the others.
     """
 
     voxels: int
@@ -53,6 +53,7 @@ class Workload:
     network_shape: Shape
     padded_shape: Shape
     windows: int
+    separate_axis: int | None = None
 
     @property
     def resampled(self) -> bool:
@@ -61,13 +62,12 @@ class Workload:
 
     @property
     def resampling_steps(self) -> tuple[int, ...]:
-        """Voxels of the image after each axis that is resampled, the one that shrinks most first."""
+        """Voxels of the image after each axis that is resampled, in the order of the pipeline."""
         shape = list(self.cropped_shape)
         steps = []
-        for axis in sorted(range(3), key=lambda axis: self.network_shape[axis] / self.cropped_shape[axis]):
-            if shape[axis] != self.network_shape[axis]:
-                shape[axis] = self.network_shape[axis]
-                steps.append(math.prod(shape))
+        for axis in resampling_order(self.cropped_shape, self.network_shape, self.separate_axis):
+            shape[axis] = self.network_shape[axis]
+            steps.append(math.prod(shape))
         return tuple(steps)
 
 
@@ -93,16 +93,16 @@ def workload(volume: Volume, manifest: Manifest, *, crop: bool = True) -> Worklo
         network_shape=grid.network_shape,
         padded_shape=(padded[0], padded[1], padded[2]),
         windows=len(grid.window_starts()),
+        separate_axis=grid.separate_axis,
     )
 
 
 def same_work(first: Manifest, second: Manifest) -> bool:
     """Return whether a volume means the same for two packs, as it mostly does for the sizes of a family."""
     a, b = first.preprocessing, second.preprocessing
-    return first.windows == second.windows and (a.axis_codes, a.transpose_forward, a.spacing) == (
-        b.axis_codes,
-        b.transpose_forward,
-        b.spacing,
+    return first.windows == second.windows and all(
+        getattr(a, name) == getattr(b, name)
+        for name in ("axis_codes", "transpose_forward", "spacing", "image_resampling")
     )
 
 
@@ -119,8 +119,7 @@ def _in_order(volume: Volume, axis_codes: str, *, crop: bool) -> Volume:
         axis_codes: wanted codes.
         crop: False gives a volume of the same shape without any zero, which takes no memory.
     """
-    present = [_PATIENT_AXIS[code] for code in volume.axis_codes]
-    axes = [present.index(_PATIENT_AXIS[code]) for code in check_axis_codes(axis_codes)]
+    axes = axes_along(volume.axis_codes, axis_codes)
     voxels = volume.voxels if crop else np.broadcast_to(np.uint8(1), volume.voxels.shape)
     return Volume(
         voxels.transpose([2 - axis for axis in reversed(axes)]),

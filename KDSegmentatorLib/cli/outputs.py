@@ -12,12 +12,10 @@ from pathlib import Path
 
 from KDSegmentatorLib.cli.interrupt import Interrupt
 from KDSegmentatorLib.errors import ImageWriteError, InvalidSettingsError
+from KDSegmentatorLib.io.files import TEMPORARY_PREFIX, replace
 from KDSegmentatorLib.io.plain_paths import shadowing_reason
-from KDSegmentatorLib.packs.files import replace
 
 Writer = Callable[[Path], None]
-
-_PREFIX = ".kdseg-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,7 @@ def write_together(outputs: Sequence[tuple[Path, Writer]], interrupt: Interrupt 
         for path, write in outputs:
             interrupt.check()
             target = path.resolve() if path.is_symlink() else path
-            item = _Staged(folder=Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent)), target=target)
+            item = _Staged(folder=Path(tempfile.mkdtemp(prefix=TEMPORARY_PREFIX, dir=target.parent)), target=target)
             staged.append(item)
             try:
                 write(item.source)

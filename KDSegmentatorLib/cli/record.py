@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import file_sha256
 
 
 def write_record(result: Segmentation, scan: Path, reason: str, path: Path) -> None:
@@ -23,11 +23,9 @@ def write_record(result: Segmentation, scan: Path, reason: str, path: Path) -> N
     Raises:
         ImageWriteError: the file could not be written; nothing was left behind.
     """
-    with scan.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
     content = {
         "input": scan.name,
-        "input_sha256": digest.hexdigest(),
+        "input_sha256": file_sha256(scan),
         "engine_reason": reason,
         "labels": [{"value": label.value, "name": label.name} for label in result.labels],
         **dataclasses.asdict(result.record),

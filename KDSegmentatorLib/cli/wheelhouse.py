@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from packaging.requirements import Requirement
 
 from KDSegmentatorLib.cli.main import WHEEL_PLATFORMS
 from KDSegmentatorLib.errors import InvalidSettingsError, WheelhouseError
+from KDSegmentatorLib.io.files import file_sha256, replace, replacing
 
 REQUIREMENTS = Path(__file__).resolve().parents[1] / "slicer-requirements.txt"
 """What the Slicer module installs."""
@@ -132,20 +132,15 @@ def _take(source: Path, folder: Path) -> list[Path]:
     """Move complete wheels into the folder, and write the hashes of all that are there."""
     try:
         folder.mkdir(exist_ok=True)
-        wheels = [wheel.replace(folder / wheel.name) for wheel in sorted(source.glob("*.whl"))]
-        lines = [f"{_sha256(wheel)}  {wheel.name}\n" for wheel in sorted(folder.glob("*.whl"))]
-        (source / CHECKSUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
-        (source / CHECKSUMS).replace(folder / CHECKSUMS)
+        wheels = []
+        for wheel in sorted(source.glob("*.whl")):
+            replace(wheel, folder / wheel.name)
+            wheels.append(folder / wheel.name)
+        lines = [f"{file_sha256(wheel)}  {wheel.name}\n" for wheel in sorted(folder.glob("*.whl"))]
+        with replacing(folder / CHECKSUMS) as unfinished:
+            unfinished.write_text("".join(lines), encoding="utf-8", newline="\n")
     except OSError as error:
         raise WheelhouseError(
             f"the wheels cannot be put into {folder} ({error}); give a folder that can be written"
         ) from error
     return wheels
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -8,7 +8,6 @@ and OpenVINO come in new versions, and each has folders of its own.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -20,12 +19,12 @@ from typing import Any
 
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.packs.lock import locked
 
 KEPT_SECONDS = 30 * 24 * 3600.0
 """How long a compiled network is kept that nobody uses."""
 
-_CHUNK_BYTES = 1 << 20
 _WAIT_SECONDS = 5.0
 _LOCK_NAME = "lock"
 
@@ -122,15 +121,7 @@ def _name(folder: Path, path: Path) -> str:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {_name(folder, path): _sha256(path) for path in _files(folder)}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+    return {_name(folder, path): file_sha256(path) for path in _files(folder)}
 
 
 def _listed(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,10 @@ from KDSegmentatorLib.engines.candidates import (
 from KDSegmentatorLib.engines.compiled_cache import drop_unused
 from KDSegmentatorLib.engines.device_name import device_name
 from KDSegmentatorLib.engines.engine import Engine
-from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_version
-from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_version
+from KDSegmentatorLib.engines.loading import engine_version, load_engine
+from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
 from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError, InvalidSettingsError
-from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.packs.locations import default_cache_folder
 from KDSegmentatorLib.packs.pack import StudentPack
 
@@ -102,17 +100,6 @@ def choose_engine(
     )
 
 
-def engine_threads(threads: int | None) -> int | None:
-    """Return the threads to give to an engine: what was asked for, or a limit that it would not see itself.
-
-    Engines count the cores of the machine, not those that a container or a batch system lets this process use.
-    """
-    if threads is not None:
-        return threads
-    usable = usable_cores()
-    return usable if usable < (os.cpu_count() or 1) else None
-
-
 def _check(request: EngineRequest) -> None:
     if request.threads is not None and request.threads < 1:
         raise InvalidSettingsError(f"threads must be at least 1, got {request.threads}")
@@ -126,19 +113,19 @@ def _check(request: EngineRequest) -> None:
 
 
 def _load(candidate: Candidate, pack: StudentPack, threads: int | None, cache: Path) -> Engine:
-    body = pack.body(candidate.precision)
-    if candidate.engine == OnnxRuntimeEngine.name:
-        return OnnxRuntimeEngine(body, device=candidate.device, threads=engine_threads(threads))
-    compiled = cache / "compiled"
-    drop_unused(compiled)
-    network = f"{pack.manifest_sha256[:32]}-{candidate.device}-{candidate.precision}"
-    return OpenVinoEngine(
-        body,
+    compiled = None
+    if candidate.engine == OpenVinoEngine.name:
+        network = f"{pack.manifest_sha256[:32]}-{candidate.device}-{candidate.precision}"
+        drop_unused(cache / "compiled")
+        compiled = cache / "compiled" / f"openvino-{engine_version(candidate.engine)}" / network
+    return load_engine(
+        candidate.engine,
+        pack.body(candidate.precision),
         patch_size=pack.manifest.windows.patch_size,
         precision=candidate.precision,
         device=candidate.device,
-        threads=engine_threads(threads),
-        cache=compiled / f"openvino-{openvino_version()}" / network,
+        threads=threads,
+        cache=compiled,
     )
 
 
@@ -154,12 +141,11 @@ def _checked(
         return ""
     if pack.manifest.network.probe is None:
         raise EngineError(f"{pack.manifest.id} has no probe to check {candidate.device} with; take the device cpu")
-    version = onnxruntime_version() if candidate.engine == OnnxRuntimeEngine.name else openvino_version()
     name = device_name(candidate.engine, candidate.device)
     found = checked_agreement(
         pack,
         engine,
-        machine=f"{name} {candidate.engine} {version}",
+        machine=f"{name} {candidate.engine} {engine_version(candidate.engine)}",
         cache=None if name is None else cache / "self-checks",  # it might be another device the next time
         cancelled=cancelled,
     )

@@ -19,6 +19,7 @@ from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError
 from KDSegmentatorLib.geometry import MAXIMUM_VOXELS, Volume
 from KDSegmentatorLib.inference.accumulation import blended_slabs, mirrored_axes, windows_reaching
 from KDSegmentatorLib.inference.cropping import nonzero_box
+from KDSegmentatorLib.inference.head_place import head_comes_early
 from KDSegmentatorLib.inference.normalization import normalize
 from KDSegmentatorLib.inference.plausibility import check_field_of_view, check_finite, check_intensities
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
@@ -35,7 +36,7 @@ from KDSegmentatorLib.inference.strips import strips
 from KDSegmentatorLib.inference.windows import padding, window_starts
 from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.packs.manifest import Label, Manifest
-from KDSegmentatorLib.packs.pack import Head, StudentPack
+from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.version import __version__
 
 _FLOAT32_BYTES = 4
@@ -205,7 +206,7 @@ def _preprocessed(
         image,
         grid.network_shape,
         manifest.preprocessing.image_resampling,
-        separate_axis(manifest.preprocessing.image_resampling, grid.spacing, manifest.preprocessing.spacing),
+        grid.separate_axis,
         steps.check,
         request.threads,
     )
@@ -225,7 +226,7 @@ def _restored_maps(
     """Return the maps on the transposed grid of the whole volume."""
     manifest = pack.manifest
     head = pack.head()
-    early = _head_comes_early(head, manifest)
+    early = head_comes_early(manifest)
     maps, cropped = grid.maps(len(head.bias), entropy=request.entropy, probabilities=request.probabilities)
     channels = len(head.bias) if early else manifest.network.features
     parts = grid.strips(channels) if len(starts) > 1 else [None]
@@ -313,6 +314,8 @@ class NetworkGrid:
         self.cropped_shape = (z, y, x)
         self.network_shape = resampled_shape(self.cropped_shape, self.spacing, preprocessing.spacing)
         """Shape of the network's input before padding."""
+        self.separate_axis = separate_axis(preprocessing.image_resampling, self.spacing, preprocessing.spacing)
+        """Axis of the image that is resampled apart from the others."""
         voxels = math.prod(self.network_shape)
         if voxels == 0 or voxels > MAXIMUM_VOXELS:
             raise GeometryError(
@@ -406,16 +409,6 @@ def select_labels(manifest: Manifest, wanted: Sequence[str | int] | None) -> tup
     if not chosen:
         raise InvalidSettingsError("no label was chosen; name at least one, or leave the choice out to keep all")
     return tuple(label for label in manifest.labels if label.value in chosen)
-
-
-def _head_comes_early(head: Head, manifest: Manifest) -> bool:
-    """Return whether to apply the head to every window instead of once at the end.
-
-    Both give the same logits as long as restoring is linear; the smaller array is blended. Splines above order 1 are
-    clipped, which is not linear, so that the logits themselves have to be resampled.
-    """
-    resampling = manifest.preprocessing.logits_resampling
-    return len(head.bias) <= manifest.network.features or max(resampling.order, resampling.order_z) > 1
 
 
 def _kept(wanted: tuple[Label, ...], manifest: Manifest) -> npt.NDArray[np.uint8 | np.uint16] | None:

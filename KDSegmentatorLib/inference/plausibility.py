@@ -17,10 +17,28 @@ from KDSegmentatorLib.packs.manifest import Manifest, Modality
 LABEL_MAP_VALUES = 32
 """A volume of whole numbers with fewer distinct values than this is taken for a label map."""
 
+LABEL_MAP_EQUAL_NEIGHBOURS = 0.65
+"""From this share of equal neighbours on, a volume of whole numbers is taken for a label map.
+
+It is the median over the values, so that the one or two plateaus of a clipped scan do not count, and the mean over the
+axes, so that thick slices do not hide a label map. Measured: brain label maps of 46 to 293 labels 0.83 to 0.90, with
+slices of 5 mm 0.68 to 0.75; 8-bit MR 0.06, clipped CT 0.00, blurred to a standard deviation of 4 voxels and in 33 grey
+levels 0.48, with every voxel repeated twice along every axis 0.60.
+"""
+
+LABEL_MAP_ADJACENT = 0.5
+"""Where neighbours of a very smooth scan differ, it is mostly by one grey level; in a label map by any number."""
+
 AIR_HU = -200.0
 """Every CT field of view holds air or lung below this value; no other modality uses it in more than stray voxels."""
 
 AIR_FRACTION = 0.005
+_PAIRS = 200_000
+"""Neighbours along each axis that are looked at."""
+
+_PAIRS_A_VALUE = 5
+_SEEN_VALUES = 8
+"""A judgement takes at least this many values, each with ``_PAIRS_A_VALUE`` pairs."""
 
 TIMES_LARGEST = 1.25
 """A volume may be this many times as long as the largest training image, along each axis.
@@ -82,8 +100,8 @@ def check_intensities(volume: Volume, modality: Modality, check: Callable[[], No
     """
     if _looks_like_label_map(volume.voxels):
         raise ImplausibleVolumeError(
-            f"the volume holds fewer than {LABEL_MAP_VALUES} different whole numbers: it looks like a label map, not a "
-            "scan. Give the scan itself."
+            f"the volume holds fewer than {LABEL_MAP_VALUES} different whole numbers, or areas of one number each: it "
+            "looks like a label map, not a scan. Give the scan itself."
         )
     air = 0
     for part in slabs(volume.voxels):
@@ -161,7 +179,49 @@ def _range(voxels: npt.NDArray[Any], check: Callable[[], None]) -> tuple[Any, An
 
 def _looks_like_label_map(voxels: npt.NDArray[Any]) -> bool:
     sample = voxels.reshape(-1)[:: max(1, voxels.size // 10_000)]
-    if np.unique(sample).size >= LABEL_MAP_VALUES or not (sample == np.round(sample)).all():
-        return False  # the usual case, without a pass over all voxels
-    values = np.unique(voxels)
-    return bool(values.size < LABEL_MAP_VALUES and (values == np.round(values)).all())
+    if not (sample == np.round(sample)).all():
+        return False  # without a pass over all voxels
+    if np.unique(sample).size < LABEL_MAP_VALUES:
+        values = np.unique(voxels)
+        if values.size < LABEL_MAP_VALUES:
+            return bool((values == np.round(values)).all())
+    return _consists_of_areas(voxels)
+
+
+def _consists_of_areas(voxels: npt.NDArray[Any]) -> bool:
+    """Return whether most values are found in areas of that value alone, whose neighbours have quite other values.
+
+    Asked of neighbours at fixed random places, zeros left out: the background of a scan is an area as well.
+    """
+    pairs = [pair for axis in range(3) if voxels.shape[axis] > 1 for pair in [_neighbours(voxels, axis)] if pair.size]
+    if not pairs:
+        return False
+    values = np.unique(np.concatenate([pair.reshape(-1) for pair in pairs]))
+    if not (values == np.round(values)).all():
+        return False
+    shares, steps = [], []
+    for pair in pairs:
+        first, second = np.searchsorted(values, pair)
+        count = np.bincount(first, minlength=values.size)
+        equal = np.bincount(first[first == second], minlength=values.size)
+        enough = count >= _PAIRS_A_VALUE
+        if np.count_nonzero(enough) < _SEEN_VALUES:
+            return False
+        shares.append(float(np.median(equal[enough] / count[enough])))
+        steps.append(np.abs(first - second)[first != second])
+    differing = np.concatenate(steps)
+    return bool(
+        np.mean(shares) >= LABEL_MAP_EQUAL_NEIGHBOURS
+        and (differing.size == 0 or np.mean(differing <= 1) <= LABEL_MAP_ADJACENT)
+    )
+
+
+def _neighbours(voxels: npt.NDArray[Any], axis: int) -> npt.NDArray[Any]:
+    """Return (2, n): neighbours along an axis that are both not zero."""
+    shape = [length - (n == axis) for n, length in enumerate(voxels.shape)]
+    random = np.random.default_rng(0)
+    places = [random.integers(length, size=_PAIRS) for length in shape]
+    first = voxels[tuple(places)]
+    places[axis] += 1
+    second = voxels[tuple(places)]
+    return np.stack([first, second])[:, (first != 0) & (second != 0)]

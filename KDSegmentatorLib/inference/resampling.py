@@ -74,6 +74,21 @@ def axis_operators(
     return operators[0], operators[1], operators[2]
 
 
+def resampling_order(shape: Sequence[int], new_shape: Sequence[int], apart: int | None) -> list[int]:
+    """Return the axes of an image that are resampled, first to last.
+
+    Those that shrink come before those that grow: fewer voxels for the others. The axis that is resampled apart comes
+    last, as it is resampled between slices that are done.
+
+    Args:
+        shape: (z, y, x) before.
+        new_shape: (z, y, x) after.
+        apart: from :func:`separate_axis`.
+    """
+    changed = [axis for axis in range(3) if shape[axis] != new_shape[axis]]
+    return sorted(changed, key=lambda axis: (axis == apart, new_shape[axis] / shape[axis]))
+
+
 def resample_image(
     image: npt.NDArray[np.float32],
     new_shape: Sequence[int],
@@ -95,17 +110,13 @@ def resample_image(
         check: called again and again; may raise to stop.
         threads: pieces computed at a time.
     """
-    operators = list(axis_operators(image.shape, new_shape, resampling, apart))
-    in_plane = [axis for axis in range(3) if axis != apart]
-    # shrinking axes first: fewer voxels for the others
-    in_plane.sort(key=lambda axis: new_shape[axis] / image.shape[axis])
+    operators = axis_operators(image.shape, new_shape, resampling, apart)
     resampled = image
-    for axis in in_plane:
-        operator = operators[axis]
-        if operator is not None:
+    for axis in resampling_order(image.shape, new_shape, apart):
+        if axis != apart and (operator := operators[axis]) is not None:
             resampled = operator.apply(resampled, axis, check, threads)
     if resampling.order > 1 and resampled is not image:
-        axes = None if apart is None else tuple(in_plane)
+        axes = None if apart is None else tuple(axis for axis in range(3) if axis != apart)
         low, high = image.min(axis=axes, keepdims=True), image.max(axis=axes, keepdims=True)
         np.clip(resampled, low, high, out=resampled)
     if apart is not None and (operator := operators[apart]) is not None:

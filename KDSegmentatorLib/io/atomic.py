@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import os
-import secrets
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.errors import ImageWriteError
+from KDSegmentatorLib.io.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,18 +33,11 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     target = check_output(path)
-    temporary = target.with_name(f".kdseg-{secrets.token_hex(6)}{_suffix(target)}")
     try:
-        # Created here so that a folder without permission is reported by the operating system, not by ITK.
-        temporary.open("xb").close()
-        yield temporary
-        _flush(temporary)
-        temporary.replace(target)
+        with replacing(target, _suffix(target)) as temporary:
+            yield temporary
     except OSError as error:
         raise ImageWriteError(f"cannot write {path}: {_reason(error)}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def check_output(path: Path | str) -> Path:
@@ -69,12 +61,6 @@ def check_output(path: Path | str) -> Path:
 def _suffix(path: Path) -> str:
     """Return the last suffix in lower case, with the one before it if compressed: ``.nii.gz``, ``.csv``."""
     return "".join(path.suffixes[-2:] if path.suffix.lower() == ".gz" else path.suffixes[-1:]).lower()
-
-
-def _flush(path: Path) -> None:
-    # Some file systems (network, quota) report a full disk only here.
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _reason(error: OSError) -> str:

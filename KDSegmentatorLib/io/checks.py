@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from KDSegmentatorLib.errors import ImageReadError
+from KDSegmentatorLib.io.files import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import numpy.typing as npt
-
-CHUNK_BYTES = 1 << 20
 
 _TAIL_BYTES = 1 << 20
 """What may follow the voxels, as padding does; a few bytes of a compressed file can stand for terabytes."""

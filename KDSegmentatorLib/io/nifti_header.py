@@ -21,7 +21,8 @@ import numpy.typing as npt
 from KDSegmentatorLib.errors import GeometryError, ImageReadError
 from KDSegmentatorLib.geometry import check_placement, check_size, matrix, vector
 from KDSegmentatorLib.io.atomic import atomic_output
-from KDSegmentatorLib.io.checks import CHUNK_BYTES, check_finite, check_three_axes, voxel_chunks
+from KDSegmentatorLib.io.checks import check_finite, check_three_axes, voxel_chunks
+from KDSegmentatorLib.io.files import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from KDSegmentatorLib.errors import GeometryError, ImageReadError
 from KDSegmentatorLib.geometry import check_size
 from KDSegmentatorLib.io.checks import (
-    CHUNK_BYTES,
     check_not_too_long,
     check_not_too_short,
     check_three_axes,
     voxel_chunks,
 )
+from KDSegmentatorLib.io.files import CHUNK_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,10 +15,11 @@ from KDSegmentatorLib.engines.memory_failure import memory_failure
 from KDSegmentatorLib.errors import CancelledError, ImageReadError, ImageWriteError, KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, Steps
+from KDSegmentatorLib.io.files import file_sha256, replace
 from KDSegmentatorLib.io.images import read_volume, write_volume
 from KDSegmentatorLib.io.plain_paths import shadowing_reason
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME, BatchPaths, batch_paths
-from KDSegmentatorLib.jobs.batch_record import earlier_results, file_sha256, finished_run, new_record
+from KDSegmentatorLib.jobs.batch_record import earlier_results, finished_run, new_record
 from KDSegmentatorLib.jobs.batch_table import TableRow, check_table, write_table
 from KDSegmentatorLib.jobs.events import BatchFile, RunState, SizeResult
 from KDSegmentatorLib.jobs.failures import is_disk_full
@@ -28,7 +29,6 @@ from KDSegmentatorLib.jobs.reporter import Reporter, RunReporter
 from KDSegmentatorLib.jobs.request import BatchRequest
 from KDSegmentatorLib.jobs.run import make_segmenter, pack_store, segment_volume
 from KDSegmentatorLib.jobs.stored import RESULT_NAME, StoredBatch, StoredRun, stored_run, write_stored
-from KDSegmentatorLib.packs.files import replace
 from KDSegmentatorLib.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from KDSegmentatorLib.errors import ImageWriteError, JobError
-from KDSegmentatorLib.io.checks import CHUNK_BYTES
+from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.jobs.batch_files import BatchPaths
 from KDSegmentatorLib.jobs.request import BatchRequest, Settings
 from KDSegmentatorLib.jobs.stored import StoredRun, read_stored
@@ -139,19 +138,6 @@ def _in_the_way(path: Path) -> str:
         f"{path} is in the way: no batch wrote it, or it was changed since, and it is not overwritten; move or rename "
         "it, or choose another folder for the results"
     )
-
-
-def file_sha256(path: Path) -> str:
-    """Return a file's hash.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _comparable(settings: Settings) -> Settings:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 import stat
@@ -12,9 +11,10 @@ import zlib
 from pathlib import Path
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.packs.files import delete_tree, new_name, replace, write_error
+from KDSegmentatorLib.io.files import CHUNK_BYTES, replacing
+from KDSegmentatorLib.packs.files import delete_tree, write_error
 from KDSegmentatorLib.packs.names import FILE_NAME_MEANING, FILE_NAME_PATTERN, MANIFEST_NAME, is_reserved
-from KDSegmentatorLib.packs.pack import CHUNK_BYTES, open_pack, verify_pack
+from KDSegmentatorLib.packs.pack import open_pack, verify_pack
 from KDSegmentatorLib.packs.rules import (
     MAXIMUM_FILE_BYTES,
     MAXIMUM_FILES,
@@ -68,19 +68,13 @@ def write_archive(folder: Path | str, path: Path | str) -> None:
             f"{path} would lie in the pack's own folder, where only its listed files may be; write elsewhere"
         )
     manifest = (pack.folder / MANIFEST_NAME).read_bytes()
-    temporary = path.with_name(new_name(f".{path.name}-"))
     try:
-        try:
-            with zipfile.ZipFile(temporary, "x", zipfile.ZIP_STORED) as archive:
-                archive.writestr(_entry(MANIFEST_NAME), manifest)
-                for name in sorted(pack.manifest.files):
-                    archive.writestr(_entry(name), pack.read(name))
-            replace(temporary, path)
-        except OSError as error:
-            raise write_error(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            archive.writestr(_entry(MANIFEST_NAME), manifest)
+            for name in sorted(pack.manifest.files):
+                archive.writestr(_entry(name), pack.read(name))
+    except OSError as error:
+        raise write_error(path, error) from error
 
 
 def extract_archive(path: Path | str, into: Path | str) -> None:

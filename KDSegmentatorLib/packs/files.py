@@ -1,4 +1,4 @@
-"""Renaming, syncing and deleting that work the same on Windows, macOS and Linux."""
+"""Naming, syncing and deleting that work the same on Windows, macOS and Linux."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import errno
 import os
 import shutil
 import sys
-import time
 import uuid
 from pathlib import Path
 
 from KDSegmentatorLib.errors import PackError
 
-_ATTEMPTS = 20
-_PAUSE_SECONDS = 0.1
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _WINDOWS_DISK_FULL = (39, 112)
@@ -22,25 +19,6 @@ _WINDOWS_DISK_FULL = (39, 112)
 def new_name(prefix: str) -> str:
     """Return a name that nothing has yet."""
     return f"{prefix}{uuid.uuid4().hex[:12]}"
-
-
-def replace(source: Path, target: Path) -> None:
-    """Rename, replacing an existing file, in one step.
-
-    On Windows a file that a virus scanner or another process has open for a moment cannot be renamed or replaced, so
-    it is tried for two seconds.
-
-    Raises:
-        OSError: it did not work.
-    """
-    for attempt in range(_ATTEMPTS):
-        try:
-            source.replace(target)
-            return
-        except PermissionError:
-            if sys.platform != "win32" or attempt == _ATTEMPTS - 1:
-                raise
-            time.sleep(_PAUSE_SECONDS)
 
 
 def sync_folder(folder: Path) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.packs.files import new_name, replace, sync_listing
+from KDSegmentatorLib.io.files import replacing
+from KDSegmentatorLib.packs.files import sync_listing
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.rules import VERSION_PATTERN
 
@@ -71,10 +71,7 @@ def write_installed(folder: Path, installed: Installed) -> None:
     Raises:
         OSError: it cannot be written; the old one is still there.
     """
-    temporary = folder / new_name(f".{LIST_NAME}-")
-    with temporary.open("x", encoding="utf-8") as file:
-        json.dump({"current": installed.current, "previous": installed.previous}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    replace(temporary, folder / LIST_NAME)
+    with replacing(folder / LIST_NAME) as temporary:
+        text = json.dumps({"current": installed.current, "previous": installed.previous})
+        temporary.write_text(text, encoding="utf-8")
     sync_listing(folder)

@@ -3,15 +3,16 @@
 onnxruntime follows a tensor's ``external_data`` to any path on the disk, so a pack's network must not have any. ONNX is
 protobuf; this walks the wire format with a list of pending messages (no recursion) along the fields that can hold
 tensors, and refuses what it does not understand and what no U-Net needs: loops and branches (graphs inside of nodes),
-functions, random numbers, operators whose output can be of any size.
+functions, random numbers, operators whose output is as large as a number in the file says (Expand, Tile, Range). How
+large the network's tensors get with the others is the matter of :mod:`KDSegmentatorLib.packs.onnx_sizes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from KDSegmentatorLib.errors import PackError
+from KDSegmentatorLib.packs.protobuf import BYTES, VARINT, MalformedError, expect, fields
 
 MAXIMUM_FIELDS = 1_000_000
 """Most protobuf fields that are looked at; a 3-D U-Net has some thousands."""
@@ -25,9 +26,6 @@ OPERATORS = frozenset(
     }
 )  # fmt: skip
 """What an exported PlainConvUNet or ResidualEncoderUNet consists of; nothing else is run."""
-
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_VARINT_BITS = 64
 
 # Field numbers of onnx.proto: message -> field -> message.
 _CHILDREN: dict[str, dict[int, str]] = {
@@ -73,17 +71,13 @@ def check_onnx(data: bytes, where: str) -> OnnxSummary:
     """
     try:
         return _walk(data)
-    except _MalformedError as error:
+    except MalformedError as error:
         raise PackError(f"{where} is not a usable ONNX model: {error}; export or download the pack again") from None
     except _UnsafeError as error:
         raise PackError(
             f"{where} is refused: {error}; export the network with 'kdseg-distill export', as plain ONNX operators "
             "with all weights inside the file"
         ) from None
-
-
-class _MalformedError(Exception):
-    pass
 
 
 class _UnsafeError(Exception):
@@ -101,38 +95,38 @@ def _walk(data: bytes) -> OnnxSummary:
         kind, start, end = pending.pop()
         children, refused = _CHILDREN[kind], _REFUSED.get(kind, {})
         opset_version = 0
-        for number, wire, value, stop in _fields(view, start, end):
+        for number, wire, value, stop in fields(view, start, end):
             budget -= 1
             if budget < 0:
-                raise _MalformedError(f"it has more than {MAXIMUM_FIELDS:,} fields")
+                raise MalformedError(f"it has more than {MAXIMUM_FIELDS:,} fields")
             if number in children:
-                _expect(wire, _BYTES, kind, number)
+                expect(wire, BYTES, kind, number)
                 pending.append((children[number], value, stop))
                 graphs += kind == "model" and number == _MODEL_GRAPH
             elif number in refused:
                 raise _UnsafeError(f"it has {refused[number]}")
             elif number == _DOMAIN_FIELD.get(kind):
-                _expect(wire, _BYTES, kind, number)
+                expect(wire, BYTES, kind, number)
                 _check_domain(bytes(view[value:stop]))
             elif kind == "node" and number == _NODE_OPERATOR:
-                _expect(wire, _BYTES, kind, number)
+                expect(wire, BYTES, kind, number)
                 _check_operator(bytes(view[value:stop]))
             elif kind == "tensor":
                 _check_tensor_field(number, wire, value)
             elif kind == "model" and number == _MODEL_IR_VERSION:
-                _expect(wire, _VARINT, kind, number)
+                expect(wire, VARINT, kind, number)
                 ir_versions.append(value)
             elif kind == "opset" and number == _OPSET_VERSION:
-                _expect(wire, _VARINT, kind, number)
+                expect(wire, VARINT, kind, number)
                 opset_version = value
         if kind == "opset":
             opsets.append(opset_version)
     if not graphs:
-        raise _MalformedError("it has no graph")
+        raise MalformedError("it has no graph")
     if len(ir_versions) != 1:
-        raise _MalformedError("it does not have exactly one ir_version")
+        raise MalformedError("it does not have exactly one ir_version")
     if len(set(opsets)) != 1:
-        raise _MalformedError(
+        raise MalformedError(
             f"it does not have exactly one version of the operator set (found {sorted(set(opsets))[:5]})"
         )
     return OnnxSummary(ir_version=ir_versions[0], opset=opsets[0])
@@ -142,7 +136,7 @@ def _check_tensor_field(number: int, wire: int, value: int) -> None:
     if number == _TENSOR_EXTERNAL_DATA:
         raise _UnsafeError("a tensor refers to data outside the file (external_data)")
     if number == _TENSOR_DATA_LOCATION:
-        _expect(wire, _VARINT, "tensor", number)
+        expect(wire, VARINT, "tensor", number)
         if value != 0:
             raise _UnsafeError("a tensor's data lies outside the file (data_location)")
 
@@ -157,47 +151,3 @@ def _check_domain(raw: bytes) -> None:
     domain = raw[:100].decode("utf-8", errors="replace")
     if domain not in DEFAULT_DOMAINS:
         raise _UnsafeError(f"it uses the operator domain {domain!a}")
-
-
-def _expect(wire: int, expected: int, kind: str, number: int) -> None:
-    if wire != expected:
-        raise _MalformedError(f"field {number} of a {kind} has wire type {wire} instead of {expected}")
-
-
-def _fields(view: memoryview, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield (field number, wire type, value, stop): a number, or for bytes where they start and stop."""
-    position = start
-    while position < end:
-        key, position = _varint(view, position, end)
-        number, wire = key >> 3, key & 7
-        if not 0 < number < 1 << 29:
-            raise _MalformedError(f"it has a field with the number {number}")
-        if wire == _VARINT:
-            value, position = _varint(view, position, end)
-            yield number, wire, value, position
-            continue
-        if wire == _BYTES:
-            length, position = _varint(view, position, end)
-        elif wire == _FIXED64:
-            length = 8
-        elif wire == _FIXED32:
-            length = 4
-        else:
-            raise _MalformedError(f"it has a field of the wire type {wire}")
-        if length > end - position:
-            raise _MalformedError("it ends in the middle of a field")
-        yield number, wire, position, position + length
-        position += length
-
-
-def _varint(view: memoryview, position: int, end: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, _VARINT_BITS + 6, 7):
-        if position >= end:
-            raise _MalformedError("it ends in the middle of a number")
-        byte = view[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value & ((1 << _VARINT_BITS) - 1), position
-    raise _MalformedError("it has a number of more than 64 bits")

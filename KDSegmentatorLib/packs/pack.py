@@ -13,15 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.errors import PackError
+from KDSegmentatorLib.io.files import CHUNK_BYTES
 from KDSegmentatorLib.packs.head_file import read_head
 from KDSegmentatorLib.packs.manifest import FileRecord, Manifest, Precision, ReducedFormat, ReducedPrecision
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.onnx_check import check_onnx
+from KDSegmentatorLib.packs.onnx_sizes import check_sizes
 from KDSegmentatorLib.packs.probe_file import Probe, read_probe
 from KDSegmentatorLib.packs.reader import read_manifest
 from KDSegmentatorLib.packs.rules import MAXIMUM_FILE_BYTES, MAXIMUM_MANIFEST_BYTES
-
-CHUNK_BYTES = 1 << 20
 
 _REMEDY = "install the pack again from an intact copy"
 
@@ -153,8 +153,8 @@ def verify_pack(pack: StudentPack) -> None:
     """Check everything that can be checked without running the network.
 
     The manifest is unchanged, all files have their size and SHA-256, there are no others and no links, the body is one
-    self-contained ONNX model of the stated operator set (as are its versions in other number formats), and head and
-    probe fit labels, features and window.
+    self-contained ONNX model of the stated operator set that takes no more than ``MAXIMUM_LIVE_BYTES`` for a window (as
+    are its versions in other number formats), and head and probe fit labels, features and window.
 
     Raises:
         PackError: something is not as it has to be; the message names the file.
@@ -170,7 +170,9 @@ def verify_pack(pack: StudentPack) -> None:
             path = pack.folder / name
             _compare(path, describe_file(path), record)
     for name in sorted(bodies):
-        summary = check_onnx(pack.read(name), str(pack.folder / name))
+        data = pack.read(name)
+        summary = check_onnx(data, str(pack.folder / name))
+        check_sizes(data, pack.manifest.windows.patch_size, str(pack.folder / name))
         if summary.opset != network.opset:
             raise PackError(
                 f"{pack.folder / name} uses operator set {summary.opset}, the manifest says {network.opset}; export "

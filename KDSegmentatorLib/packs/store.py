@@ -25,8 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from KDSegmentatorLib.errors import KDSegmentatorError, PackError
+from KDSegmentatorLib.io.files import TEMPORARY_PREFIX, replace
 from KDSegmentatorLib.packs.archive import extract_archive
-from KDSegmentatorLib.packs.files import delete_tree, new_name, replace, sync_folder, sync_listing, write_error
+from KDSegmentatorLib.packs.files import delete_tree, new_name, sync_folder, sync_listing, write_error
 from KDSegmentatorLib.packs.installed import (
     LIST_NAME,
     VERSION_FOLDER_PATTERN,
@@ -276,7 +277,7 @@ class PackStore:
         for entry in list(folder.iterdir()):
             if re.fullmatch(VERSION_FOLDER_PATTERN, entry.name) and entry.name not in kept:
                 delete_tree(entry)
-            elif entry.name.startswith(f".{LIST_NAME}-"):
+            elif entry.name.startswith(TEMPORARY_PREFIX):
                 with contextlib.suppress(OSError):
                     entry.unlink()
         if installed is None:

@@ -29,18 +29,22 @@ def tables(packs: Sequence[StudentPack]) -> str:
     """Return one Markdown table a family."""
     parts = []
     for family in families(packs):
+        found = [pack.manifest.evaluation for pack in family.packs]
+        surfaces = any(each is not None and (each.mean_nsd or each.mean_hd95_mm) for each in found)
+        more = ("Mean NSD", "Mean HD95 in mm") if surfaces else ()
+        titles = ("Size", "Parameters", "GFLOP a window", "File", "Mean Dice [95 % CI]", "of teacher", *more, "n")
         rows = [
-            "| Size | Parameters | GFLOP a window | File | Mean Dice [95 % CI] | of teacher | n |",
-            "|---|---:|---:|---:|---|---:|---:|",
+            f"| {' | '.join(titles)} |",
+            f"|---|---:|---:|---:|---|---:|{'---|' * len(more)}---:|",
         ]
-        rows += [row(pack) for pack in family.packs]
+        rows += [row(pack, surfaces=surfaces) for pack in family.packs]
         parts.append(f"**{family.packs[0].manifest.title}** (`{family.task}`)\n\n" + "\n".join(rows))
         parts.append(notes(family.packs))
     return "\n\n".join(parts)
 
 
-def row(pack: StudentPack) -> str:
-    """Return a pack's line."""
+def row(pack: StudentPack, *, surfaces: bool) -> str:
+    """Return a pack's line; with NSD and HD95 if any pack of its family has them."""
     manifest, network = pack.manifest, pack.manifest.network
     megabytes = sum(record.size for record in manifest.files.values()) / 1e6
     cells = [
@@ -49,21 +53,29 @@ def row(pack: StudentPack) -> str:
         f"{network.flops_per_window / 1e9:.2f}",
         f"{megabytes:.1f} MB",
         *accuracy(manifest.evaluation),
+        *(surface_accuracy(manifest.evaluation) if surfaces else ()),
+        "-" if manifest.evaluation is None else str(manifest.evaluation.cases),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def accuracy(evaluation: Evaluation | None) -> tuple[str, str, str]:
-    """Return mean Dice with its interval, the share of the teacher's, and the number of cases."""
+def accuracy(evaluation: Evaluation | None) -> tuple[str, str]:
+    """Return mean Dice with its interval, and the share of the teacher's."""
     if evaluation is None:
-        return "not measured", "-", "-"
+        return "not measured", "-"
     share = evaluation.mean_dice.mean / evaluation.teacher_mean_dice if evaluation.teacher_mean_dice else None
-    return interval(evaluation.mean_dice), "-" if share is None else f"{share:.1%}", str(evaluation.cases)
+    return interval(evaluation.mean_dice), "-" if share is None else f"{share:.1%}"
 
 
-def interval(value: Interval) -> str:
+def surface_accuracy(evaluation: Evaluation | None) -> tuple[str, str]:
+    """Return mean NSD and HD95 with their intervals; packs of earlier versions have none."""
+    nsd, hd95 = (None, None) if evaluation is None else (evaluation.mean_nsd, evaluation.mean_hd95_mm)
+    return "-" if nsd is None else interval(nsd), "-" if hd95 is None else interval(hd95, digits=2)
+
+
+def interval(value: Interval, digits: int = 4) -> str:
     """Return a mean with its confidence interval."""
-    return f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]"
+    return f"{value.mean:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
 
 
 def notes(packs: Sequence[StudentPack]) -> str:
@@ -77,6 +89,16 @@ def notes(packs: Sequence[StudentPack]) -> str:
     for dataset, split, mirroring in sorted(measured):
         how = "with" if mirroring else "without"
         sentences.append(f"Measured through this library's own pipeline on {dataset}, {split}, {how} mirroring.")
+    tolerances = {
+        (found.nsd_tolerance_mm, found.nsd_surface)
+        for pack in packs
+        if (found := pack.manifest.evaluation) is not None
+        and found.mean_nsd is not None
+        and found.nsd_tolerance_mm is not None
+    }
+    for tolerance, surface in sorted(tolerances, key=str):
+        of = "surface voxels" if surface == "voxels" else "sub-voxel patches by area"
+        sentences.append(f"NSD is the share of both surfaces ({of}) within {tolerance:g} mm of each other.")
     owed = sorted({f"{pack.manifest.weights.license}: {pack.manifest.weights.text}" for pack in packs})
     return " ".join([*sentences, *(f"Weights {credit}" for credit in owed)])
 

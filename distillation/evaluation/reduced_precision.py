@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distillation.evaluation.scores import ReducedEngine, Score
+from KDSegmentatorLib.engines.loading import load_engine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_devices
-from KDSegmentatorLib.engines.selection import engine_threads
 from KDSegmentatorLib.engines.self_check import agreement
 from KDSegmentatorLib.errors import EngineUnavailableError, ExportError
 from KDSegmentatorLib.packs.manifest import ReducedFormat, ReducedPrecision
@@ -113,7 +113,7 @@ def reduced_engine(
     if probe is None:
         raise ExportError(f"{pack.manifest.id} has no probe to check {precision} with; export it again")
     patch_size = pack.manifest.windows.patch_size
-    engine = OpenVinoEngine(body, patch_size=patch_size, precision=precision, threads=engine_threads(threads))
+    engine = load_engine(OpenVinoEngine.name, body, patch_size=patch_size, precision=precision, threads=threads)
     return ReducedEngine(
         engine=engine,
         precision=precision,

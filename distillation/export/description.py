@@ -6,13 +6,13 @@ import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from distillation.dataset import Case, read_header
-from distillation.files import file_sha256
 from distillation.plans import scale_features
 from distillation.settings import MINIMUM_WIDTH, PLANS_KEY, DistillationSettings, TrainingSettings
 from distillation.sizes import alpha_of
 from distillation.versions import EXPORT_PACKAGES, package_versions
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.geometry import vector
+from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.packs.manifest import (
     FieldOfView,
     Label,

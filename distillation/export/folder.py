@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.errors import ExportError
-from KDSegmentatorLib.packs.files import delete_tree, new_name, replace, sync_folder
+from KDSegmentatorLib.io.files import replace
+from KDSegmentatorLib.packs.files import delete_tree, new_name, sync_folder
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import StudentPack, describe_file, open_pack, verify_pack
 from KDSegmentatorLib.packs.reader import write_manifest

@@ -17,7 +17,8 @@ import torch
 from distillation.efficiency import count_parameters
 from distillation.export.description import STEP_FRACTION, check_labels
 from KDSegmentatorLib.errors import ExportError
-from KDSegmentatorLib.packs.files import delete_tree, new_name, replace
+from KDSegmentatorLib.io.files import replace
+from KDSegmentatorLib.packs.files import delete_tree, new_name
 from KDSegmentatorLib.packs.rules import pack_id
 
 if TYPE_CHECKING:

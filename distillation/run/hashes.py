@@ -7,7 +7,8 @@ import json
 from dataclasses import MISSING, fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
-from distillation.files import file_sha256, write_json
+from distillation.files import write_json
+from KDSegmentatorLib.io.files import file_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

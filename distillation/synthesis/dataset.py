@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distillation.files import file_sha256, write_json
+from distillation.files import write_json
 from distillation.splits import grouped
 from distillation.synthesis.head import read_head
 from distillation.synthesis.image import BRAIN, make_image
 from distillation.synthesis.label_table import TABLE_NAME, read_label_table
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
+from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.io.images import image_suffix, write_volume
 
 if TYPE_CHECKING:

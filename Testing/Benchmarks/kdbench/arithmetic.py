@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdbench.results import Measured, Operation
+from KDSegmentatorLib.engines.loading import engine_threads
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.engines.openvino_runtime import openvino_core, openvino_runtime
-from KDSegmentatorLib.engines.selection import engine_threads
 from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.packs.manifest import Manifest, Precision
 from KDSegmentatorLib.packs.pack import open_pack

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.packs.field_of_view import field_of_view_text
+from KDSegmentatorLib.packs.manifest import Interval
+from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel import pack_card
 from KDSegmentatorPanel.pack_card import card
@@ -116,3 +119,61 @@ def test_the_card_says_all_that_a_user_has_to_know(pack_id: str) -> None:
         *(label.name for label in manifest.labels),
     ):
         assert text.replace("'", "&#x27;") in page
+
+
+def with_surface_scores(pack: StudentPack) -> StudentPack:
+    evaluation = pack.manifest.evaluation
+    assert evaluation is not None
+    first, *others = evaluation.labels
+    scores = replace(
+        evaluation,
+        mean_nsd=Interval(mean=0.9612, low=0.9512, high=0.9712),
+        mean_hd95_mm=Interval(mean=1.234, low=1.034, high=1.534),
+        nsd_tolerance_mm=1.5,
+        nsd_surface="subvoxel",
+        hd95_replaced=3,
+        teacher_mean_nsd=0.9777,
+        teacher_mean_hd95_mm=1.1,
+        labels=(replace(first, nsd=Interval(mean=0.5, low=0.4, high=0.6)), *others),
+    )
+    return replace(pack, manifest=replace(pack.manifest, evaluation=scores))
+
+
+def test_the_card_shows_nsd_with_its_tolerance_and_hd95_where_they_were_measured() -> None:
+    pack = PackStore(SHIPPED / "none", SHIPPED).get("hippocampus-x1_4")
+    page = card(with_surface_scores(pack))
+    for text in (
+        "NSD (1.5 mm)", "0.961&nbsp;", "[0.951, 0.971]", "HD95 (mm)", "1.23&nbsp;", "[1.03, 1.53]", "[0.400, 0.600]",
+        "within 1.5 mm of each other", "sub-voxel patches by area", "3 times", "NSD 0.978, HD95 1.10 mm",
+    ):  # fmt: skip
+        assert text in page
+    rows = [row.count("<td>") for row in page[page.index("NSD (1.5") :].split("</table>")[0].split("<tr>")[1:]]
+    assert set(rows) == {7}
+    evaluation = pack.manifest.evaluation
+    assert evaluation is not None
+    plain = card(
+        replace(pack, manifest=replace(pack.manifest, evaluation=replace(evaluation, mean_nsd=None, mean_hd95_mm=None)))
+    )
+    assert "NSD (" not in plain
+    assert "HD95 (" not in plain
+
+
+def test_the_table_of_the_readme_shows_them_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "Benchmarks"))
+    import packs_table
+
+    pack = PackStore(SHIPPED / "none", SHIPPED).get("hippocampus-x1_4")
+    evaluation = pack.manifest.evaluation
+    assert evaluation is not None
+    plain = replace(
+        pack,
+        manifest=replace(pack.manifest, size="x1/2", evaluation=replace(evaluation, mean_nsd=None, mean_hd95_mm=None)),
+    )
+    text = packs_table.tables([plain, with_surface_scores(pack)])
+    assert "| Mean NSD | Mean HD95 in mm | n |" in text
+    assert "| 0.9612 [0.9512, 0.9712] | 1.23 [1.03, 1.53] | 42 |" in text
+    assert "| - | - | 42 |" in text
+    assert "NSD is the share of both surfaces (sub-voxel patches by area) within 1.5 mm of each other." in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "NSD" not in packs_table.tables([plain])

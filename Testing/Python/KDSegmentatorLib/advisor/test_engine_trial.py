@@ -70,7 +70,7 @@ class Clocks:
 def clocks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Clocks]:
     def make(**costs: tuple[float, float]) -> Clocks:
         made = Clocks(**costs)
-        monkeypatch.setattr(engine_trial, "_engine", lambda _, threads, width, edge: FakeEngine(edge, made))
+        monkeypatch.setattr(engine_trial, "load_engine", lambda *_, patch_size, **__: FakeEngine(patch_size[0], made))
         monkeypatch.setattr(engine_trial.time, "perf_counter", lambda: made.wall)
         monkeypatch.setattr(engine_trial.time, "process_time", lambda: made.computed)
         return made

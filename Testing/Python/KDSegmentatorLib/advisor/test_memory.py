@@ -8,10 +8,9 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.advisor.engine_costs import ENGINE_COSTS, ONNXRUNTIME, OPENVINO
-from KDSegmentatorLib.advisor.memory import PROCESS_BYTES, blended_channels, map_bytes, peak_bytes
+from KDSegmentatorLib.advisor.memory import PROCESS_BYTES, map_bytes, peak_bytes
 from KDSegmentatorLib.advisor.workload import RunOptions, Workload
-from KDSegmentatorLib.inference.pipeline import _head_comes_early
-from KDSegmentatorLib.packs.manifest import Manifest, Normalization, Precision, Resampling
+from KDSegmentatorLib.packs.manifest import Manifest, Normalization, Precision
 from KDSegmentatorLib.packs.store import PackStore
 from support.generated_packs import manifest
 
@@ -48,22 +47,6 @@ def with_features(features: int, labels: int = 110, patch: tuple[int, int, int] 
         network=replace(base.network, features=features, parameters=6_000_000),
         windows=replace(base.windows, patch_size=patch),
     )
-
-
-@pytest.mark.parametrize("order", [1, 3])
-@pytest.mark.parametrize("size", SHIPPED)
-def test_what_is_blended_is_what_the_pipeline_blends(size: str, order: int) -> None:
-    pack = SHIPPED[size]
-    resampling = Resampling(order=order, order_z=0)
-    for features in (2, 3, 8):
-        changed = replace(
-            pack.manifest,
-            network=replace(pack.manifest.network, features=features),
-            preprocessing=replace(pack.manifest.preprocessing, logits_resampling=resampling),
-        )
-        head = pack.head()
-        early = _head_comes_early(head, changed)
-        assert blended_channels(changed) == (len(head.bias) if early else features)
 
 
 @pytest.mark.parametrize(

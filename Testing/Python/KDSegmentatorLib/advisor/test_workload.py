@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,11 @@ from KDSegmentatorLib.advisor.workload import same_work, voxels_of, workload
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference import pipeline
+from KDSegmentatorLib.inference.axis_operator import AxisOperator
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.windows import window_starts
-from KDSegmentatorLib.packs.manifest import Manifest
+from KDSegmentatorLib.packs.manifest import Manifest, Resampling
 from support.generated_packs import convolution_body, manifest, write_pack
 
 PACK = manifest()
@@ -43,6 +47,45 @@ def test_a_scan_of_another_spacing_has_more_voxels_for_the_network() -> None:
 def test_the_axis_that_shrinks_most_is_resampled_first() -> None:
     fine = Volume(np.ones((40, 30, 20), np.float32), (0.5, 1.0, 2.0))
     assert workload(fine, PACK).resampling_steps == (40 * 30 * 10, 80 * 30 * 10)
+
+
+@pytest.mark.parametrize("force", [None, True, False])
+@pytest.mark.parametrize("spacing", [(0.8, 0.8, 5.0), (0.8, 0.9, 1.1), (5.0, 0.8, 0.8)])
+def test_the_steps_are_those_that_the_pipeline_takes(
+    force: bool | None, spacing: tuple[float, float, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with thick slices, which nnU-Net resamples last, whether they become fewer or more."""
+    resampling = Resampling(order=3, order_z=0, force_separate_z=force)
+    preprocessing = replace(PACK.preprocessing, image_resampling=resampling, spacing=(7.0, 1.0, 1.0))
+    pack = write_pack(tmp_path / "pack", manifest=replace(PACK, preprocessing=preprocessing))
+    voxels = np.random.default_rng(0).gamma(2, 100, size=(20, 30, 40)).astype(np.float32) + 1
+    volume = Volume(voxels, spacing)
+    steps: list[int] = []
+    apply = AxisOperator.apply
+
+    def counted(self: AxisOperator, image: np.ndarray[Any, Any], *arguments: Any) -> Any:
+        made = apply(self, image, *arguments)
+        steps.append(made.size)
+        return made
+
+    monkeypatch.setattr(AxisOperator, "apply", counted)
+    resample = pipeline.resample_image
+
+    def only_the_image(*arguments: Any) -> Any:
+        steps.clear()
+        made = resample(*arguments)
+        taken.extend(steps)
+        return made
+
+    taken: list[int] = []
+    monkeypatch.setattr(pipeline, "resample_image", only_the_image)
+    segment(volume, pack, OnnxRuntimeEngine(pack.body(), threads=1))
+    work = workload(volume, pack.manifest)
+    assert taken == list(work.resampling_steps)
+    if force is None and spacing == (0.8, 0.8, 5.0):
+        assert work.separate_axis == 0
+        assert len(taken) == 3
+        assert taken[-1] < taken[-2]  # the slices become fewer, and last
 
 
 def test_a_scan_of_the_packs_spacing_is_not_resampled() -> None:
@@ -102,6 +145,8 @@ def test_packs_that_differ_in_their_windows_or_grids_are_another_work() -> None:
     assert not same_work(PACK, with_windows((16, 16, 24)))
     other_grid = replace(PACK, preprocessing=replace(PACK.preprocessing, spacing=(1.0, 1.0, 2.0)))
     assert not same_work(PACK, other_grid)
+    apart = Resampling(order=3, order_z=0, force_separate_z=True)
+    assert not same_work(PACK, replace(PACK, preprocessing=replace(PACK.preprocessing, image_resampling=apart)))
     other_axes = replace(PACK, preprocessing=replace(PACK.preprocessing, axis_codes="LPS"))
     assert not same_work(PACK, other_axes)
 

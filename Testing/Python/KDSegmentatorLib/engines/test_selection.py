@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from KDSegmentatorLib.engines import candidates, openvino_engine, selection
+from KDSegmentatorLib.engines import candidates, loading, openvino_engine, selection
 from KDSegmentatorLib.engines.candidates import Candidate, EngineRequest
 from KDSegmentatorLib.engines.engine import Engine
+from KDSegmentatorLib.engines.loading import engine_threads
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.engines.openvino_runtime import openvino_core
-from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine, engine_threads
+from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
 from KDSegmentatorLib.errors import (
     CancelledError,
     EngineError,
@@ -209,7 +210,7 @@ def test_an_openvino_that_does_not_load_the_network_is_left_out(
         raise EngineError("it crashed")
 
     fail.name = "openvino"  # type: ignore[attr-defined]
-    monkeypatch.setattr(selection, "OpenVinoEngine", fail)
+    monkeypatch.setattr(loading, "OpenVinoEngine", fail)
     chosen = choose(write_pack(tmp_path / "p"))
     assert chosen.reason == "onnxruntime float32 on cpu: exact; not openvino float32 on cpu: it crashed"
     with pytest.raises(EngineError, match="openvino float32 on cpu: it crashed; leave --engine"):
@@ -265,7 +266,7 @@ def test_a_check_is_made_once_for_a_machine_and_a_pack(
     monkeypatch.setattr(selection, "device_name", lambda *_: "another processor")
     choose(pack)
     assert checked == ["int8"] * 2
-    monkeypatch.setattr(selection, "openvino_version", lambda: "2099.1")
+    monkeypatch.setattr(loading, "openvino_version", lambda: "2099.1")
     choose(pack)
     assert checked == ["int8"] * 3
     choose(write_reduced_pack(tmp_path / "newer", base=manifest(version="1.0.1")))
@@ -370,7 +371,7 @@ def test_without_a_cache_folder_the_users_is_taken(tmp_path: Path, monkeypatch: 
 def test_threads_of_an_engine(
     monkeypatch: pytest.MonkeyPatch, asked: int | None, usable: int, machine: int | None, expected: int | None
 ) -> None:
-    monkeypatch.setattr(selection, "usable_cores", lambda: usable)
+    monkeypatch.setattr(loading, "usable_cores", lambda: usable)
     monkeypatch.setattr(os, "cpu_count", lambda: machine)
     assert engine_threads(asked) == expected
 

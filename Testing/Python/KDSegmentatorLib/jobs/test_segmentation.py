@@ -21,7 +21,7 @@ from KDSegmentatorLib.errors import (
     UnsuitableVolumeError,
 )
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.io import atomic
+from KDSegmentatorLib.io import files
 from KDSegmentatorLib.jobs import exchange
 from KDSegmentatorLib.jobs import segmentation as module
 from KDSegmentatorLib.jobs.exchange import read_exchange, write_exchange
@@ -195,7 +195,7 @@ def test_a_disk_that_fills_up_at_the_very_end(
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(atomic, "_flush", full)
+    monkeypatch.setattr(files, "_flush", full)
     with pytest.raises(ImageWriteError, match="the disk is full"):
         run_segmentation(SegmentRequest(settings=settings, sizes=("x1/4",)), folder, reporter, never)
     assert names(folder) == [INPUT_NAME, "labels-0.npy"]

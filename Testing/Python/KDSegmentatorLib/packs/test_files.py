@@ -6,44 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from KDSegmentatorLib.packs import files
-from KDSegmentatorLib.packs.files import delete_tree, new_name, replace, sync_folder, write_error
+from KDSegmentatorLib.packs.files import delete_tree, new_name, sync_folder, write_error
 
 
 def test_new_names_differ() -> None:
     assert new_name("a-") != new_name("a-")
     assert new_name("a-").startswith("a-")
-
-
-def test_replacing_waits_for_a_virus_scanner_on_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "new").write_text("new")
-    (tmp_path / "old").write_text("old")
-    attempts = []
-    really = Path.replace
-
-    def busy(self: Path, target: Path) -> Path:
-        attempts.append(self)
-        if len(attempts) < 3:
-            raise PermissionError(errno.EACCES, "in use")
-        return really(self, target)
-
-    monkeypatch.setattr(Path, "replace", busy)
-    monkeypatch.setattr(files, "_PAUSE_SECONDS", 0)
-    monkeypatch.setattr(sys, "platform", "win32")
-    replace(tmp_path / "new", tmp_path / "old")
-    assert (tmp_path / "old").read_text() == "new"
-    assert len(attempts) == 3
-
-    attempts.clear()
-    monkeypatch.setattr(files, "_ATTEMPTS", 2)
-    with pytest.raises(PermissionError):
-        replace(tmp_path / "old", tmp_path / "new")
-
-    monkeypatch.setattr(sys, "platform", "linux")
-    attempts.clear()
-    with pytest.raises(PermissionError):
-        replace(tmp_path / "old", tmp_path / "new")
-    assert len(attempts) == 1
 
 
 @pytest.mark.parametrize("platform", ["linux", "win32"])

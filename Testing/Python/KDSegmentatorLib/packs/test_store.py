@@ -368,12 +368,13 @@ def test_a_kill_at_any_moment_leaves_a_usable_pack(packs: PackStore, build_pack:
 KILLED_BEFORE_THE_LAST_STEP = """
 import os, sys
 from pathlib import Path
-from KDSegmentatorLib.packs import installed, store
-def replace(source, target, really=installed.replace):
+from KDSegmentatorLib.io import files
+from KDSegmentatorLib.packs import store
+def replace(source, target, really=files.replace):
     if target.name == "installed.json":
         os._exit(9)
     really(source, target)
-installed.replace = replace
+files.replace = replace
 store.PackStore(sys.argv[1], sys.argv[2]).install(sys.argv[3])
 """
 
