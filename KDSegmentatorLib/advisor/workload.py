@@ -9,7 +9,7 @@ from typing import cast
 import numpy as np
 
 from KDSegmentatorLib.geometry import Vector, Volume, axes_along
-from KDSegmentatorLib.inference.pipeline import NetworkGrid
+from KDSegmentatorLib.inference.network_grid import NetworkGrid
 from KDSegmentatorLib.inference.resampling import resampling_order
 from KDSegmentatorLib.packs.manifest import Manifest
 

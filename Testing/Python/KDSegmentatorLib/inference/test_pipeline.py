@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from KDSegmentatorLib.errors import (
     UnsuitableVolumeError,
 )
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference import pipeline
+from KDSegmentatorLib.inference import network_grid, pipeline
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.packs.manifest import FieldOfView, Resampling
@@ -251,15 +252,23 @@ def test_an_engine_that_gives_nan_is_an_error(pack: StudentPack) -> None:
         segment(scan(), pack, BrokenEngine())
 
 
-@pytest.mark.parametrize("step", ["normalize", "resample_image", "blended_slabs", "background_maps"])
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [
+        (pipeline, "normalize"),
+        (pipeline, "resample_image"),
+        (pipeline, "blended_slabs"),
+        (network_grid, "background_maps"),
+    ],
+)
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")], ids=["array", "thread"])
 def test_too_little_memory_at_any_step_is_said_as_such(
-    pack: StudentPack, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+    pack: StudentPack, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str, error: Exception
 ) -> None:
     def short(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, step, short)
+    monkeypatch.setattr(module, step, short)
     with pytest.raises(InsufficientMemoryError, match="to segment 8,640 voxels with generated-x1_4; close other"):
         segment(scan(), pack, OnnxRuntimeEngine(pack.body()))
 
@@ -276,6 +285,7 @@ def test_a_defect_is_not_taken_for_too_little_memory(pack: StudentPack, monkeypa
 _WITHIN_LITTLE_MEMORY = """
 import resource, sys
 from pathlib import Path
+from types import ModuleType
 import numpy as np
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.errors import InsufficientMemoryError

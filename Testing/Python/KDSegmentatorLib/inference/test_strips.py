@@ -12,7 +12,7 @@ pytest.importorskip("onnx", reason="needs onnx to build a network: pip install o
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference import accumulation, pipeline
+from KDSegmentatorLib.inference import accumulation, network_grid
 from KDSegmentatorLib.inference import strips as module
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
@@ -51,7 +51,7 @@ def in_strips(monkeypatch: pytest.MonkeyPatch, count: int) -> list[int]:
         widths.append(made._sums.shape[2])
         return made
 
-    monkeypatch.setattr(pipeline, "strips", cut)
+    monkeypatch.setattr(network_grid, "strips", cut)
     monkeypatch.setattr(accumulation, "_Slab", note)
     return widths
 
