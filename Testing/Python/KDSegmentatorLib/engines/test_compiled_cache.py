@@ -85,7 +85,7 @@ def test_anything_else_is_thrown_away(folder: Path, damage: object) -> None:
 
 
 def test_a_list_that_fits_is_not_written_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled_cache, "_sha256", lambda path: pytest.fail(f"{path} is read again"))
+    monkeypatch.setattr(compiled_cache, "file_sha256", lambda path: pytest.fail(f"{path} is read again"))
     seal(folder)
 
 
