@@ -15,6 +15,7 @@ from KDSegmentatorLib.engines.candidates import AUTOMATIC, Candidate, EngineRequ
 from KDSegmentatorLib.errors import EngineUnavailableError, InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.machine.hardware import Hardware
+from KDSegmentatorLib.machine.threads import check_threads
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
@@ -159,7 +160,10 @@ def memory_warning(
         if estimator.fits(estimate):
             return None
     needs = estimator.memory_obstacle(estimate)
-    return f"{pack.manifest.size} {needs}: it may fail or slow the computer down; a smaller size takes less"
+    return (
+        f"{pack.manifest.size} {needs}: it may fail or slow the computer down; a smaller size, if there is one, or "
+        "fewer threads take less"
+    )
 
 
 class _Estimator:
@@ -228,8 +232,7 @@ class _Estimator:
 
 
 def _check(request: EngineRequest, time_budget: float) -> None:
-    if request.threads is not None and request.threads < 1:
-        raise InvalidSettingsError(f"threads must be at least 1, got {request.threads}")
+    check_threads(request.threads)
     if not time_budget > 0:  # NaN neither
         raise InvalidSettingsError(f"the time budget must be more than 0 seconds, got {time_budget:g}")
 

@@ -1,4 +1,4 @@
-"""Ctrl-C as a request to stop: the work ends at its next step, with everything cleaned up."""
+"""Ctrl-C and SIGTERM as requests to stop: the work ends at its next step, with everything cleaned up."""
 
 from __future__ import annotations
 
@@ -50,14 +50,17 @@ class Interrupt:
 
 @contextmanager
 def listening() -> Iterator[Interrupt]:
-    """Turn Ctrl-C into a request for the duration of a block; a process that ignores it goes on ignoring it."""
+    """Turn Ctrl-C, or the request to end of a batch system, into a request for the duration of a block.
+
+    A process that ignores such a signal goes on ignoring it.
+    """
     interrupt = Interrupt()
-    previous = signal.getsignal(signal.SIGINT)
-    if previous is signal.SIG_IGN or previous is None:
-        yield interrupt
-        return
-    signal.signal(signal.SIGINT, interrupt.receive)
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = {number: handler for number, handler in previous.items() if handler not in (signal.SIG_IGN, None)}
+    for number in heeded:
+        signal.signal(number, interrupt.receive)
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in heeded.items():
+            signal.signal(number, handler)

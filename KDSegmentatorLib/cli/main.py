@@ -57,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a console that has no glyph for a label's name shows "?" instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
-    chosen = _parser().parse_args(arguments)
     try:
+        chosen = _parser().parse_args(arguments)
         if chosen.command == "segment":
             from KDSegmentatorLib.cli import segment
 
@@ -75,16 +75,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from KDSegmentatorLib.cli import packs
 
             packs.run(chosen)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it may be closed
+            sys.stdout.flush()
     except (CancelledError, KeyboardInterrupt):
         return _failed("cancelled; nothing was written", INTERRUPTED)
     except KDSegmentatorError as error:
         return _failed(str(error), BAD_INPUT if isinstance(error, _BAD_INPUT_ERRORS) else FAILURE)
     except MemoryError:
         return _failed("there is not enough memory for this volume; take a smaller size, or crop the volume", FAILURE)
-    except BrokenPipeError:  # the reader of our output has gone, as in `kdseg packs list | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
+    except OSError as error:
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):  # the reader has gone, as in `kdseg packs list | head -1`
+            return FAILURE
+        return _failed(
+            f"{error.strerror or error}, so that not all could be printed: look where the output of this command goes. "
+            "The files that were asked for are there, whole, or none of them is",
+            FAILURE,
+        )
     return SUCCESS
 
 

@@ -6,6 +6,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -92,9 +93,22 @@ def download(folder: Path, target: Target, python: str) -> list[Path]:
         raise InvalidSettingsError(f"there is no folder {folder.absolute().parent}; create it first")
     if find_spec("pip") is None:
         raise WheelhouseError("this Python has no pip, which downloads the wheels; run: python -m ensurepip")
-    with tempfile.TemporaryDirectory(prefix=".kdseg-wheels-", dir=folder.absolute().parent) as unfinished:
-        _pip_download(wanted(target), Path(unfinished), target, python)
-        return _take(Path(unfinished), folder)
+    made = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        # inside, because the folder may be a memory stick of its own; and before the download, should it be read-only
+        unfinished = tempfile.TemporaryDirectory(prefix=".kdseg-wheels-", dir=folder)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    try:
+        with unfinished as name:
+            _pip_download(wanted(target), Path(name), target, python)
+            return _take(Path(name), folder)
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                folder.rmdir()  # only if nothing is in it
+        raise
 
 
 def wanted(target: Target) -> list[str]:
@@ -131,7 +145,6 @@ def _pip_download(requirements: list[str], folder: Path, target: Target, python:
 def _take(source: Path, folder: Path) -> list[Path]:
     """Move complete wheels into the folder, and write the hashes of all that are there."""
     try:
-        folder.mkdir(exist_ok=True)
         wheels = []
         for wheel in sorted(source.glob("*.whl")):
             replace(wheel, folder / wheel.name)
@@ -140,7 +153,12 @@ def _take(source: Path, folder: Path) -> list[Path]:
         with replacing(folder / CHECKSUMS) as unfinished:
             unfinished.write_text("".join(lines), encoding="utf-8", newline="\n")
     except OSError as error:
-        raise WheelhouseError(
-            f"the wheels cannot be put into {folder} ({error}); give a folder that can be written"
-        ) from error
+        raise _not_writable(folder, error) from error
     return wheels
+
+
+def _not_writable(folder: Path, error: OSError) -> WheelhouseError:
+    return WheelhouseError(
+        f"the wheels cannot be put into {folder} ({error.strerror or error}); give a folder that can be written, with "
+        "about 150 MB of free space"
+    )

@@ -23,6 +23,7 @@ from KDSegmentatorLib.engines.loading import engine_version, load_engine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
 from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError, InvalidSettingsError
+from KDSegmentatorLib.machine.threads import check_threads
 from KDSegmentatorLib.packs.locations import default_cache_folder
 from KDSegmentatorLib.packs.pack import StudentPack
 
@@ -101,8 +102,7 @@ def choose_engine(
 
 
 def _check(request: EngineRequest) -> None:
-    if request.threads is not None and request.threads < 1:
-        raise InvalidSettingsError(f"threads must be at least 1, got {request.threads}")
+    check_threads(request.threads)
     for name, value, known in (
         ("engine", request.engine, ENGINES),
         ("precision", request.precision, PRECISIONS),

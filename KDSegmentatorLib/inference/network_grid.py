@@ -52,11 +52,19 @@ class NetworkGrid:
         self.separate_axis = separate_axis(preprocessing.image_resampling, self.spacing, preprocessing.spacing)
         """Axis of the image that is resampled apart from the others."""
         voxels = math.prod(self.network_shape)
-        if voxels == 0 or voxels > MAXIMUM_VOXELS:
+        if voxels == 0:
+            lengths = " x ".join(
+                f"{count * step:.3g}" for count, step in zip(self.cropped_shape, self.spacing, strict=True)
+            )
+            raise GeometryError(
+                f"the volume is {lengths} mm, less than one voxel of the pack's {preprocessing.spacing} mm along an "
+                "axis; its spacing is probably wrong: check it, or export the volume again"
+            )
+        if voxels > MAXIMUM_VOXELS:
             raise GeometryError(
                 f"at the pack's spacing of {preprocessing.spacing} mm the volume would have {voxels:,} voxels "
                 f"(shape {self.network_shape}; limit {MAXIMUM_VOXELS:,}). Check the volume's spacing, or crop it to "
-                f"the {manifest.body_part}"
+                f"the {manifest.body_part.lower()}"
             )
 
     def window_starts(self) -> list[tuple[int, int, int]]:

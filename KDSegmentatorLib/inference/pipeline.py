@@ -27,6 +27,7 @@ from KDSegmentatorLib.inference.resampling import resample_image
 from KDSegmentatorLib.inference.restoration import Restoration
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.machine.hardware import usable_cores
+from KDSegmentatorLib.machine.threads import check_threads
 from KDSegmentatorLib.packs.manifest import Label, Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.version import __version__
@@ -85,8 +86,7 @@ def segment(
         CancelledError: ``cancel`` returned True.
     """
     manifest = pack.manifest
-    if threads is not None and threads < 1:
-        raise InvalidSettingsError(f"threads must be at least 1, got {threads}")
+    check_threads(threads)
     request = _Request(
         wanted=select_labels(manifest, labels),
         entropy=entropy,

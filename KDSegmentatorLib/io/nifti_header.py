@@ -57,6 +57,7 @@ class NiftiHeader:
         spacing: (i, j, k), in the file's unit.
         qform: 4 x 4 matrix from (i, j, k, 1) to (R, A, S, 1), valid if ``qform_code`` > 0.
         sform: likewise.
+        scale: slope and intercept of the intensities; slope 0 stands for none.
     """
 
     byte_order: str
@@ -69,6 +70,7 @@ class NiftiHeader:
     sform_code: int
     qform: npt.NDArray[np.float64]
     sform: npt.NDArray[np.float64]
+    scale: tuple[float, float] = (0.0, 0.0)
 
 
 def check_nifti(path: Path) -> None:
@@ -134,6 +136,7 @@ def parse_header(data: bytes) -> NiftiHeader:
         sform_code=sform_code,
         qform=_quaternion_matrix(quaternion, shift, pixdim, -1 if factor < 0 else 1),
         sform=sform,
+        scale=struct.unpack_from(f"{order}2f", data, 112),
     )
 
 
@@ -142,8 +145,8 @@ def check_header(header: NiftiHeader) -> None:
 
     Raises:
         GeometryError: the spacing is not positive, the axes are sheared, or there are too many voxels.
-        ImageReadError: not 3-D, not one number a voxel, the voxels start too late, not mm, sform and qform disagree, or
-            neither is given.
+        ImageReadError: not 3-D, not one number a voxel, the voxels start too late, not mm, the intensities have no
+            finite scale, sform and qform disagree, or neither is given.
     """
     check_three_axes(header.shape)
     check_size(header.shape)
@@ -158,6 +161,11 @@ def check_header(header: NiftiHeader) -> None:
         )
     if not all(math.isfinite(value) and value > 0 for value in header.spacing):
         raise GeometryError(f"the spacing (pixdim) {header.spacing} mm is not positive; repair the image's header")
+    if not all(math.isfinite(value) for value in header.scale):
+        raise ImageReadError(
+            f"the header is damaged: it scales the intensities by {header.scale[0]:g} and adds {header.scale[1]:g} "
+            "(scl_slope, scl_inter); export the image again"
+        )
     if header.qform_code <= 0 and header.sform_code <= 0:
         raise ImageReadError(
             "the header does not say how the image lies in the patient (sform and qform code are 0), so left and right "

@@ -5,8 +5,8 @@ one scan with the voxels of another, without a word. So such a file is read unde
 
 ITK also opens files with C's narrow-character functions. On Windows these know the characters of the system's code
 page only, so that an umlaut or a Chinese name makes a file unreadable (SimpleITK's FAQ, "special character in the
-filename"), and paths of more than 259 characters are none to them. Such files pass through a temporary folder with a
-plain name.
+filename"), and paths of more than 259 characters are none to them. Elsewhere a name that is not UTF-8, as from an old
+file server, ends the whole process in SimpleITK. Such files pass through a temporary folder with a plain name.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def shadowing_reason(path: Path) -> str | None:
 
 
 def _needs_plain_name(path: Path) -> bool:
-    if sys.platform != "win32":
-        return False
     name = str(path)
+    if sys.platform != "win32":
+        return any("\ud800" <= letter <= "\udfff" for letter in name)  # bytes that are not text, as Python has them
     if len(name) > _LONGEST_WINDOWS_PATH or name.startswith(_EXTENDED_PREFIX):
         return True
     return not name.isascii() and _code_page() != _UTF8_CODE_PAGE

@@ -43,6 +43,11 @@ def find(packs: Iterable[StudentPack], task: str, size: str) -> StudentPack:
     known = families(packs)
     family = next((family for family in known if family.task == task), None)
     if family is None:
+        named = next((pack.manifest for each in known for pack in each.packs if pack.manifest.id == task), None)
+        if named is not None:
+            raise PackError(
+                f"{task!r} is the id of a pack, not a task; give the task {named.task!r} and the size {named.size!r}"
+            )
         tasks = ", ".join(family.task for family in known) or "none, no pack is installed"
         raise PackError(
             f"there is no pack for the task {task!r}; tasks: {tasks}. Install one with 'kdseg packs install'"

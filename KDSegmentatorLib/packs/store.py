@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from KDSegmentatorLib.errors import KDSegmentatorError, PackError
+from KDSegmentatorLib.errors import KDSegmentatorError, ManifestError, PackError
 from KDSegmentatorLib.io.files import TEMPORARY_PREFIX, replace
 from KDSegmentatorLib.packs.archive import extract_archive
 from KDSegmentatorLib.packs.files import delete_tree, new_name, sync_folder, sync_listing, write_error
@@ -147,7 +148,12 @@ class PackStore:
             raise PackError(f"{path} does not exist; give a .kdpack file or a pack's folder")
         with self._changing():
             staging = self.user_folder / new_name(_STAGING_PREFIX)
-            return self._take_over(_stage(path, staging))
+            try:
+                staged = _stage(path, staging)
+            except (ManifestError, PackError) as error:  # who reads it finds no staging folder any more
+                said = str(error).replace(f"{staging}{os.sep}", f"{path}: ").replace(str(staging), str(path))
+                raise type(error)(said) from error
+            return self._take_over(staged)
 
     def remove(self, pack_id: str) -> None:
         """Remove a pack that the user installed, with its previous version; a shipped one of the same id shows again.

@@ -106,7 +106,7 @@ def test_what_is_asked_for_reaches_the_engine_and_the_pipeline(store: PackStore)
     ("request_", "kind", "message"),
     [
         ({"engine": "abacus"}, InvalidSettingsError, "there is no engine 'abacus'"),
-        ({"threads": 0}, InvalidSettingsError, "threads must be at least 1"),
+        ({"threads": 0}, InvalidSettingsError, "threads must be a whole number from 1 to 1024"),
         ({"precision": "int8"}, EngineUnavailableError, "the pack was not accepted in int8"),
     ],
 )

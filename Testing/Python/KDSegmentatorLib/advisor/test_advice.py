@@ -216,7 +216,7 @@ def test_a_time_budget_that_makes_no_sense(budget: float) -> None:
 
 
 def test_threads_that_make_no_sense() -> None:
-    with pytest.raises(InvalidSettingsError, match="threads must be at least 1, got 0"):
+    with pytest.raises(InvalidSettingsError, match="threads must be a whole number from 1 to 1024, got 0"):
         chosen(family(1, 1, 1), request=EngineRequest(threads=0))
 
 

@@ -8,16 +8,17 @@ from KDSegmentatorLib.cli.interrupt import listening
 from KDSegmentatorLib.errors import CancelledError
 
 
-def test_the_first_is_a_request_and_the_second_breaks_off() -> None:
-    before = signal.getsignal(signal.SIGINT)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "batch system"])
+def test_the_first_is_a_request_and_the_second_breaks_off(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt), listening() as interrupt:
         interrupt.check()
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         assert interrupt.requested()
         with pytest.raises(CancelledError):
             interrupt.check()
-        signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
 
 
 def test_the_last_step_is_not_broken_off() -> None:

@@ -112,3 +112,26 @@ def test_a_reader_that_has_gone_is_no_traceback() -> None:
         timeout=60,
     )
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only on Windows and macOS there is no /dev/full")
+def test_a_full_disk_behind_the_output_is_said_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "KDSegmentatorLib.cli.main", "packs", "list"],
+            cwd=ROOT,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("kdseg: No space left on device, so that not all could be printed")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="only on Windows shells close files otherwise")
+def test_a_closed_output_is_no_failure() -> None:
+    command = f"{sys.executable} -m KDSegmentatorLib.cli.main packs verify hippocampus-x1_4 >&-"
+    done = subprocess.run(command, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from KDSegmentatorLib.cli import wheelhouse
 from KDSegmentatorLib.cli.wheelhouse import CHECKSUMS, TARGETS, wanted
 
 WHEELS = (
@@ -102,6 +103,39 @@ def test_what_is_there_stays_if_pip_fails(kdseg: Any, index: Path, tmp_path: Pat
         wheel.unlink()
     assert kdseg("wheelhouse", folder, "--platform", "linux")[0] == 1
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_the_folder_may_be_a_disk_of_its_own(
+    kdseg: Any, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is put beside it, from where it could not be moved."""
+    folder = tmp_path / "stick"
+    folder.mkdir()
+    seen = []
+    pip_download = wheelhouse._pip_download
+
+    def watched(requirements: Any, unfinished: Path, *rest: Any) -> None:
+        seen.append(unfinished.parent)
+        pip_download(requirements, unfinished, *rest)
+
+    monkeypatch.setattr(wheelhouse, "_pip_download", watched)
+    assert kdseg("wheelhouse", folder, "--platform", "linux")[0] == 0
+    assert seen == [folder]
+    assert not list(folder.glob(".kdseg-*"))
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_download(
+    kdseg: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(wheelhouse.tempfile, "TemporaryDirectory", read_only)
+    monkeypatch.setattr(wheelhouse, "_pip_download", lambda *_: pytest.fail("downloaded"))
+    code, _, err = kdseg("wheelhouse", tmp_path / "wheels", "--platform", "linux")
+    assert code == 1
+    assert "cannot be put into" in err
+    assert "Permission denied" in err
 
 
 @pytest.mark.parametrize(

@@ -341,8 +341,8 @@ def test_a_damaged_network_file_is_the_packs_fault_not_the_engines(
         ({"engine": "abacus"}, "there is no engine 'abacus'; there are: auto, openvino, onnxruntime"),
         ({"precision": "float16"}, "there is no precision 'float16'; there are: auto, int8, bfloat16, float32"),
         ({"device": "tpu"}, "there is no device 'tpu'; there are: auto, cpu, cuda"),
-        ({"threads": 0}, "threads must be at least 1, got 0"),
-        ({"threads": -2}, "threads must be at least 1, got -2"),
+        ({"threads": 0}, "threads must be a whole number from 1 to 1024, got 0"),
+        ({"threads": -2}, "threads must be a whole number from 1 to 1024, got -2"),
     ],
 )
 def test_settings_that_make_no_sense(

@@ -323,7 +323,7 @@ def test_a_process_that_has_too_little_memory_survives(pack: StudentPack) -> Non
 
 @pytest.mark.parametrize("threads", [0, -1])
 def test_a_number_of_threads_that_makes_no_sense(pack: StudentPack, threads: int) -> None:
-    with pytest.raises(InvalidSettingsError, match=f"threads must be at least 1, got {threads}"):
+    with pytest.raises(InvalidSettingsError, match=f"threads must be a whole number from 1 to 1024, got {threads}"):
         segment(scan(), pack, OnnxRuntimeEngine(pack.body()), threads=threads)
 
 
@@ -359,6 +359,11 @@ def test_an_engine_that_gives_another_shape_is_an_error(tmp_path: Path) -> None:
 def test_a_spacing_that_would_explode_is_refused_before_memory_is_taken(pack: StudentPack) -> None:
     with pytest.raises(GeometryError, match="at the pack's spacing"):
         segment(scan(spacing=(500.0, 500.0, 500.0)), pack, OnnxRuntimeEngine(pack.body()))
+
+
+def test_a_spacing_far_too_small_is_named(pack: StudentPack) -> None:
+    with pytest.raises(GeometryError, match=r"the volume is 0\.2 x 0\.24 x 0\.18 mm, less than one voxel.*spacing"):
+        segment(scan(spacing=(0.01, 0.01, 0.01)), pack, OnnxRuntimeEngine(pack.body()), check_input=False)
 
 
 def test_a_ct_is_refused_and_can_be_allowed(pack: StudentPack) -> None:

@@ -111,6 +111,16 @@ def test_names_with_spaces_and_other_letters(tmp_path: Path, suffix: str, name: 
     assert read_volume(folder / f"{name}{suffix}").same_grid(scan())
 
 
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="only on Windows and macOS are all names text")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_names_that_are_not_text(tmp_path: Path, suffix: str) -> None:
+    """As Latin-1 from an old file server; SimpleITK would end the process."""
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")).with_suffix(suffix)
+    write_volume(scan(), path)
+    np.testing.assert_array_equal(read_volume(path).voxels, scan().voxels)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_upper_case_suffixes(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"A{suffix.upper()}"
@@ -358,6 +368,12 @@ def test_a_fourth_axis_of_one_is_a_volume(tmp_path: Path) -> None:
 def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
     volume = read_volume(nifti(tmp_path / "a.nii", (112, "2f", (0.5, -3.0))))
     np.testing.assert_allclose(volume.voxels, scan().voxels * 0.5 - 3)
+
+
+@pytest.mark.parametrize("scale", [(np.inf, 0.0), (np.nan, 0.0), (1.0, -np.inf)])
+def test_a_scale_that_is_not_finite_is_named(tmp_path: Path, scale: tuple[float, float]) -> None:
+    with pytest.raises(ImageReadError, match="scl_slope"):
+        read_volume(nifti(tmp_path / "a.nii", (112, "2f", scale)))
 
 
 def test_a_compressed_file_under_an_uncompressed_name_is_named(tmp_path: Path) -> None:

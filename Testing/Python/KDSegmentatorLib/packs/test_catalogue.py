@@ -39,3 +39,6 @@ def test_finding_a_pack(packs: list[StudentPack]) -> None:
         find(iter(packs), "hippocampus", "x1/2")
     with pytest.raises(PackError, match="no pack is installed"):
         find([], "hippocampus", "x1")
+    pack = packs[2].manifest
+    with pytest.raises(PackError, match=f"'{pack.id}' is the id of a pack.*'hippocampus' and the size 'x1/4'"):
+        find(packs, pack.id, "x1")

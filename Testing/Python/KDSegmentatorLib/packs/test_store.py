@@ -257,8 +257,9 @@ def test_a_damaged_pack_is_not_installed(
     installed = packs.install(build_pack())
     before = listing(packs)
     for source, message in damaged_sources(kit, build_pack, tmp_path):
-        with pytest.raises((PackError, ManifestError), match=message):
+        with pytest.raises((PackError, ManifestError), match=message) as caught:
             packs.install(source)
+        assert ".staging-" not in str(caught.value), "that folder is gone"
         assert listing(packs) == before
         assert packs.verify(ID) == installed
 
