@@ -279,7 +279,7 @@ def test_a_warning_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert warning is not None
     assert re.fullmatch(
         r"x1 needs about 0\.\d GB of memory, 0\.1 GB are available: it may fail or slow the computer down; a smaller "
-        r"size takes less",
+        r"size, if there is one, or fewer threads take less",
         warning,
     )
 
