@@ -68,9 +68,8 @@ def test_a_fixed_size_that_memory_will_not_do_for_is_taken_with_a_warning(
     assert choice.pack.manifest.size == "x1"
     assert choice.reason is not None
     assert choice.reason.startswith("x1 needs about ")
-    assert choice.reason.endswith(
-        "it may fail or slow the computer down; a smaller size, if there is one, or fewer threads take less"
-    )
+    said = "it may fail or slow the computer down; a smaller size, if there is one, or fewer threads take less"
+    assert choice.reason.endswith(said)
 
 
 def test_wishes_and_the_way_to_run_reach_the_estimate(store: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
