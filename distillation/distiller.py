@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from distillation import distributed
+from distillation.instance_norm import keep_channels_last
 from distillation.losses.registry import read_terms
 from distillation.losses.term import Signals
 from distillation.settings import DistillationSettings
@@ -54,6 +55,8 @@ class Distiller:
         self._all_heads = any(term.uses_all_heads for term in self.terms.values())
         self._teachers = [teacher.network.to(device, memory_format=torch.channels_last_3d) for teacher in teachers]  # type: ignore[call-overload]
         for network in self._teachers:
+            if device.type == "cpu":
+                keep_channels_last(network)
             network.decoder.deep_supervision = self._all_heads
         self._taps: tuple[EncoderTaps, EncoderTaps] | None = None
         if any(term.uses_features for term in self.terms.values()):

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from distillation import distributed
 from distillation.distiller import Distiller, load_teachers
 from distillation.gradient_checkpointing import checkpoint_stages
+from distillation.instance_norm import keep_channels_last
 from distillation.precision import training_dtype
 from distillation.settings import PLANS_KEY, TrainingSettings
 from distillation.teacher import load_weights, read_checkpoint
@@ -81,6 +82,8 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         super().initialize()
         self.is_ddp = together
         self.network: torch.nn.Module = self.network.to(memory_format=torch.channels_last_3d)
+        if self.device.type == "cpu":
+            keep_channels_last(self.network)
         if self.settings.initial_checkpoint is not None:
             load_weights(self.network, Path(self.settings.initial_checkpoint))
         if self.settings.gradient_checkpointing:
