@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from distillation.evaluation.scores import SurfaceSettings
-from distillation.settings import MINIMUM_WIDTH, Precision, TrainingSettings
+from distillation.settings import MINIMUM_WIDTH, Optimizer, Precision, TrainingSettings
 from distillation.sizes import alpha_of
 from distillation.synthesis.settings import SynthesisRecipe
 from KDSegmentatorLib.errors import InvalidSettingsError
@@ -76,6 +76,7 @@ class TrainingRecipe:
     iterations_per_epoch: int = 250
     validation_iterations: int = 20
     batch_size: int = 2
+    optimizer: Optimizer = "sgd"
     initial_learning_rate: float = 1e-2
     continued_learning_rate: float = 5e-3
     seed: int = 0
@@ -259,6 +260,7 @@ class Recipe:
             iterations_per_epoch=self.training.iterations_per_epoch,
             validation_iterations=self.training.validation_iterations,
             batch_size=self.training.batch_size,
+            optimizer=self.training.optimizer,
             initial_learning_rate=self.training.initial_learning_rate,
             seed=self.training.seed,
             precision=self.training.precision,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn.parallel import DistributedDataParallel
 
@@ -101,6 +102,14 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         axes = self.settings.mirroring_axes or None
         self.inference_allowed_mirroring_axes = axes
         return rotation, in_plane, patch_size, axes
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+        if self.settings.optimizer == "sgd":
+            optimizer, schedule = super().configure_optimizers()
+            return optimizer, schedule
+        parameters = self.network.parameters()
+        adamw = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, amsgrad=True)
+        return adamw, PolyLRScheduler(adamw, self.initial_lr, self.num_epochs)
 
     def on_train_start(self) -> None:
         super().on_train_start()

@@ -125,6 +125,8 @@ def test_settings_refuse_what_makes_no_sense(plans):
         TrainingSettings(epochs=0)
     with pytest.raises(InvalidSettingsError, match="initial_learning_rate"):
         TrainingSettings(epochs=1, initial_learning_rate=0)
+    with pytest.raises(InvalidSettingsError, match="optimizer must be one of"):
+        TrainingSettings(epochs=1, optimizer="lion")
     with pytest.raises(InvalidSettingsError, match="minimum_width"):
         TrainingSettings(epochs=1, minimum_width=0)
     with pytest.raises(InvalidSettingsError, match="kdseg-distill"):

@@ -124,6 +124,16 @@ def test_only_the_axes_of_the_recipe_are_mirrored(workspace, axes):
     train(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)  # known again, axes and all
 
 
+def test_adamw_trains(workspace):
+    options = {"epochs": 2, "iterations_per_epoch": 1, "optimizer": "adamw", "initial_learning_rate": 1e-3}
+    plans = small_plans(workspace, "nnUNetPlans_adamw", **options)
+    run(workspace, plans)
+    state = checkpoint(folder_of(workspace, PLAIN, plans))["optimizer_state"]
+    assert "max_exp_avg_sq" in state["state"][0]
+    assert state["param_groups"][0]["lr"] == pytest.approx(1e-3 * 0.5**0.9)
+    assert state["state"][0]["step"] == 2
+
+
 def test_plain_training_writes_a_stock_checkpoint(workspace, teacher):
     content = checkpoint(teacher)
     assert content["trainer_name"] == "nnUNetTrainer"
