@@ -1,4 +1,4 @@
-"""Write what the manifests of the shipped packs say into README.md and the distillation guide, between their markers.
+"""Write what the manifests of the shipped packs say into README.md and pages of docs, between their markers.
 
 python Testing/Benchmarks/packs_table.py [--check]
 """
@@ -10,6 +10,8 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from model_cards import model_cards
 
 from KDSegmentatorLib import PackStore
 from KDSegmentatorLib.packs.catalogue import families
@@ -127,6 +129,7 @@ def reduced_precisions(packs: Sequence[StudentPack]) -> str:
 PLACES = (
     (ROOT / "README.md", "family", tables),
     (ROOT / "docs" / "distillation-guide.md", "reduced", reduced_precisions),
+    (ROOT / "docs" / "models.md", "models", model_cards),
 )
 """File, name of its markers, and what is written between them."""
 

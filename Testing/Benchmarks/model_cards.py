@@ -1,0 +1,82 @@
+"""The page docs/models.md: what was trained on what, how accurate it is, and what it must not be used for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from KDSegmentatorLib.packs.catalogue import families
+from KDSegmentatorLib.packs.manifest import Interval, LabelScore
+from KDSegmentatorLib.packs.pack import StudentPack
+
+
+def model_cards(packs: Sequence[StudentPack]) -> str:
+    """Return one Markdown section a family, from the packs' manifests alone."""
+    return "\n\n".join(_card(family.packs) for family in families(packs))
+
+
+def _card(packs: Sequence[StudentPack]) -> str:
+    first = packs[0].manifest
+    spacing = " x ".join(f"{length:g}" for length in first.preprocessing.spacing)
+    parts = [
+        f"## {first.title}",
+        f"`{first.task}` · {first.modality} · computes at {spacing} mm (z, y, x of the network)",
+        f"**For** {first.intended_use}",
+        f"**Not for, and not known** {first.limits}",
+        f"**Trained on** {first.data.text} Licence of the data: {first.data.license}. "
+        f"Licence of the weights: {first.weights.license}.",
+        _trainings(packs),
+    ]
+    scores = _scores(packs)
+    return "\n\n".join([*parts, scores] if scores else parts)
+
+
+def _trainings(packs: Sequence[StudentPack]) -> str:
+    rows = ["| Pack | Method | Iterations | Seed | Trained | With |", "|---|---|---:|---:|---|---|"]
+    for pack in packs:
+        made = pack.manifest.provenance
+        losses = made.losses or {}
+        method = made.method if not losses else f"{made.method} ({'; '.join(map(_loss, losses, losses.values()))})"
+        versions = [f"{name} {made.versions[name]}" for name in ("nnunetv2", "torch") if name in made.versions]
+        cells = [
+            f"`{pack.manifest.id}` {pack.manifest.version}",
+            method,
+            "not recorded" if made.iterations is None else f"{made.iterations:,}",
+            "not recorded" if made.seed is None else str(made.seed),
+            made.created,
+            ", ".join(versions) or "not recorded",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _loss(name: str, settings: dict[str, str]) -> str:
+    return f"{name}: {', '.join(f'{key} {value}' for key, value in settings.items())}"
+
+
+def _scores(packs: Sequence[StudentPack]) -> str:
+    """Return Dice, and where measured NSD and HD95, by structure and size; nothing if none was measured."""
+    measured = [pack.manifest for pack in packs if pack.manifest.evaluation is not None]
+    if not measured:
+        return ""
+    rows = [
+        f"| Structure | {' | '.join(f'{manifest.size} Dice | NSD | HD95 mm' for manifest in measured)} |",
+        f"|---|{'---:|---:|---:|' * len(measured)}",
+    ]
+    for label in measured[0].labels:
+        cells = [label.name]
+        for manifest in measured:
+            found = manifest.evaluation
+            score = next((each for each in found.labels if each.value == label.value), None) if found else None
+            cells += _cells(score)
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def _cells(score: LabelScore | None) -> tuple[str, str, str]:
+    if score is None:
+        return "-", "-", "-"
+    return _mean(score.dice, 3), _mean(score.nsd, 3), _mean(score.hd95_mm, 1)
+
+
+def _mean(value: Interval | None, digits: int) -> str:
+    return "-" if value is None else f"{value.mean:.{digits}f}"
