@@ -21,7 +21,7 @@ def test_the_hippocampus_recipe():
     recipe = read_recipe("hippocampus")
     assert recipe.dataset.name == "Dataset004_Hippocampus"
     lengths = {student.size: (student.warm_up_epochs, student.epochs) for student in recipe.students}
-    assert lengths == {"x1/2": (20, 10), "x1/4": (40, 20), "x1/8": (40, 20)}
+    assert lengths == {"x1/2": (20, 10), "x1/4": (40, 20), "x1/8": (20, 10)}
     assert all(student.methods[:2] == ("plain", "logit") for student in recipe.students)
     logit = recipe.methods["logit"].terms["logit"]
     assert (logit.temperature, logit.weight, logit.ramp) == (2.0, 1.0, 0.0)
