@@ -151,9 +151,14 @@ def _surface_dice(
 
 
 def _percentile(distances: _Distances) -> float:
-    """Return the 95th percentile, interpolated linearly between the two nearest ranks."""
+    """Return the 95th percentile, interpolated linearly between the two nearest ranks.
+
+    Rounded to float32 where ``torch.quantile`` rounds: the weight, the difference of both and, once, the result.
+    """
     rank = _PERCENTILE * (distances.size - 1)
     below, above = math.floor(rank), math.ceil(rank)
-    ordered = np.partition(distances, (below, above))
-    low, high = float(ordered[below]), float(ordered[above])
-    return float(np.float32(low + (rank - below) * (high - low)))
+    low, high = np.partition(distances, (below, above))[[below, above]].astype(np.float32)
+    weight, difference = np.float32(rank - below), float(high - low)
+    if weight < 0.5:
+        return float(np.float32(float(low) + float(weight) * difference))
+    return float(np.float32(float(high) - float(np.float32(1) - weight) * difference))
