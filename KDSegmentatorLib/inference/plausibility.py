@@ -164,8 +164,8 @@ def check_field_of_view(volume: Volume, manifest: Manifest, what: str = "the vol
         remedies.append("Give a scan that shows as much.")
     if problems:
         raise ImplausibleVolumeError(
-            f"{what if large else 'the volume'} is {' and '.join(problems)} for the pack, which was trained on images of "
-            f"{field_of_view_text(manifest)}. {' '.join(remedies)}"
+            f"{what if large else 'the volume'} is {' and '.join(problems)} for the pack, which was trained on images "
+            f"of {field_of_view_text(manifest)}. {' '.join(remedies)}"
         )
 
 

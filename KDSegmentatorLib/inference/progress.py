@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from KDSegmentatorLib.errors import CancelledError
 
-
 REGION_PREFIX = "region-"
 """How the names of the stages start while the earlier of two chained packs is run."""
 
