@@ -98,7 +98,7 @@ def test_damaged_packs_are_left_out_and_named(store: PackStore) -> None:
     assert [pack.id for pack in found.damaged] == ["generated-x1"]
     choice = found.choose(VOLUME)
     assert choice.pack.manifest.size == "x1/2"
-    assert str(choice.reason).endswith("; left out as damaged: generated-x1")
+    assert str(choice.reason).endswith("; left out as unusable: generated-x1")
     assert select(store, "generated", "x1/2").damaged == ()
     assert select(store, "other").damaged == ()
 
