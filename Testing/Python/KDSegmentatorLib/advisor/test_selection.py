@@ -84,7 +84,7 @@ def test_wishes_and_the_way_to_run_reach_the_estimate(store: PackStore, monkeypa
     monkeypatch.setattr(selection, "advise", spy)
     request = EngineRequest(engine="onnxruntime", threads=1)
     select(store, "generated").choose(VOLUME, request=request, mirroring=True, entropy=True, probabilities=2)
-    assert seen == [{"request": request, "mirroring": True, "entropy": True, "probabilities": 2}]
+    assert seen == [{"request": request, "mirroring": True, "entropy": True, "probabilities": 2, "region_packs": {}}]
 
 
 def test_what_nothing_here_can_run_is_refused(store: PackStore) -> None:
