@@ -11,8 +11,10 @@ from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.inference.chain import Regions, find_region
+from KDSegmentatorLib.inference.pipeline import check_options, segment
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
+from KDSegmentatorLib.inference.region import FoundRegion
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.packs.store import DamagedPack, PackStore
 
@@ -35,9 +37,11 @@ class Segmenter:
         threads: CPU threads; None takes what the machine allows.
         store: where packs are looked up; None for the user's and the shipped ones.
         cancel: asked while the engine of a fixed size is loaded and checked; None for never.
+        regions: keeps what earlier stages find, for several segmenters that are called with the same volume one after
+            another; None finds it at every call.
 
     Raises:
-        PackError: no such pack, or a damaged one.
+        PackError: no such pack, or a damaged one; or so is the pack of its earlier stage.
         ManifestError: its manifest is not valid.
         InvalidSettingsError: there is no such engine, precision or device.
         EngineUnavailableError: what was asked for is not installed, or not possible with this pack.
@@ -45,7 +49,8 @@ class Segmenter:
         CancelledError: ``cancel`` returned True.
 
     A pack's files are read and its engine is made here for a fixed size, at the first volume that needs them for
-    ``auto``; both are kept.
+    ``auto``; both are kept. A pack that names another one as its earlier stage gets it from the same store, run by an
+    engine of the same kind; both are one call with one progress and one cancel.
 
     Example:
         >>> segmenter = Segmenter("hippocampus", "x1/4")
@@ -64,12 +69,16 @@ class Segmenter:
         threads: int | None = None,
         store: PackStore | None = None,
         cancel: CancelCheck | None = None,
+        regions: Regions | None = None,
     ) -> None:
+        self._regions = regions
         self._selection = select(store or PackStore(), task, size)
         self._request = EngineRequest(engine=engine, precision=precision, device=device, threads=threads)
         self._engines: dict[str, ChosenEngine] = {}
         if not self._selection.automatic:
             self.engine_for(self.pack, cancel)
+            if regions is None and self.region_pack is not None:
+                self.engine_for(self.region_pack, cancel)
 
     @property
     def pack(self) -> StudentPack:
@@ -83,6 +92,15 @@ class Segmenter:
                 "with the size 'auto' the pack depends on the volume; ask choose(volume), or name a size"
             )
         return self._selection.packs.packs[0]
+
+    @property
+    def region_pack(self) -> StudentPack | None:
+        """The pack that is run before that of a fixed size; None if there is none.
+
+        Raises:
+            InvalidSettingsError: the size is ``auto``; :meth:`choose` tells it for a volume.
+        """
+        return self._selection.region_packs.get(self.pack.manifest.id)
 
     @property
     def engine(self) -> ChosenEngine:
@@ -184,10 +202,16 @@ class Segmenter:
             choice = self.choose(
                 volume, mirroring=mirroring, entropy=entropy, probabilities=len(probabilities), cancel=cancel
             )
+        engine = self.engine_for(choice.pack, cancel).engine
+        region = None
+        if choice.region_pack is not None:
+            check_options(choice.pack.manifest, labels=labels, probabilities=probabilities, mirroring=mirroring)
+            region = self._region(volume, choice.region_pack, check_input, progress, cancel)
         return segment(
             volume,
             choice.pack,
-            self.engine_for(choice.pack, cancel).engine,
+            engine,
+            region=region,
             labels=labels,
             entropy=entropy,
             probabilities=probabilities,
@@ -197,6 +221,31 @@ class Segmenter:
             progress=progress,
             cancel=cancel,
         )
+
+    def _region(
+        self,
+        volume: Volume,
+        pack: StudentPack,
+        check_input: bool,
+        progress: ProgressCallback | None,
+        cancel: CancelCheck | None,
+    ) -> FoundRegion:
+        """Return what the pack of an earlier stage finds, or found before."""
+
+        def find() -> FoundRegion:
+            return find_region(
+                volume,
+                pack,
+                self.engine_for(pack, cancel).engine,
+                check_input=check_input,
+                threads=self._request.threads,
+                progress=progress,
+                cancel=cancel,
+            )
+
+        if self._regions is None:
+            return find()
+        return self._regions.get(volume, (pack.manifest_sha256, self._request, check_input), find)
 
 
 def _never() -> bool:

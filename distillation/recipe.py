@@ -15,7 +15,7 @@ from distillation.settings import MINIMUM_WIDTH, Optimizer, Precision, TrainingS
 from distillation.sizes import alpha_of
 from distillation.synthesis.settings import SynthesisRecipe
 from KDSegmentatorLib.errors import InvalidSettingsError
-from KDSegmentatorLib.packs.manifest import Credit, Label, Manifest, Method, Modality
+from KDSegmentatorLib.packs.manifest import Credit, Label, Manifest, Method, Modality, Region
 from KDSegmentatorLib.packs.rules import METHOD, RULES, TEXT, UNDISTILLED
 from KDSegmentatorLib.packs.strict_json import FieldError, Rule, Rules, build
 
@@ -186,6 +186,7 @@ class PackRecipe:
         weights: licence and credit of the weights.
         intended_use: what the family is for.
         limits: what it is not for, and where it fails.
+        region: the pack that is run before, where training images show its region alone; None if they show all.
     """
 
     version: str
@@ -199,6 +200,7 @@ class PackRecipe:
     weights: Credit
     intended_use: str
     limits: str
+    region: Region | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

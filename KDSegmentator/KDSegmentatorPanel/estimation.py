@@ -27,6 +27,7 @@ from KDSegmentatorLib.jobs.long_paths import long_path
 from KDSegmentatorLib.jobs.owned_folder import owned_folder
 from KDSegmentatorLib.machine.hardware import detect_hardware
 from KDSegmentatorLib.packs.catalogue import Family, families
+from KDSegmentatorLib.packs.regions import region_packs
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.outline import Outline
 
@@ -108,7 +109,7 @@ def estimate_here(question: Question, speed_of: SpeedOf | None = None) -> Answer
     """
     store = PackStore(question.user_packs, question.shipped_packs)
     wanted = [family for family in families(store.packs()) if family.task in question.tasks]
-    return {family.task: _estimate(question, family, speed_of) for family in wanted}
+    return {family.task: _estimate(question, family, store, speed_of) for family in wanted}
 
 
 class EstimateProcess:
@@ -173,7 +174,7 @@ def _await_end(child: Child) -> None:
         time.sleep(0.01)
 
 
-def _estimate(question: Question, family: Family, speed_of: SpeedOf | None) -> TaskEstimate:
+def _estimate(question: Question, family: Family, store: PackStore, speed_of: SpeedOf | None) -> TaskEstimate:
     request = EngineRequest(engine=question.engine, precision=question.precision, threads=question.threads)
     try:
         advice = advise(
@@ -184,6 +185,7 @@ def _estimate(question: Question, family: Family, speed_of: SpeedOf | None) -> T
             mirroring=question.mirroring,
             entropy=question.entropy,
             speed_of=speed_of,
+            region_packs=region_packs(family.packs, store.find),
         )
     except KDSegmentatorError as error:
         return TaskEstimate(problem=str(error), sizes={})

@@ -8,6 +8,7 @@ from html import escape
 from KDSegmentatorLib.packs.field_of_view import field_of_view_text
 from KDSegmentatorLib.packs.manifest import Evaluation, Interval, Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
+from KDSegmentatorLib.packs.regions import region_text
 from KDSegmentatorPanel.translation import tr as _
 
 
@@ -57,6 +58,7 @@ def _facts(pack: StudentPack) -> str:
             (_("Pack"), f"{manifest.id} {manifest.version}"),
             (_("Modality"), f"{manifest.modality}, {manifest.body_part.lower()}"),
             (_("Field of view"), field_of_view_text(manifest) or _("unknown")),
+            *_region(manifest),
             (_("Structures"), str(len(manifest.labels))),
             (_("Parameters"), f"{manifest.network.parameters:,}"),
             (_("Number formats"), ", ".join(formats)),
@@ -66,6 +68,19 @@ def _facts(pack: StudentPack) -> str:
             (_("Folder"), str(pack.folder)),
         )
     )
+
+
+def _region(manifest: Manifest) -> list[tuple[str, str]]:
+    """Return what is run before the pack, if anything is."""
+    region = manifest.region
+    if region is None:
+        return []
+    text = (
+        _("{pack}, on what that finds")
+        if region.margin_mm == 0
+        else _("{pack}, on what that finds and {margin} mm round it")
+    )
+    return [(_("Runs after"), text.format(pack=region_text(manifest), margin=f"{region.margin_mm:g}"))]
 
 
 def _scores(evaluation: Evaluation, manifest: Manifest) -> str:

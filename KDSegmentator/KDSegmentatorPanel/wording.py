@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from KDSegmentatorLib.errors import ImplausibleVolumeError, KDSegmentatorError
+from KDSegmentatorLib.inference.progress import REGION_PREFIX
 from KDSegmentatorLib.jobs.events import Progressed
 from KDSegmentatorPanel.translation import tr as _
 
@@ -26,7 +27,7 @@ def progress(event: Progressed, *, runs: bool = True) -> str:
         event: from the job.
         runs: whether to say which of several sizes it is.
     """
-    if event.stage == "windows":
+    if event.stage in ("windows", "region-windows"):
         text = _("window {done} of {total}").format(done=event.done, total=event.total)
     else:
         text = {
@@ -34,7 +35,9 @@ def progress(event: Progressed, *, runs: bool = True) -> str:
             "preprocess": _("preparing the volume"),
             "restore": _("putting the labels together"),
             "write": _("handing the result over"),
-        }[event.stage]
+        }[event.stage.removeprefix(REGION_PREFIX)]
+    if event.stage.startswith(REGION_PREFIX):
+        text = _("finding the region: {what}").format(what=text)
     if event.seconds_left is not None:
         text = _("{what} · {time} left").format(what=text, time=duration(event.seconds_left))
     if runs and event.runs > 1:

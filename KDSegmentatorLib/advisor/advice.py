@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from KDSegmentatorLib.advisor.calibration import Calibration
 from KDSegmentatorLib.advisor.duration import network_calls, run_duration
 from KDSegmentatorLib.advisor.engine_costs import ENGINE_COSTS, OPENVINO
-from KDSegmentatorLib.advisor.memory import peak_bytes
+from KDSegmentatorLib.advisor.memory import kept_bytes, peak_bytes
 from KDSegmentatorLib.advisor.speed import Speed, nominal_speed
 from KDSegmentatorLib.advisor.workload import RunOptions, Workload, same_work, workload
 from KDSegmentatorLib.engines.candidates import AUTOMATIC, Candidate, EngineRequest, find_candidates
@@ -38,7 +38,7 @@ class Estimate:
     Attributes:
         seconds: wall time from the start of the program to the labels on the disk.
         memory: peak memory in bytes.
-        windows: network calls.
+        windows: network calls, of an earlier stage too.
         measured: whether the time follows from measurements of this machine; a guess otherwise.
     """
 
@@ -93,6 +93,7 @@ def advise(
     entropy: bool = False,
     probabilities: int = 0,
     speed_of: SpeedOf | None = None,
+    region_packs: Mapping[str, StudentPack] | None = None,
 ) -> Advice:
     """Return the largest student of a family that fits the time and the memory; the smallest if none does.
 
@@ -109,6 +110,7 @@ def advise(
         probabilities: number of structures whose probability is wanted.
         speed_of: tells how fast the machine is; None measures it
             (:class:`KDSegmentatorLib.advisor.calibration.Calibration`).
+        region_packs: by the id of a pack, the one that is run before it; None if there are none.
 
     Raises:
         GeometryError: the volume would be empty or too large at the packs' spacing.
@@ -119,7 +121,7 @@ def advise(
     request = request or EngineRequest()
     _check(request, time_budget)
     options = RunOptions(mirroring=mirroring, entropy=entropy, probabilities=probabilities)
-    estimator = _Estimator(hardware, request, options, speed_of or Calibration().speed)
+    estimator = _Estimator(hardware, request, options, speed_of or Calibration().speed, region_packs or {})
     sizes = estimator.sizes(family, volume)
     possible = [size for size in sizes if size.engine is not None or not _asked(request)]
     if not possible:
@@ -141,6 +143,7 @@ def memory_warning(
     *,
     request: EngineRequest | None = None,
     options: RunOptions | None = None,
+    region_pack: StudentPack | None = None,
 ) -> str | None:
     """Return a sentence if a pack is not expected to fit the available memory, otherwise None. Nothing is measured.
 
@@ -150,19 +153,59 @@ def memory_warning(
         hardware: what the process may use.
         request: engine, precision, device and threads of the run; None leaves everything open.
         options: what is wanted; None for nothing but labels.
+        region_pack: is run before the pack; None if there is none.
 
     Raises:
         GeometryError: the volume would be empty or too large at the pack's spacing.
     """
-    estimator = _Estimator(hardware, request or EngineRequest(), options or RunOptions(), _unknown_speed)
+    region_packs = {} if region_pack is None else {pack.manifest.id: region_pack}
+    estimator = _Estimator(hardware, request or EngineRequest(), options or RunOptions(), _unknown_speed, region_packs)
     for crop in (False, True):  # looking for zeros round the scan takes a pass over it: only if it may matter
-        estimate = estimator.size(pack, workload(volume, pack.manifest, crop=crop)).estimate
+        estimate = estimator.of_pack(pack, volume, crop=crop).estimate
         if estimator.fits(estimate):
             return None
     needs = estimator.memory_obstacle(estimate)
     return (
         f"{pack.manifest.size} {needs}: it may fail or slow the computer down; a smaller size, if there is one, or "
         "fewer threads take less"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What one pack of a run takes, or all of them.
+
+    Attributes:
+        estimate: as if it were run alone.
+        inside: seconds of it without start, reading and writing.
+        kept: bytes that it holds on to while another pack is run after it.
+        title: of the pack.
+        engine: see :class:`SizeEstimate`, as for ``obstacle``.
+        obstacle: why it cannot be run.
+    """
+
+    estimate: Estimate
+    inside: float
+    kept: int
+    title: str
+    engine: str | None
+    obstacle: str | None
+
+
+def _after(first: _Part, second: _Part) -> _Part:
+    """Return what two chained packs take: the time of both, and the memory of the one that takes more."""
+    early, late = first.estimate, second.estimate
+    return replace(
+        second,
+        estimate=Estimate(
+            seconds=late.seconds + first.inside,
+            memory=max(early.memory, late.memory + first.kept),
+            windows=early.windows + late.windows,
+            measured=early.measured and late.measured,
+        ),
+        engine=None if first.engine is None else second.engine,
+        obstacle=second.obstacle
+        or (None if first.obstacle is None else f"needs {first.title}, which {first.obstacle}"),
     )
 
 
@@ -174,50 +217,87 @@ class _Estimator:
         request: engine, precision, device and threads.
         options: what is wanted.
         speed_of: tells how fast the machine is.
+        region_packs: by the id of a pack, the one that is run before it.
     """
 
-    def __init__(self, hardware: Hardware, request: EngineRequest, options: RunOptions, speed_of: SpeedOf) -> None:
+    def __init__(
+        self,
+        hardware: Hardware,
+        request: EngineRequest,
+        options: RunOptions,
+        speed_of: SpeedOf,
+        region_packs: Mapping[str, StudentPack],
+    ) -> None:
         self._hardware = hardware
         self._request = request
         self._options = options
         self._speed_of = speed_of
         self._threads = request.threads or hardware.logical_cores
+        self._region_packs = region_packs
 
     def sizes(self, family: Family, volume: Volume) -> tuple[SizeEstimate, ...]:
         """Return what every size of a family means for a volume."""
-        found: list[SizeEstimate] = []
         works: list[tuple[Manifest, Workload]] = []
-        for pack in family.packs:
-            # sizes of a family mostly share the grid; finding it takes a pass over the volume
-            work = next((known for other, known in works if same_work(other, pack.manifest)), None)
-            if work is None:
-                work = workload(volume, pack.manifest)
-            works.append((pack.manifest, work))
-            found.append(self.size(pack, work))
-        return tuple(found)
+        return tuple(self.of_pack(pack, volume, works=works) for pack in family.packs)
 
-    def size(self, pack: StudentPack, work: Workload) -> SizeEstimate:
-        """Return what a pack means for a volume."""
-        manifest = pack.manifest
+    def of_pack(
+        self,
+        pack: StudentPack,
+        volume: Volume,
+        *,
+        crop: bool = True,
+        works: list[tuple[Manifest, Workload]] | None = None,
+    ) -> SizeEstimate:
+        """Return what a pack, with the one before it, means for a volume.
+
+        Args:
+            pack: the student.
+            volume: the scan.
+            crop: see :func:`KDSegmentatorLib.advisor.workload.workload`.
+            works: what was found out about the volume for other packs; grows.
+        """
+        works = [] if works is None else works
+        part = self._part(pack.manifest, self._work(pack.manifest, volume, works, crop=crop), self._options)
+        if (earlier := self._region_packs.get(pack.manifest.id)) is not None:
+            work = self._work(earlier.manifest, volume, works, crop=crop)
+            part = _after(self._part(earlier.manifest, work, RunOptions()), part)
+        obstacle = part.obstacle
+        if obstacle is None and not self.fits(part.estimate):
+            obstacle = self.memory_obstacle(part.estimate)
+        return SizeEstimate(pack=pack, estimate=part.estimate, engine=part.engine, obstacle=obstacle)
+
+    @staticmethod
+    def _work(manifest: Manifest, volume: Volume, works: list[tuple[Manifest, Workload]], *, crop: bool) -> Workload:
+        # sizes of a family mostly share the grid; finding it takes a pass over the volume
+        work = next((known for other, known in works if same_work(other, manifest)), None)
+        if work is None:
+            work = workload(volume, manifest, crop=crop)
+        works.append((manifest, work))
+        return work
+
+    def _part(self, manifest: Manifest, work: Workload, options: RunOptions) -> _Part:
+        """Return what one pack takes."""
         found = find_candidates(manifest, self._request)
         candidate = found.usable[0] if found.usable else None
         costs = OPENVINO if candidate is None else ENGINE_COSTS[candidate.engine]
         precision = "float32" if candidate is None else candidate.precision
         speed = self._speed_of(candidate, self._request.threads)
-        duration = run_duration(manifest, work, self._options, costs, precision, speed, self._threads)
-        estimate = Estimate(
-            seconds=duration.total,
-            memory=peak_bytes(manifest, work, self._options, costs, precision, self._threads),
-            windows=network_calls(manifest, work, self._options),
-            measured=speed.measured,
-        )
+        duration = run_duration(manifest, work, options, costs, precision, speed, self._threads)
         obstacle = None
         if candidate is None and _asked(self._request):
             obstacle = f"cannot be run here with {_asked(self._request)}: {'; '.join(found.left_out)}"
-        elif not self.fits(estimate):
-            obstacle = self.memory_obstacle(estimate)
-        return SizeEstimate(
-            pack=pack, estimate=estimate, engine=None if candidate is None else candidate.title, obstacle=obstacle
+        return _Part(
+            estimate=Estimate(
+                seconds=duration.total,
+                memory=peak_bytes(manifest, work, options, costs, precision, self._threads),
+                windows=network_calls(manifest, work, options),
+                measured=speed.measured,
+            ),
+            inside=duration.inside,
+            kept=kept_bytes(manifest, work, options, costs, precision),
+            title=manifest.id,
+            engine=None if candidate is None else candidate.title,
+            obstacle=obstacle,
         )
 
     def fits(self, estimate: Estimate) -> bool:

@@ -58,6 +58,17 @@ def peak_bytes(
     return round(PROCESS_BYTES + network + max(stages))
 
 
+def kept_bytes(
+    manifest: Manifest, work: Workload, options: RunOptions, costs: EngineCosts, precision: Precision
+) -> int:
+    """Return what a pack holds on to while another one is run after it: network, feature maps and mask, in bytes.
+
+    The arguments are those of :func:`peak_bytes`.
+    """
+    network = costs.parameter_bytes * manifest.network.parameters
+    return round(network + _feature_maps(manifest, work, options, costs, precision) + work.voxels)
+
+
 def _preparing(manifest: Manifest, work: Workload, threads: int) -> float:
     """Return the bytes of checking, normalising and resampling the image."""
     cropped = voxels_of(work.cropped_shape)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from KDSegmentatorLib.advisor.advice import advise, memory_warning
 from KDSegmentatorLib.advisor.calibration import Calibration
 from KDSegmentatorLib.advisor.workload import RunOptions
 from KDSegmentatorLib.engines.candidates import EngineRequest
+from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.machine.hardware import detect_hardware
 from KDSegmentatorLib.packs.catalogue import Family, families, find
 from KDSegmentatorLib.packs.pack import StudentPack
+from KDSegmentatorLib.packs.regions import region_pack
 from KDSegmentatorLib.packs.rules import pack_id
 from KDSegmentatorLib.packs.store import DamagedPack, PackStore
 
@@ -22,10 +24,14 @@ AUTOMATIC = "auto"
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The pack to run, and why if the size was left open; with a fixed size, a warning if memory will not do."""
+    """The pack to run, and why if the size was left open; with a fixed size, a warning if memory will not do.
+
+    ``region_pack`` is run before it; None if the pack sees the whole volume.
+    """
 
     pack: StudentPack
     reason: str | None = None
+    region_pack: StudentPack | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +40,15 @@ class Selection:
 
     Attributes:
         packs: the pack of a fixed size, or all usable ones of the task, with :data:`AUTOMATIC`.
-        damaged: packs of the task that cannot be chosen, with :data:`AUTOMATIC`.
+        damaged: packs of the task that cannot be chosen, with :data:`AUTOMATIC`: also those without a usable pack for
+            their earlier stage.
+        region_packs: by the id of a pack, the one that is run before it, if there is one.
     """
 
     packs: Family
     automatic: bool
     damaged: tuple[DamagedPack, ...] = ()
+    region_packs: Mapping[str, StudentPack] = field(default_factory=dict)
 
     def choose(
         self,
@@ -71,8 +80,9 @@ class Selection:
         if not self.automatic:
             pack = self.packs.packs[0]
             options = RunOptions(mirroring=mirroring, entropy=entropy, probabilities=probabilities)
-            warning = memory_warning(pack, volume, hardware, request=request, options=options)
-            return Choice(pack=pack, reason=warning)
+            earlier = self.region_packs.get(pack.manifest.id)
+            warning = memory_warning(pack, volume, hardware, request=request, options=options, region_pack=earlier)
+            return Choice(pack=pack, reason=warning, region_pack=earlier)
         advice = advise(
             self.packs,
             volume,
@@ -82,11 +92,12 @@ class Selection:
             entropy=entropy,
             probabilities=probabilities,
             speed_of=Calibration(cancelled=cancelled).speed,
+            region_packs=self.region_packs,
         )
         reason = advice.reason
         if self.damaged:
-            reason += f"; left out as damaged: {', '.join(pack.id for pack in self.damaged)}"
-        return Choice(pack=advice.pack, reason=reason)
+            reason += f"; left out as unusable: {', '.join(pack.id for pack in self.damaged)}"
+        return Choice(pack=advice.pack, reason=reason, region_pack=self.region_packs.get(advice.pack.manifest.id))
 
 
 def select(store: PackStore, task: str, size: str = AUTOMATIC) -> Selection:
@@ -98,16 +109,40 @@ def select(store: PackStore, task: str, size: str = AUTOMATIC) -> Selection:
         size: for example ``x1/4``, or :data:`AUTOMATIC`.
 
     Raises:
-        PackError: there is no such pack, or it is damaged; with :data:`AUTOMATIC`, all of the task are.
+        PackError: there is no such pack, it is damaged, or so is the pack of its earlier stage; with
+            :data:`AUTOMATIC`, all of the task are.
         ManifestError: its manifest is not valid.
     """
     if size != AUTOMATIC and (pack := store.find(pack_id(task, size))) is not None:
-        return Selection(packs=Family(task=task, packs=(pack,)), automatic=False)
+        earlier = region_pack(pack, store.find)
+        return Selection(
+            packs=Family(task=task, packs=(pack,)),
+            automatic=False,
+            region_packs={} if earlier is None else {pack.manifest.id: earlier},
+        )
     packs, damaged = store.all_packs()
     family = next((family for family in families(packs) if family.task == task), None)
     of_task = tuple(pack for pack in damaged if pack.id.rpartition("-")[0] == task)
     if size != AUTOMATIC or (family is None and not of_task):
         return Selection(packs=Family(task=task, packs=(find(packs, task, size),)), automatic=False)
-    if family is None:
-        raise of_task[0].error
-    return Selection(packs=family, automatic=True, damaged=of_task)
+    usable: list[StudentPack] = []
+    region_packs: dict[str, StudentPack] = {}
+    left_out = list(of_task)
+    for pack in () if family is None else family.packs:
+        try:
+            earlier = region_pack(pack, store.find)
+        except PackError as error:
+            shipped = store.is_shipped(pack.manifest.id)
+            left_out.append(DamagedPack(id=pack.manifest.id, folder=pack.folder, shipped=shipped, error=error))
+            continue
+        usable.append(pack)
+        if earlier is not None:
+            region_packs[pack.manifest.id] = earlier
+    if not usable:
+        raise left_out[0].error
+    return Selection(
+        packs=Family(task=task, packs=tuple(usable)),
+        automatic=True,
+        damaged=tuple(left_out),
+        region_packs=region_packs,
+    )

@@ -74,6 +74,9 @@ class Workload:
 def workload(volume: Volume, manifest: Manifest, *, crop: bool = True) -> Workload:
     """Return what the volume means for a pack.
 
+    A pack with an earlier stage is taken to see as much of the volume as its training images showed at most, in the
+    middle: what will be found is not known yet.
+
     Args:
         volume: the scan.
         manifest: of the pack.
@@ -83,7 +86,7 @@ def workload(volume: Volume, manifest: Manifest, *, crop: bool = True) -> Worklo
     Raises:
         GeometryError: the volume would be empty or too large at the pack's spacing.
     """
-    grid = NetworkGrid(_in_order(volume, manifest.preprocessing.axis_codes, crop=crop), manifest)
+    grid = NetworkGrid(_seen(_in_order(volume, manifest.preprocessing.axis_codes, crop=crop), manifest), manifest)
     padded = [max(pair) for pair in zip(grid.network_shape, manifest.windows.patch_size, strict=True)]
     return Workload(
         voxels=volume.voxels.size,
@@ -100,15 +103,31 @@ def workload(volume: Volume, manifest: Manifest, *, crop: bool = True) -> Worklo
 def same_work(first: Manifest, second: Manifest) -> bool:
     """Return whether a volume means the same for two packs, as it mostly does for the sizes of a family."""
     a, b = first.preprocessing, second.preprocessing
-    return first.windows == second.windows and all(
-        getattr(a, name) == getattr(b, name)
-        for name in ("axis_codes", "transpose_forward", "spacing", "image_resampling")
+    seen = [None if each.region is None else each.field_of_view for each in (first, second)]
+    return (
+        seen[0] == seen[1]
+        and first.windows == second.windows
+        and all(
+            getattr(a, name) == getattr(b, name)
+            for name in ("axis_codes", "transpose_forward", "spacing", "image_resampling")
+        )
     )
 
 
 def voxels_of(shape: Shape) -> int:
     """Return the number of voxels of a grid."""
     return math.prod(shape)
+
+
+def _seen(volume: Volume, manifest: Manifest) -> Volume:
+    """Return the part of a volume, in the pack's axis order, that its training images showed at most, as a view."""
+    if manifest.region is None or manifest.field_of_view is None:
+        return volume
+    parts = []
+    for voxels, spacing, most in zip(volume.size, volume.spacing, manifest.field_of_view.largest, strict=True):
+        kept = min(voxels, math.ceil(most / spacing))
+        parts.append(slice((voxels - kept) // 2, (voxels - kept) // 2 + kept))
+    return Volume(volume.voxels[tuple(reversed(parts))], volume.spacing)
 
 
 def _in_order(volume: Volume, axis_codes: str, *, crop: bool) -> Volume:

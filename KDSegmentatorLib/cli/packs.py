@@ -15,6 +15,7 @@ from KDSegmentatorLib.packs.catalogue import Family, families
 from KDSegmentatorLib.packs.field_of_view import field_of_view_text
 from KDSegmentatorLib.packs.manifest import Code, Credit, Evaluation, Interval, Manifest, Terminology
 from KDSegmentatorLib.packs.pack import StudentPack
+from KDSegmentatorLib.packs.regions import dependents, region_problem, region_text
 from KDSegmentatorLib.packs.store import PackStore
 
 _WIDTH = 100
@@ -34,28 +35,42 @@ def run(arguments: argparse.Namespace) -> None:
         print(_json([_summary(pack) for pack in packs]) if arguments.json else listing(families(packs)))
         for damaged in all_damaged:
             print(f"kdseg: {damaged.id} cannot be used: {damaged.error}", file=sys.stderr)
+        _report_chains(packs, store)
     elif action == "show":
         pack = store.get(arguments.id)
         print(_json(_everything(pack)) if arguments.json else card(pack))
+        _report_chains([pack], store)
     elif action == "install":
         pack = store.install(arguments.path)
         print(f"Installed {pack.manifest.id} {pack.manifest.version} in {pack.folder}")
+        _report_chains([pack, *dependents(pack.manifest.id, store.packs())], store)
     elif action == "remove":
         store.remove(arguments.id)
         print(f"Removed {arguments.id}")
+        _report_chains(dependents(arguments.id, store.packs()), store)
     elif action == "verify":
         pack = store.verify(arguments.id)
         print(f"{pack.manifest.id} {pack.manifest.version} is intact ({len(pack.manifest.files)} files)")
+        _report_chains([pack], store)
     else:
         pack = store.roll_back(arguments.id)
         print(f"{pack.manifest.id} is back at version {pack.manifest.version}")
+        _report_chains([pack, *dependents(pack.manifest.id, store.packs())], store)
+
+
+def _report_chains(packs: Sequence[StudentPack], store: PackStore) -> None:
+    """Say which packs cannot be run because the pack of their earlier stage cannot."""
+    for pack in packs:
+        problem = region_problem(pack, store.find)
+        if problem is not None:
+            print(f"kdseg: {problem}", file=sys.stderr)
 
 
 def listing(known: Sequence[Family]) -> str:
     """Return a table of the packs, by task and from the largest size down."""
     if not known:
         return "No pack is installed. Install one with 'kdseg packs install PATH'."
-    rows = [("Task", "Size", "ID", "Version", "Dice", "n", "Parameters", "Weights' licence", "Title")]
+    rows = [("Task", "Size", "ID", "Version", "Dice", "n", "Parameters", "Weights' licence", "Runs after", "Title")]
     for family in known:
         for pack in family.packs:
             manifest = pack.manifest
@@ -70,6 +85,7 @@ def listing(known: Sequence[Family]) -> str:
                     cases,
                     _count(manifest.network.parameters),
                     manifest.weights.license,
+                    "-" if manifest.region is None else manifest.region.pack,
                     manifest.title,
                 )
             )
@@ -99,6 +115,7 @@ def card(pack: StudentPack) -> str:
         ("Network", f"{network.architecture}, {cost}, opset {network.opset}"),
         ("Input", f"{data}, {preprocessing.normalization.scheme} normalisation"),
         ("Trained on", f"images of {field_of_view_text(manifest) or 'unknown size'}"),
+        *_region_facts(manifest),
         ("Windows", f"{patch} voxels, step {windows.step_fraction:g}, {mirroring}"),
         ("Folder", f"{pack.folder} ({megabytes:.1f} MB)"),
         ("Manifest", f"sha256 {pack.manifest_sha256}"),
@@ -116,6 +133,14 @@ def card(pack: StudentPack) -> str:
         "Files\n" + textwrap.indent(table(files, numbers=[1]), "  "),
     ]
     return "\n\n".join(parts)
+
+
+def _region_facts(manifest: Manifest) -> list[tuple[str, str]]:
+    region = manifest.region
+    if region is None:
+        return []
+    margin = f", with {region.margin_mm:g} mm round it" if region.margin_mm else ""
+    return [("Runs after", f"{region_text(manifest)}, on what that finds{margin}")]
 
 
 def _evaluation(evaluation: Evaluation | None) -> str:
@@ -217,6 +242,7 @@ def _summary(pack: StudentPack) -> dict[str, Any]:
         "cases": None if evaluation is None else evaluation.cases,
         "parameters": manifest.network.parameters,
         "licence": manifest.weights.license,
+        "region": None if manifest.region is None else dataclasses.asdict(manifest.region),
         "folder": str(pack.folder),
     }
 

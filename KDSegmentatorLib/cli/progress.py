@@ -7,7 +7,15 @@ from typing import TextIO
 
 from KDSegmentatorLib.inference.progress import Progress
 
-_STAGES = {"preprocess": "Preparing", "windows": "Segmenting", "restore": "Restoring", "compare": "Comparing"}
+_STAGES = {
+    "region-preprocess": "Region: preparing",
+    "region-windows": "Region: segmenting",
+    "region-restore": "Region: restoring",
+    "preprocess": "Preparing",
+    "windows": "Segmenting",
+    "restore": "Restoring",
+    "compare": "Comparing",
+}
 _TERMINAL_SECONDS = 0.1
 _FILE_SECONDS = 10.0
 

@@ -18,7 +18,7 @@ from KDSegmentatorLib.cli.record import write_record
 from KDSegmentatorLib.cli.table import table
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import select_labels
-from KDSegmentatorLib.inference.segmentation import Segmentation
+from KDSegmentatorLib.inference.segmentation import RegionRecord, Segmentation
 from KDSegmentatorLib.io.images import SUFFIXES, read_volume, write_volume
 from KDSegmentatorLib.machine.peak_memory import peak_memory
 from KDSegmentatorLib.packs.pack import StudentPack
@@ -81,19 +81,26 @@ def summary(result: Segmentation, statistics: Sequence[LabelStatistics], choice:
     rows = [("Structure", "Volume (ml)")]
     rows += [(row.name, f"{row.volume_ml:.2f}" if row.voxels else "not found") for row in statistics]
     seconds = record.seconds
+    region = "" if record.region is None else f"finding the region {seconds['region']:.1f}, "
     memory = peak_memory()
     lines = [
         table(rows, numbers=[1]),
         "",
-        f"Time    {seconds['total']:.1f} s (preparing {seconds['preprocess']:.1f}, "
+        f"Time    {seconds['total']:.1f} s ({region}preparing {seconds['preprocess']:.1f}, "
         f"segmenting {seconds['windows']:.1f}, restoring {seconds['restore']:.1f})",
         f"Memory  {memory / 1e9:.2f} GB at the peak" if memory else "Memory  unknown",
         f"Engine  {reason}" + (", mirroring" if record.mirroring else ""),
         f"Pack    {record.pack_id} {record.pack_version}",
     ]
+    if record.region is not None:
+        lines.append(f"Region  {record.region.pack_id} {record.region.pack_version}{_margin(record.region)}")
     if choice.reason:
         lines.append(f"Size    {choice.reason}")
     return "\n".join(lines)
+
+
+def _margin(region: RegionRecord) -> str:
+    return f", with {region.margin_mm:g} mm round it" if region.margin_mm else ""
 
 
 def _planned_outputs(arguments: argparse.Namespace) -> list[PlannedOutput]:

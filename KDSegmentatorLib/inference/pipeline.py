@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from KDSegmentatorLib.inference.network_grid import NetworkGrid
 from KDSegmentatorLib.inference.normalization import normalize
 from KDSegmentatorLib.inference.plausibility import check_field_of_view, check_finite, check_intensities
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
+from KDSegmentatorLib.inference.region import FoundRegion, check_region, only_region, region_record
 from KDSegmentatorLib.inference.resampling import resample_image
 from KDSegmentatorLib.inference.restoration import Restoration
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
@@ -40,6 +41,7 @@ def segment(
     pack: StudentPack,
     engine: Engine,
     *,
+    region: FoundRegion | Literal["given"] | None = None,
     labels: Sequence[str | int] | None = None,
     entropy: bool = False,
     probabilities: Sequence[str | int] = (),
@@ -58,6 +60,9 @@ def segment(
         volume: a scan in any of the 48 axis orders, also oblique.
         pack: the student.
         engine: runs the pack's body (:func:`KDSegmentatorLib.engines.selection.choose_engine`).
+        region: for a pack with an earlier stage, what that found (:func:`KDSegmentatorLib.inference.chain.find_region`;
+            a :class:`KDSegmentatorLib.segmenter.Segmenter` does that by itself). ``given`` if the volume shows nothing
+            but the region already, as training images do; packs without an earlier stage do not mind.
         labels: names or values of the structures to keep; the others become background. None keeps all. Every voxel
             still goes to the label with the largest logit of all, so that a structure looks the same alone.
         entropy: also return the entropy of the labels' probabilities.
@@ -75,11 +80,11 @@ def segment(
         Labels on exactly the input's grid.
 
     Raises:
-        UnsuitableVolumeError: the volume's intensities are not usable, or it is not of the pack's modality or field of
-            view.
+        UnsuitableVolumeError: the volume's intensities are not usable, it is not of the pack's modality or field of
+            view, or the region is empty.
         GeometryError: the volume would be too large at the pack's spacing.
-        InvalidSettingsError: a wanted label is not in the pack, mirroring is asked for but was not trained, or
-            ``threads`` is not positive.
+        InvalidSettingsError: a wanted label is not in the pack, mirroring is asked for but was not trained,
+            ``threads`` is not positive, or the region is missing or another pack's.
         PackError: a file of the pack is damaged.
         EngineError: the engine failed.
         InsufficientMemoryError: the machine ran out of memory, also with the smallest pieces.
@@ -87,6 +92,7 @@ def segment(
     """
     manifest = pack.manifest
     check_threads(threads)
+    check_options(manifest, labels=labels, probabilities=probabilities, mirroring=mirroring)
     request = _Request(
         wanted=select_labels(manifest, labels),
         entropy=entropy,
@@ -95,12 +101,18 @@ def segment(
         progress=progress,
         cancel=cancel,
     )
-    if mirroring and not manifest.windows.mirroring_axes:
-        raise InvalidSettingsError(f"{manifest.id} was trained without mirroring; run it without --mirroring")
+    if manifest.region is not None and region is None:
+        raise InvalidSettingsError(
+            f"{manifest.id} is run on the region that {manifest.region.pack} finds; find that first, or say that the "
+            "volume shows nothing else (region='given')"
+        )
+    found = None if region == "given" else region
+    if found is not None:
+        check_region(found, manifest, volume)
     mirrorings = mirrored_axes(manifest.windows.mirroring_axes if mirroring else ())
     watch = _Stopwatch(engine)
     try:
-        grid, image = _preprocessed(volume, manifest, request, check_input=check_input)
+        grid, image = _preprocessed(volume, found, manifest, request, check_input=check_input)
         preprocessed = watch.elapsed()
         starts = grid.window_starts()
         maps = _restored_maps(grid, image, pack, watch, starts, mirrorings, request)
@@ -111,6 +123,15 @@ def segment(
             raise
         raise memory_failure(f"to segment {math.prod(volume.size):,} voxels with {manifest.id}") from None
     total = watch.elapsed()
+    seconds = {
+        "preprocess": preprocessed,
+        "windows": watch.inside,
+        "restore": total - preprocessed - watch.inside,
+        "total": total,
+    }
+    if found is not None:
+        earlier = found.record.seconds["total"]
+        seconds |= {"region": earlier, "total": total + earlier}
     return Segmentation(
         volume=volume.with_voxels(result.labels),
         entropy=None if result.entropy is None else volume.with_voxels(result.entropy),
@@ -130,13 +151,11 @@ def segment(
             mirroring=mirroring,
             windows=len(starts) * len(mirrorings),
             calls=watch.calls,
-            seconds={
-                "preprocess": preprocessed,
-                "windows": watch.inside,
-                "restore": total - preprocessed - watch.inside,
-                "total": total,
-            },
+            seconds=seconds,
             library_version=__version__,
+            region=None
+            if found is None or manifest.region is None
+            else region_record(found, manifest.region.margin_mm),
         ),
     )
 
@@ -180,14 +199,19 @@ class _Stopwatch:
 
 
 def _preprocessed(
-    volume: Volume, manifest: Manifest, request: _Request, *, check_input: bool
+    volume: Volume, found: FoundRegion | None, manifest: Manifest, request: _Request, *, check_input: bool
 ) -> tuple[NetworkGrid, npt.NDArray[np.float32]]:
-    """Return the grids, and the volume as the network takes it."""
+    """Return the grids, and the volume, or its region, as the network takes it."""
     steps = request.steps("preprocess", 4)
-    check_finite(volume, steps.check)
+    seen = "the volume"
+    if found is not None and manifest.region is not None:
+        volume = only_region(volume, found.mask, manifest.region.margin_mm, steps.check)
+        seen = f"what {manifest.region.pack} found in the volume"
+    check_finite(volume, steps.check, seen)
     if check_input:
-        check_intensities(volume, manifest.modality, steps.check)
-        check_field_of_view(volume, manifest)
+        if found is None:  # the earlier stage has looked at the whole volume
+            check_intensities(volume, manifest.modality, steps.check)
+        check_field_of_view(volume, manifest, seen)
     steps.advance()
     grid = NetworkGrid(volume.reoriented(manifest.preprocessing.axis_codes, steps.check), manifest)
     steps.advance()
@@ -275,6 +299,25 @@ def _on_the_input_grid(maps: VoxelMaps, grid: NetworkGrid, volume: Volume) -> Vo
         entropy=None if maps.entropy is None else back(maps.entropy),
         probabilities={value: back(map_) for value, map_ in maps.probabilities.items()},
     )
+
+
+def check_options(
+    manifest: Manifest,
+    *,
+    labels: Sequence[str | int] | None,
+    probabilities: Sequence[str | int],
+    mirroring: bool,
+) -> None:
+    """Check what is asked of a pack, before any work is done; the arguments are those of :func:`segment`.
+
+    Raises:
+        InvalidSettingsError: a wanted label is not in the pack, or mirroring is asked for but was not trained.
+    """
+    select_labels(manifest, labels)
+    if probabilities:
+        select_labels(manifest, probabilities)
+    if mirroring and not manifest.windows.mirroring_axes:
+        raise InvalidSettingsError(f"{manifest.id} was trained without mirroring; run it without --mirroring")
 
 
 def select_labels(manifest: Manifest, wanted: Sequence[str | int] | None) -> tuple[Label, ...]:

@@ -57,12 +57,13 @@ tightly round the same structures, so that less than a third may be missing.
 """
 
 
-def check_finite(volume: Volume, check: Callable[[], None] = lambda: None) -> None:
+def check_finite(volume: Volume, check: Callable[[], None] = lambda: None, what: str = "the volume") -> None:
     """Check that every voxel can be computed with in float32.
 
     Args:
         volume: the scan.
         check: called again and again; may raise to stop.
+        what: how to call it in a message.
 
     Raises:
         UnsuitableVolumeError: the voxels are not real numbers, one is NaN, infinite or beyond float32, or all are
@@ -84,7 +85,7 @@ def check_finite(volume: Volume, check: Callable[[], None] = lambda: None) -> No
             )
     low, high = _range(voxels, check)
     if low == high:
-        raise UnsuitableVolumeError(f"every voxel has the same value ({voxels.flat[0]}); the volume shows nothing")
+        raise UnsuitableVolumeError(f"every voxel has the same value ({voxels.flat[0]}); {what} shows nothing")
 
 
 def check_intensities(volume: Volume, modality: Modality, check: Callable[[], None] = lambda: None) -> None:
@@ -121,7 +122,7 @@ def check_intensities(volume: Volume, modality: Modality, check: Callable[[], No
         )
 
 
-def check_field_of_view(volume: Volume, manifest: Manifest) -> None:
+def check_field_of_view(volume: Volume, manifest: Manifest, what: str = "the volume") -> None:
     """Check that the volume shows about as much of the body as the images that the pack was trained on.
 
     Lengths are compared along the pack's axis codes, so that the axis order in which a scan is stored does not matter;
@@ -129,6 +130,11 @@ def check_field_of_view(volume: Volume, manifest: Manifest) -> None:
     length, zeros included, because that is what is known of the training images. It is too large only if its non-zero
     part is: the rest is cropped before the network sees it, so that a skull-stripped brain in a wide field of zeros
     is no larger than the brain.
+
+    Args:
+        volume: the scan; for a pack with an earlier stage, nothing but the region.
+        manifest: of the pack.
+        what: how to call it in a message, if it is too large; too small is always the volume.
 
     Raises:
         ImplausibleVolumeError: it is too large or too small; the message says how to overrule.
@@ -158,8 +164,8 @@ def check_field_of_view(volume: Volume, manifest: Manifest) -> None:
         remedies.append("Give a scan that shows as much.")
     if problems:
         raise ImplausibleVolumeError(
-            f"the volume is {' and '.join(problems)} for the pack, which was trained on images of "
-            f"{field_of_view_text(manifest)}. {' '.join(remedies)}"
+            f"{what if large else 'the volume'} is {' and '.join(problems)} for the pack, which was trained on images "
+            f"of {field_of_view_text(manifest)}. {' '.join(remedies)}"
         )
 
 

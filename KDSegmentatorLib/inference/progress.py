@@ -8,13 +8,17 @@ from dataclasses import dataclass
 
 from KDSegmentatorLib.errors import CancelledError
 
+REGION_PREFIX = "region-"
+"""How the names of the stages start while the earlier of two chained packs is run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """State of the work.
 
     Attributes:
-        stage: ``preprocess``, ``windows`` or ``restore``; ``compare`` for a comparison.
+        stage: ``preprocess``, ``windows`` or ``restore``, for the earlier of two chained packs with
+            :data:`REGION_PREFIX`; ``compare`` for a comparison.
         done: finished steps of the stage.
         total: steps of the stage.
         seconds_left: estimate for the stage, None while there is nothing to estimate from.

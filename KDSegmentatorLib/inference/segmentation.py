@@ -9,6 +9,37 @@ from KDSegmentatorLib.packs.manifest import Label
 
 
 @dataclass(frozen=True, kw_only=True)
+class RegionRecord:
+    """What an auditor needs to repeat the earlier stage of a chain of two packs.
+
+    Attributes:
+        pack_id: id of the earlier pack.
+        pack_version: its version.
+        pack_sha256: hash of its manifest, which holds the hashes of its files.
+        margin_mm: how far from its structures voxels were kept.
+        engine: name of the engine.
+        device: what it computed on.
+        precision: number format of the engine.
+        windows: positions of the window.
+        calls: of the network; see :class:`RunRecord`.
+        voxels: of its structures, without the margin.
+        reused: whether it had been found before, for another size; its time counts all the same, as it was then.
+    """
+
+    pack_id: str
+    pack_version: str
+    pack_sha256: str
+    margin_mm: float
+    engine: str
+    device: str
+    precision: str
+    windows: int
+    calls: int
+    voxels: int
+    reused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """What an auditor needs to repeat a run.
 
@@ -28,8 +59,9 @@ class RunRecord:
         calls: of the network; fewer than windows where several hold one and the same value, as the air of a CT after
             clipping: it is run once.
         seconds: wall time of ``preprocess``, ``windows`` (inside the engine), ``restore`` (blending and all that comes
-            after) and ``total``.
+            after) and ``total``; in a chain also ``region``, all of the earlier stage, which is part of ``total``.
         library_version: version of this library.
+        region: the earlier stage; None if the whole volume was segmented.
     """
 
     pack_id: str
@@ -47,6 +79,7 @@ class RunRecord:
     calls: int
     seconds: dict[str, float]
     library_version: str
+    region: RegionRecord | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

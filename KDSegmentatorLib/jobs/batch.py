@@ -95,8 +95,13 @@ class _Batch:
         self._staging = staging
         self._cancel = cancel
         self._segmenter: Segmenter | None = None
-        packs = select(pack_store(request.settings), request.settings.task, request.size).packs.packs
-        self._hashes = {pack.manifest_sha256 for pack in packs}
+        selection = select(pack_store(request.settings), request.settings.task, request.size)
+        packs = selection.packs.packs
+        self._hashes = {
+            (pack.manifest_sha256, None if earlier is None else earlier.manifest_sha256)
+            for pack in packs
+            for earlier in [selection.region_packs.get(pack.manifest.id)]
+        }
         self.intensity_unit = "HU" if packs[0].manifest.modality == "CT" else IMAGE_UNITS
 
     def process(self, paths: BatchPaths, reporter: RunReporter) -> _FileEnd:

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from KDSegmentatorLib.errors import ImageWriteError, JobError
+from KDSegmentatorLib.inference.segmentation import RunRecord
 from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.jobs.batch_files import BatchPaths
 from KDSegmentatorLib.jobs.request import BatchRequest, Settings
 from KDSegmentatorLib.jobs.stored import StoredRun, read_stored
 
 RECORD_VERSION = 1
+
+PackHashes = tuple[str, str | None]
+"""Hashes of the manifests of a pack and of the one that is run before it; None if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +68,7 @@ def new_record(
 
 
 def finished_run(
-    request: BatchRequest, paths: BatchPaths, input_sha256: str, packs: Collection[str]
+    request: BatchRequest, paths: BatchPaths, input_sha256: str, packs: Collection[PackHashes]
 ) -> StoredRun | None:
     """Return what an earlier batch made of an input, None if there is nothing that this one would make again.
 
@@ -72,7 +76,7 @@ def finished_run(
         request: of the batch.
         paths: of the input.
         input_sha256: its hash.
-        packs: hashes of the manifests that the batch may use.
+        packs: hashes of the packs that the batch may use.
     """
     try:
         record = read_stored(BatchRecord, paths.record)
@@ -83,7 +87,7 @@ def finished_run(
             and record.input_sha256 == input_sha256
             and record.settings == _comparable(request.settings)
             and run.size == request.size
-            and run.record.pack_sha256 in packs
+            and _hashes(run.record) in packs
             and (run.labels_file, run.entropy_file) == expected
             and all(
                 name is None or record.sha256.get(name) == file_sha256(paths.labels.with_name(name))
@@ -94,6 +98,10 @@ def finished_run(
     except (JobError, OSError):
         pass  # no record, or none of ours: the file is segmented
     return None
+
+
+def _hashes(record: RunRecord) -> PackHashes:
+    return record.pack_sha256, None if record.region is None else record.region.pack_sha256
 
 
 def earlier_results(paths: BatchPaths, *, entropy: bool) -> tuple[Path, ...]:

@@ -10,7 +10,9 @@ if TYPE_CHECKING:  # the worker sets the number of threads before anything impor
     from KDSegmentatorLib.errors import KDSegmentatorError
     from KDSegmentatorLib.inference.segmentation import Segmentation
 
-Stage = Literal["load", "preprocess", "windows", "restore", "write"]
+Stage = Literal[
+    "load", "region-preprocess", "region-windows", "region-restore", "preprocess", "windows", "restore", "write"
+]
 RunState = Literal["running", "done", "skipped", "failed"]
 LogLevel = Literal["output", "info", "warning", "error"]
 
@@ -38,7 +40,8 @@ class Progressed:
     Attributes:
         run: its number, from 0: of the size, or of the file of a batch.
         runs: number of runs of the job.
-        stage: ``load`` (volume, pack, engine), ``preprocess``, ``windows``, ``restore`` or ``write``.
+        stage: ``load`` (volume, pack, engine), ``preprocess``, ``windows``, ``restore`` or ``write``; the three in the
+            middle with ``region-`` while the earlier of two chained packs is run.
         done: finished steps of the stage.
         total: steps of the stage, >= 1.
         seconds_left: estimate for the stage, None while there is nothing to estimate from.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from KDSegmentatorLib.analysis.statistics import label_statistics
 from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.chain import Regions
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
 from KDSegmentatorLib.jobs.events import SizeResult
 from KDSegmentatorLib.jobs.request import Settings
@@ -22,13 +23,14 @@ def pack_store(settings: Settings) -> PackStore:
     return PackStore(Path(settings.user_packs), Path(settings.shipped_packs))
 
 
-def make_segmenter(settings: Settings, size: str, cancel: CancelCheck) -> Segmenter:
+def make_segmenter(settings: Settings, size: str, cancel: CancelCheck, regions: Regions | None = None) -> Segmenter:
     """Return what segments with a request's settings.
 
     Args:
         settings: of the request.
         size: as asked for.
         cancel: asked while an engine is loaded and checked.
+        regions: what earlier stages found, for several sizes of one volume.
 
     Raises:
         KDSegmentatorError: see :class:`KDSegmentatorLib.segmenter.Segmenter`.
@@ -42,6 +44,7 @@ def make_segmenter(settings: Settings, size: str, cancel: CancelCheck) -> Segmen
         threads=settings.threads,
         store=pack_store(settings),
         cancel=cancel,
+        regions=regions,
     )
     for damaged in segmenter.damaged:
         _log.warning("%s is left out: %s", damaged.id, damaged.error)

@@ -8,6 +8,7 @@ from pathlib import Path
 from KDSegmentatorLib.engines.memory_failure import memory_failure
 from KDSegmentatorLib.errors import CancelledError, KDSegmentatorError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.chain import Regions
 from KDSegmentatorLib.inference.progress import CancelCheck, Steps
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.jobs.exchange import read_exchange, write_exchange
@@ -43,6 +44,7 @@ def run_segmentation(request: SegmentRequest, folder: Path, reporter: Reporter, 
         KDSegmentatorError: the volume cannot be read, or no size could be run; the first one's error.
     """
     volume: Volume | None = None
+    regions = Regions()
     runs: list[StoredRun] = []
     failures: list[StoredFailure] = []
     first: KDSegmentatorError | None = None
@@ -54,7 +56,7 @@ def run_segmentation(request: SegmentRequest, folder: Path, reporter: Reporter, 
             volume = _read_input(request.input, folder)
         loading.advance()
         try:
-            runs.append(_run_size(request.settings, size, number, volume, folder, loading, reporting, cancel))
+            runs.append(_run_size(request.settings, size, number, volume, regions, folder, loading, reporting, cancel))
         except (CancelledError, UnsuitableVolumeError):  # no other size would do better
             raise
         except (KDSegmentatorError, MemoryError) as caught:
@@ -79,13 +81,14 @@ def _run_size(
     size: str,
     number: int,
     volume: Volume,
+    regions: Regions,
     folder: Path,
     loading: Steps,
     reporting: RunReporter,
     cancel: CancelCheck,
 ) -> StoredRun:
     """Segment with one size and write the volumes; engine and volumes are gone from memory when the next one starts."""
-    segmenter = make_segmenter(settings, size, cancel)
+    segmenter = make_segmenter(settings, size, cancel, regions)
     result = segment_volume(segmenter, volume, size, settings, loading, reporting.progress, cancel)
     labels, entropy = f"labels-{number}.npy", f"entropy-{number}.npy"
     writing = Steps("write", 2, reporting.progress, cancel)

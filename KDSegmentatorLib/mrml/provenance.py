@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.inference.segmentation import RunRecord
@@ -17,7 +18,7 @@ def node_attributes(record: RunRecord) -> dict[str, str]:
     """Return a run's record as attributes of the segmentation node, saved with the scene.
 
     The names are those of :class:`RunRecord` after ``KDSegmentator.``, stages of ``seconds`` after a further dot, for
-    example ``KDSegmentator.pack_id`` and ``KDSegmentator.seconds.total``.
+    example ``KDSegmentator.pack_id`` and ``KDSegmentator.seconds.total``; those of an earlier stage after ``region.``.
     """
     attributes = {
         "pack_id": record.pack_id,
@@ -36,6 +37,12 @@ def node_attributes(record: RunRecord) -> dict[str, str]:
         "library_version": record.library_version,
     }
     attributes |= {f"seconds.{stage}": f"{seconds:.3f}" for stage, seconds in record.seconds.items()}
+    if record.region is not None:
+        earlier = dataclasses.asdict(record.region)
+        attributes |= {
+            f"region.{name}": str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in earlier.items()
+        }
     return {ATTRIBUTE_PREFIX + name: value for name, value in attributes.items()}
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
+from KDSegmentatorLib.inference.region import FoundRegion
 from KDSegmentatorLib.mrml.grids import quoted
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
@@ -23,6 +24,7 @@ def segment_volume_node(
     pack: StudentPack,
     engine: Engine,
     *,
+    region: FoundRegion | Literal["given"] | None = None,
     name: str | None = None,
     labels: Sequence[str | int] | None = None,
     mirroring: bool = False,
@@ -36,6 +38,8 @@ def segment_volume_node(
         node: the scan, under linear transforms or none.
         pack: the student.
         engine: runs the pack's body.
+        region: for a pack with an earlier stage, what that found in the node's volume; see
+            :func:`KDSegmentatorLib.inference.pipeline.segment`.
         name: of the segmentation node; see :func:`KDSegmentatorLib.mrml.segmentations.segmentation_node`.
         labels: see :func:`KDSegmentatorLib.inference.pipeline.segment`, also for the following.
         mirroring: average over mirrored windows.
@@ -56,6 +60,7 @@ def segment_volume_node(
         volume_from_node(node),
         pack,
         engine,
+        region=region,
         labels=labels,
         mirroring=mirroring,
         check_input=check_input,

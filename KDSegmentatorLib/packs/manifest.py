@@ -104,6 +104,21 @@ class FieldOfView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Region:
+    """An earlier stage: another pack that finds the part of the volume which this one was trained to see.
+
+    That pack is run on the same volume first. What lies farther than ``margin_mm`` from all of its structures becomes
+    0, as in training images that were masked in that way, for example skull-stripped ones; then this pack is run.
+    ``pack`` is the other pack's id, ``minimum_version`` (``major.minor.patch``) the oldest version that will do. It has
+    no region itself: chains have two packs.
+    """
+
+    pack: str
+    minimum_version: str
+    margin_mm: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Windows:
     """The sliding window: size in voxels, step as a fraction of it, array axes that training mirrored."""
 
@@ -251,6 +266,7 @@ class Manifest:
         task: the family's name; packs of one task are one family.
         size: ``x1`` (the teacher), ``x1/2``, ``x1/4``, ...
         field_of_view: None in packs that were exported before it was written down; then it is not checked.
+        region: the pack that is run before this one; None if this one sees the whole volume.
         files: every file of the pack but ``manifest.json``, by its name (no folders).
     """
 
@@ -265,6 +281,7 @@ class Manifest:
     labels: tuple[Label, ...]
     preprocessing: Preprocessing
     field_of_view: FieldOfView | None = None
+    region: Region | None = None
     windows: Windows
     network: Network
     evaluation: Evaluation | None

@@ -24,6 +24,7 @@ from KDSegmentatorLib.packs.manifest import (
     Preprocessing,
     Provenance,
     ReducedPrecision,
+    Region,
     Resampling,
     Windows,
 )
@@ -44,6 +45,9 @@ MAXIMUM_FILES = 32
 
 MAXIMUM_WINDOW_BYTES = 4 << 30
 """Largest output of the body for one window, float32: 4 GiB."""
+
+MAXIMUM_MARGIN_MM = 100
+"""Largest margin round the region that an earlier stage finds."""
 
 MAXIMUM_LABELS = 65535
 """Label maps are stored in 16 bits."""
@@ -78,6 +82,9 @@ ID_PATTERN = r"[a-z0-9]+(-[a-z0-9]+)*-x1(_([2-9]|[1-9][0-9]{1,2}))?"
 METHOD_PATTERN = r"[a-z0-9]+(-[a-z0-9]+)*"
 VERSION_PATTERN = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}"
 
+_ID = Rule(pattern=ID_PATTERN, max_length=80, meaning="task, '-' and size with '_' for '/', like 'hippocampus-x1_4'")
+_VERSION = Rule(pattern=VERSION_PATTERN, meaning="major.minor.patch, like '1.0.2'")
+
 METHOD = Rule(pattern=METHOD_PATTERN, max_length=40, meaning="a method's name, like 'logit-reco'")
 
 UNDISTILLED = ("teacher", "plain")
@@ -85,10 +92,8 @@ UNDISTILLED = ("teacher", "plain")
 
 RULES: Rules = {
     (Manifest, "schema_version"): Rule(minimum=1),
-    (Manifest, "id"): Rule(
-        pattern=ID_PATTERN, max_length=80, meaning="task, '-' and size with '_' for '/', like 'hippocampus-x1_4'"
-    ),
-    (Manifest, "version"): Rule(pattern=VERSION_PATTERN, meaning="major.minor.patch, like '1.0.2'"),
+    (Manifest, "id"): _ID,
+    (Manifest, "version"): _VERSION,
     (Manifest, "task"): Rule(
         pattern=TASK_PATTERN, max_length=64, meaning="lower-case letters and digits with single '-' between"
     ),
@@ -113,6 +118,9 @@ RULES: Rules = {
     (Preprocessing, "spacing"): Rule(above=0),
     (FieldOfView, "smallest"): Rule(above=0),
     (FieldOfView, "largest"): Rule(above=0),
+    (Region, "pack"): _ID,
+    (Region, "minimum_version"): _VERSION,
+    (Region, "margin_mm"): Rule(minimum=0, maximum=MAXIMUM_MARGIN_MM),
     (Windows, "patch_size"): Rule(minimum=1, maximum=1024),
     (Windows, "step_fraction"): _FRACTION,
     (Windows, "mirroring_axes"): _AXES,
@@ -168,6 +176,8 @@ def check(manifest: Manifest) -> None:
     _check_preprocessing(manifest.preprocessing)
     if manifest.field_of_view is not None:
         _check_field_of_view(manifest.field_of_view)
+    if manifest.region is not None and manifest.region.pack == manifest.id:
+        raise FieldError("region.pack", f"must be another pack than {manifest.id} itself")
     _check_network(manifest)
     _check_files(manifest)
     _check_provenance(manifest.provenance)

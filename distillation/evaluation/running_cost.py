@@ -72,7 +72,7 @@ def main(arguments: Sequence[str]) -> None:
     asked = int(threads) or None
     engine = choose_engine(pack, EngineRequest(precision="float32", threads=asked)).engine
     volume = read_volume(Path(image))
-    seconds = [segment(volume, pack, engine).record.seconds["total"] for _ in range(1 + int(rounds))]
+    seconds = [segment(volume, pack, engine, region="given").record.seconds["total"] for _ in range(1 + int(rounds))]
     found = {
         "seconds": round(median(seconds[1:]), 4),
         "peak_bytes": peak_memory(),

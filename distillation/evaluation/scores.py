@@ -174,7 +174,7 @@ def score_pack(
         if sorted(row.label for row in rows) == sorted(values):
             scores += rows
             continue
-        result = segment(read_volume(case.image), pack, engine, mirroring=mirroring)
+        result = segment(read_volume(case.image), pack, engine, region="given", mirroring=mirroring)
         reference = read_volume(case.label, allow_constant=True)  # a case may hold none of the labels
         if not reference.same_grid(result.volume):
             raise ExportError(f"the segmentation of {case.name} is not on the grid of {case.label}")

@@ -109,6 +109,7 @@ def export_pack(
         labels=recipe.labels,
         preprocessing=preprocessing,
         field_of_view=describe_field_of_view(cases, preprocessing.axis_codes),
+        region=recipe.region,
         windows=windows,
         network=Network(
             architecture=model.configuration["architecture"]["network_class_name"].rpartition(".")[2],

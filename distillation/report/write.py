@@ -114,7 +114,7 @@ def _qualitative(stages: Stages, results: TaskResults, packs: dict[str, StudentP
     for model in shown:
         engine = choose_engine(packs[model], EngineRequest(precision="float32")).engine
         dice = results.joined()[model].metrics["dice"].cases[case.name]
-        segmentation = segment(image, packs[model], engine).volume
+        segmentation = segment(image, packs[model], engine, region="given").volume
         columns.append(Column(title=f"{model}\nmean Dice {dice:.3f}", segmentation=segmentation))
     recipe = stages.recipe.pack
     return qualitative_figure(image, columns, recipe.labels, case=case.name, modality=recipe.modality)

@@ -100,7 +100,7 @@ def compare_cases(
     predictor.initialize_from_trained_model_folder(str(model.folder), (model.fold,), checkpoint)
     for case in cases:
         volume = read_volume(case.image)
-        ours = segment(volume, pack, engine, check_input=False)
+        ours = segment(volume, pack, engine, region="given", check_input=False)
         voxels, spacing = volume.voxels[None].astype(np.float32), {"spacing": list(volume.spacing[::-1])}
         found = []
         for sums in (torch.half, torch.float32):

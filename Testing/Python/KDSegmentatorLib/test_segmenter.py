@@ -123,7 +123,7 @@ def test_auto_leaves_damaged_packs_out_and_says_so(store: PackStore, caplog: pyt
     assert [pack.id for pack in segmenter.damaged] == ["generated-x1"]
     assert segmenter(SMALL).record.size == "x1/2"
     assert "generated-x1 is left out" in caplog.text
-    assert str(segmenter.choose(SMALL).reason).endswith("; left out as damaged: generated-x1")
+    assert str(segmenter.choose(SMALL).reason).endswith("; left out as unusable: generated-x1")
     with pytest.raises(ManifestError):
         Segmenter("generated", "x1", store=store)
     assert Segmenter("generated", "x1/2", store=store).damaged == ()

@@ -84,7 +84,7 @@ def test_wishes_and_the_way_to_run_reach_the_estimate(store: PackStore, monkeypa
     monkeypatch.setattr(selection, "advise", spy)
     request = EngineRequest(engine="onnxruntime", threads=1)
     select(store, "generated").choose(VOLUME, request=request, mirroring=True, entropy=True, probabilities=2)
-    assert seen == [{"request": request, "mirroring": True, "entropy": True, "probabilities": 2}]
+    assert seen == [{"request": request, "mirroring": True, "entropy": True, "probabilities": 2, "region_packs": {}}]
 
 
 def test_what_nothing_here_can_run_is_refused(store: PackStore) -> None:
@@ -98,7 +98,7 @@ def test_damaged_packs_are_left_out_and_named(store: PackStore) -> None:
     assert [pack.id for pack in found.damaged] == ["generated-x1"]
     choice = found.choose(VOLUME)
     assert choice.pack.manifest.size == "x1/2"
-    assert str(choice.reason).endswith("; left out as damaged: generated-x1")
+    assert str(choice.reason).endswith("; left out as unusable: generated-x1")
     assert select(store, "generated", "x1/2").damaged == ()
     assert select(store, "other").damaged == ()
 

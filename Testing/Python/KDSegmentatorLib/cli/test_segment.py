@@ -269,7 +269,7 @@ def test_a_damaged_size_is_named_when_another_is_taken(
     assert "manifest.json" in err
     if not options:
         assert "generated-x1_2 1.0.0" in out
-        assert "left out as damaged: generated-x1" in out
+        assert "left out as unusable: generated-x1" in out
 
 
 def test_a_task_whose_packs_are_all_damaged_is_named(kdseg: Any, scan: Path, store: PackStore) -> None:

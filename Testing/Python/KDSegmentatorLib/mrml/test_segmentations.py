@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.geometry import Vector
+from KDSegmentatorLib.inference.segmentation import RegionRecord
+from KDSegmentatorLib.mrml.provenance import node_attributes
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from support.mrml_scene import (
@@ -176,6 +178,26 @@ def test_label_values_above_255(mrml: MrmlScene) -> None:
     np.testing.assert_array_equal(mrml.exported(node, reference).voxels, labels)
 
 
+def test_provenance_of_two_chained_packs() -> None:
+    region = RegionRecord(
+        pack_id="bright-x1_4",
+        pack_version="2.0.0",
+        pack_sha256="cd" * 32,
+        margin_mm=1.5,
+        engine="openvino",
+        device="cpu",
+        precision="bfloat16",
+        windows=4,
+        calls=4,
+        voxels=1234,
+        reused=False,
+    )
+    found = node_attributes(replace(RECORD, region=region))
+    for name in RegionRecord.__dataclass_fields__:
+        value = getattr(region, name)
+        assert found[f"KDSegmentator.region.{name}"] == (str(value).lower() if value is False else str(value))
+
+
 def test_provenance_is_complete(mrml: MrmlScene) -> None:
     node = segmentation_node(segmentation_of(placed(random_labels(SHAPE))), mrml.volume_node(placed(SCAN)))
     found = {
@@ -203,7 +225,7 @@ def test_provenance_is_complete(mrml: MrmlScene) -> None:
         "seconds.restore": "0.250",
         "seconds.total": "2.873",
     }
-    fields = {name for name in RECORD.__dataclass_fields__ if name != "seconds"}
+    fields = {name for name in RECORD.__dataclass_fields__ if name not in ("seconds", "region")}
     assert fields <= set(found), "a new field of RunRecord is not kept with the node"
     segment = node.GetSegmentation().GetNthSegment(0)
     assert tag(segment, "DICOM.SegmentAlgorithmType") == "AUTOMATIC"

@@ -1,0 +1,153 @@
+"""The region that an earlier pack found in a volume, and the volume with nothing but that region."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError, UnsuitableVolumeError
+from KDSegmentatorLib.geometry import Vector, Volume, slabs
+from KDSegmentatorLib.inference.cropping import Box, nonzero_box
+from KDSegmentatorLib.inference.segmentation import RegionRecord, RunRecord
+from KDSegmentatorLib.packs.manifest import Manifest
+
+_ROUNDING = 1e-6
+"""Of a margin: 3 voxels of 0.7 mm are 2.1 mm, also in floating point."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoundRegion:
+    """What an earlier pack found in a volume (:func:`KDSegmentatorLib.inference.chain.find_region`).
+
+    Attributes:
+        mask: (z, y, x), bool, on the volume's grid: the voxels of any of that pack's structures.
+        title: that pack's title.
+        structures: the names of its structures.
+        record: how the mask came about.
+        reused: whether it was found before, for another pack.
+    """
+
+    mask: npt.NDArray[np.bool_]
+    title: str
+    structures: tuple[str, ...]
+    record: RunRecord
+    reused: bool = False
+
+
+def check_region(found: FoundRegion, manifest: Manifest, volume: Volume) -> None:
+    """Check that a region is the one that a pack needs, and that there is something in it.
+
+    Args:
+        found: the region.
+        manifest: of the later pack.
+        volume: in which it was found.
+
+    Raises:
+        InvalidSettingsError: it was found by another pack than the one that the manifest names.
+        GeometryError: it is not on the volume's grid.
+        UnsuitableVolumeError: it is empty; the message names both packs.
+    """
+    wanted = None if manifest.region is None else manifest.region.pack
+    if found.record.pack_id != wanted:
+        raise InvalidSettingsError(
+            f"{manifest.id} takes {f'the region of {wanted}' if wanted else 'no region'}, got that of "
+            f"{found.record.pack_id}"
+        )
+    if found.mask.shape != volume.voxels.shape:
+        raise GeometryError(
+            f"the region has the shape {found.mask.shape}, the volume {volume.voxels.shape}; find it in the same volume"
+        )
+    if not found.mask.any():
+        raise UnsuitableVolumeError(
+            f"{found.title} ({found.record.pack_id} {found.record.pack_version}) found nothing in this volume "
+            f"({', '.join(found.structures)}), and {manifest.title} ({manifest.id} {manifest.version}) segments only "
+            "what lies in what it finds. Check that the volume shows it, that its orientation is right, and that it is "
+            f"a scan such as this task is for ({manifest.modality}, {manifest.body_part.lower()})"
+        )
+
+
+def region_record(found: FoundRegion, margin_mm: float) -> RegionRecord:
+    """Return what the later pack's record says about the region."""
+    record = found.record
+    return RegionRecord(
+        pack_id=record.pack_id,
+        pack_version=record.pack_version,
+        pack_sha256=record.pack_sha256,
+        margin_mm=margin_mm,
+        engine=record.engine,
+        device=record.device,
+        precision=record.precision,
+        windows=record.windows,
+        calls=record.calls,
+        voxels=int(np.count_nonzero(found.mask)),
+        reused=found.reused,
+    )
+
+
+def only_region(
+    volume: Volume, mask: npt.NDArray[np.bool_], margin_mm: float, check: Callable[[], None] = lambda: None
+) -> Volume:
+    """Return the volume with 0 wherever it is farther than a margin from a mask.
+
+    Args:
+        volume: the scan.
+        mask: (z, y, x) on its grid, not empty.
+        margin_mm: distance between the centres of voxels, in mm, >= 0; 0 keeps the mask alone.
+        check: called again and again; may raise to stop.
+    """
+    voxels = np.zeros_like(volume.voxels)
+    box = _widened(nonzero_box(mask), mask.shape, volume.spacing, margin_mm)
+    kept = within(mask[box], volume.spacing, margin_mm, check)
+    source, target = volume.voxels[box], voxels[box]
+    for part in slabs(source):
+        check()
+        np.copyto(target[part], source[part], where=kept[part])
+    return volume.with_voxels(voxels)
+
+
+def within(
+    mask: npt.NDArray[np.bool_], spacing: Vector, margin_mm: float, check: Callable[[], None] = lambda: None
+) -> npt.NDArray[np.bool_]:
+    """Return the voxels that are no farther than a margin from the nearest voxel of a mask.
+
+    Distances in a plane are scipy's exact Euclidean ones; a plane k planes away has what is left of the margin,
+    margin^2 - (k dz)^2 in squares.
+
+    Args:
+        mask: (z, y, x).
+        spacing: along x, y, z in mm.
+        margin_mm: >= 0.
+        check: called for every plane; may raise to stop.
+    """
+    if margin_mm == 0:
+        return mask
+    from scipy.ndimage import distance_transform_edt
+
+    dx, dy, dz = spacing
+    planes, most = len(mask), margin_mm * (1 + _ROUNDING)
+    reach = int(most / dz)
+    left = [max(most**2 - (step * dz) ** 2, 0.0) for step in range(reach + 1)]
+    kept: npt.NDArray[np.bool_] = mask.copy()
+    for plane in range(planes):
+        check()
+        if not mask[plane].any():
+            continue
+        squares = np.square(distance_transform_edt(~mask[plane], sampling=(dy, dx)))
+        for other in range(max(0, plane - reach), min(planes, plane + reach + 1)):
+            kept[other] |= squares <= left[abs(other - plane)]
+    return kept
+
+
+def _widened(box: Box, shape: tuple[int, ...], spacing: Vector, margin_mm: float) -> Box:
+    """Return a box with the margin round it, as far as the grid goes."""
+    z, y, x = (
+        slice(max(0, part.start - more), min(length, part.stop + more))
+        for part, more, length in zip(
+            box, [math.ceil(margin_mm / step) for step in reversed(spacing)], shape, strict=True
+        )
+    )
+    return z, y, x
