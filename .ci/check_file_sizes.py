@@ -10,7 +10,7 @@ from pathlib import Path
 
 LIMIT_MIB = 16
 PACKS = Path("Resources/Packs")
-PACKS_LIMIT_MB = 20
+PACKS_LIMIT_MB = 50
 CHECKPOINTS = {".pth", ".pt", ".ckpt", ".pkl"}
 
 

@@ -14,7 +14,11 @@ from KDSegmentatorLib.packs.manifest import Manifest, Normalization, Precision
 from KDSegmentatorLib.packs.store import PackStore
 from support.generated_packs import manifest
 
-SHIPPED = {pack.manifest.size: pack for pack in PackStore(user_folder=Path("nowhere")).packs()}
+SHIPPED = {
+    pack.manifest.size: pack
+    for pack in PackStore(user_folder=Path("nowhere")).packs()
+    if pack.manifest.task == "hippocampus"
+}
 """The packs that come with KDSegmentator."""
 
 LARGE = Workload(
