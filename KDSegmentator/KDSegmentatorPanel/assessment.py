@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference import plausibility
 from KDSegmentatorLib.packs.catalogue import Family
+from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorPanel.estimation import Answer, Expected
 from KDSegmentatorPanel.outline import Outline
 from KDSegmentatorPanel.wording import for_people
@@ -65,7 +67,7 @@ def check(volume: Volume, families: Sequence[Family]) -> CheckedVolume:
         outline=Outline.of(volume),
         unusable=unusable,
         unlikely={
-            family.task: modalities[manifest.modality] or _problem(plausibility.check_field_of_view, volume, manifest)
+            family.task: modalities[manifest.modality] or _size_problem(volume, manifest, families)
             for family in ([] if unusable else families)
             for manifest in [family.packs[0].manifest]
         },
@@ -98,6 +100,17 @@ def with_estimates(assessment: Assessment, answer: Answer) -> Assessment:
             reason=found.reason,
         )
     return result
+
+
+def _size_problem(volume: Volume, manifest: Manifest, families: Sequence[Family]) -> str:
+    """Return why the field of view does not fit a pack, or the one that is run before it; empty if it does."""
+    region = manifest.region
+    if region is None:
+        return _problem(plausibility.check_field_of_view, volume, manifest)
+    earlier = [pack.manifest for family in families for pack in family.packs if pack.manifest.id == region.pack]
+    problems = [_problem(plausibility.check_field_of_view, volume, each) for each in earlier]
+    problems.append(_problem(partial(plausibility.check_field_of_view, region_known=False), volume, manifest))
+    return next((problem for problem in problems if problem), "")
 
 
 def _problem(look: Callable[..., None], volume: Volume, *wanted: object) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.packs.catalogue import families
+from KDSegmentatorLib.packs.pack import StudentPack
+from KDSegmentatorLib.packs.regions import dependents, region_problem
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.pack_card import card
 from KDSegmentatorPanel.segment_view import Message
@@ -77,7 +79,8 @@ class PacksPanel:
             return
         self._chosen = pack.manifest.id
         self._say(
-            _("Installed {id} {version}. All hashes are right.").format(id=self._chosen, version=pack.manifest.version)
+            _("Installed {id} {version}. All hashes are right.").format(id=self._chosen, version=pack.manifest.version),
+            pack,
         )
 
     def verify(self) -> None:
@@ -87,7 +90,9 @@ class PacksPanel:
         except KDSegmentatorError as error:
             self._fail(error)
             return
-        self._say(_("{id} {version}: all hashes are right.").format(id=self._chosen, version=pack.manifest.version))
+        self._say(
+            _("{id} {version}: all hashes are right.").format(id=self._chosen, version=pack.manifest.version), pack
+        )
 
     def remove(self) -> None:
         """Remove the chosen pack; one that came with the extension shows again."""
@@ -106,7 +111,7 @@ class PacksPanel:
         except KDSegmentatorError as error:
             self._fail(error)
             return
-        self._say(_("{id} is {version} again.").format(id=self._chosen, version=pack.manifest.version))
+        self._say(_("{id} is {version} again.").format(id=self._chosen, version=pack.manifest.version), pack)
 
     def view(self) -> PacksView:
         """Return what the box shows."""
@@ -140,8 +145,12 @@ class PacksPanel:
     def _source(self, pack_id: str) -> str:
         return _("shipped") if self._store.is_shipped(pack_id) else _("installed")
 
-    def _say(self, text: str) -> None:
-        self._message = Message(text=text)
+    def _say(self, text: str, pack: StudentPack | None = None) -> None:
+        """Show what was done, and what is in the way of running this pack and those that are run after the chosen."""
+        touched = [*([] if pack is None else [pack]), *dependents(self._chosen, self._store.packs())]
+        problems = [problem for each in touched if (problem := region_problem(each, self._store.find)) is not None]
+        message = " ".join([text, *(f"{problem[:1].upper()}{problem[1:]}." for problem in problems)])
+        self._message = Message(text=message, level="warning" if problems else "information")
 
     def _fail(self, error: KDSegmentatorError) -> None:
         self._message = Message(text=for_people(error), level="error")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -122,7 +123,9 @@ def check_intensities(volume: Volume, modality: Modality, check: Callable[[], No
         )
 
 
-def check_field_of_view(volume: Volume, manifest: Manifest, what: str = "the volume") -> None:
+def check_field_of_view(
+    volume: Volume, manifest: Manifest, what: str = "the volume", *, region_known: bool = True
+) -> None:
     """Check that the volume shows about as much of the body as the images that the pack was trained on.
 
     Lengths are compared along the pack's axis codes, so that the axis order in which a scan is stored does not matter;
@@ -135,6 +138,8 @@ def check_field_of_view(volume: Volume, manifest: Manifest, what: str = "the vol
         volume: the scan; for a pack with an earlier stage, nothing but the region.
         manifest: of the pack.
         what: how to call it in a message, if it is too large; too small is always the volume.
+        region_known: whether the volume shows what the pack will see. Before its earlier stage has found that, whether
+            it is too large cannot be told.
 
     Raises:
         ImplausibleVolumeError: it is too large or too small; the message says how to overrule.
@@ -144,7 +149,7 @@ def check_field_of_view(volume: Volume, manifest: Manifest, what: str = "the vol
         return
     codes = manifest.preprocessing.axis_codes
     lengths = seen = volume.extent(codes)
-    limits = [TIMES_LARGEST * largest for largest in trained.largest]
+    limits = [TIMES_LARGEST * largest if region_known else math.inf for largest in trained.largest]
     if any(length > limit for length, limit in zip(lengths, limits, strict=True)):
         nonzero = volume.voxels[nonzero_box(volume.voxels)]
         seen = Volume(nonzero, volume.spacing, volume.origin, volume.direction).extent(codes)

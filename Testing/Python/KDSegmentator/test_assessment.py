@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.packs.catalogue import Family, families
+from KDSegmentatorLib.packs.manifest import FieldOfView
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.assessment import assess, check, with_estimates
 from KDSegmentatorPanel.estimation import TaskEstimate
 from KDSegmentatorPanel.outline import Outline
+from support.chained_packs import after_earlier, install_earlier, install_later
 from support.generated_family import build_size
 
 
@@ -52,3 +56,26 @@ def test_estimates_are_added(installed: list[Family]) -> None:
     found = with_estimates(assessment, answer)["generated"]
     assert (found.problem, found.advised, found.reason) == ("No engine", "x1/4", "it is small")
     assert assessment["generated"].advised == ""
+
+
+def test_a_chained_pack_may_see_a_large_volume_because_its_earlier_stage_cuts_out_a_part(tmp_path: Path) -> None:
+    store = PackStore(tmp_path / "user", tmp_path / "none shipped")
+    small = FieldOfView(smallest=(9.0, 9.0, 9.0), largest=(10.0, 10.0, 10.0))
+    whole = FieldOfView(smallest=(12.0, 12.0, 12.0), largest=(30.0, 30.0, 30.0))
+
+    def problem(volume: Volume) -> str:
+        found = families(store.packs())
+        return assess(check(volume, found), found, check_input=True)["inside"].problem
+
+    def wide(edge: int) -> Volume:
+        return Volume(np.random.default_rng(0).gamma(2, 100, size=(edge,) * 3).astype(np.float32), (1.0, 1.0, 1.0))
+
+    install_later(store, tmp_path / "alone", region=None, field_of_view=small)
+    assert "too large" in problem(wide(24))
+    install_earlier(store, tmp_path, field_of_view=whole)
+    install_later(store, tmp_path, region=after_earlier(), field_of_view=small)
+    assert problem(wide(24)) == ""
+    assert "too large" in problem(wide(60)), "the earlier pack looks at the whole volume"
+    install_earlier(store, tmp_path / "any size")
+    assert problem(wide(60)) == ""
+    assert "too small" in problem(wide(5))

@@ -23,6 +23,7 @@ from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel import estimation
 from KDSegmentatorPanel.estimation import EstimateProcess, Question, estimate_here
 from KDSegmentatorPanel.outline import Outline
+from support.chained_packs import EARLIER, after_earlier, install_earlier, install_later
 from support.generated_family import build_size
 from support.job_processes import HANG, LONG_SECONDS, launching_program, released
 
@@ -202,3 +203,16 @@ def wait_until_held(path: Path) -> None:
                 return
         time.sleep(0.05)
     raise AssertionError(f"nobody holds {path}")
+
+
+def test_the_pack_that_is_run_before_counts_and_has_to_be_there(question: Question, tmp_path: Path) -> None:
+    store = PackStore(tmp_path / "user", tmp_path / "none shipped")
+    asked = replace(question, tasks=("inside",), user_packs=str(store.user_folder), shipped_packs=str(tmp_path))
+    install_later(store, tmp_path, region=None)
+    alone = estimate_here(asked, fixed_speed)["inside"].sizes["x1/4"]
+    install_later(store, tmp_path, region=after_earlier())
+    assert estimate_here(asked, fixed_speed)["inside"].problem.startswith(f"inside-x1_4 needs {EARLIER}")
+    install_earlier(store, tmp_path)
+    both = estimate_here(asked, fixed_speed)["inside"].sizes["x1/4"]
+    assert both.seconds > alone.seconds
+    assert alone.memory <= both.memory < 2 * alone.memory

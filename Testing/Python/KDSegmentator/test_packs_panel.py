@@ -15,6 +15,7 @@ from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel import pack_card
 from KDSegmentatorPanel.pack_card import card
 from KDSegmentatorPanel.packs_panel import PacksPanel
+from support.chained_packs import EARLIER, after_earlier, install_earlier, install_later
 from support.generated_family import build_size
 
 SHIPPED = Path(__file__).parents[3] / "Resources" / "Packs"
@@ -177,3 +178,22 @@ def test_the_table_of_the_readme_shows_them_too(monkeypatch: pytest.MonkeyPatch)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     assert "NSD" not in packs_table.tables([plain])
+
+
+def test_a_pack_without_the_one_that_is_run_before_it_says_so(tmp_path: Path) -> None:
+    store = PackStore(tmp_path / "user", tmp_path / "none shipped")
+    later = install_later(store, tmp_path, region=after_earlier())
+    panel = PacksPanel(store)
+    panel.install(later.folder)
+    message = panel.view().message
+    assert message.level == "warning"
+    assert f"Inside-x1_4 needs {EARLIER} 1.0.0 or later" in message.text
+    panel.verify()
+    assert f"install {EARLIER}" in panel.view().message.text
+    assert f"{EARLIER} 1.0.0 or later" in panel.view().card
+    panel.install(install_earlier(store, tmp_path).folder)
+    assert panel.view().message.level == "information"
+    panel.remove()
+    message = panel.view().message
+    assert message.text.startswith(f"Removed {EARLIER}. Inside-x1_4 needs {EARLIER}")
+    assert message.level == "warning"

@@ -33,6 +33,8 @@ def event(stage: Stage, run: int = 0, runs: int = 1, left: float | None = None) 
         (event("windows", left=2.0), "window 5 of 8 · 2 s left"),
         (event("windows"), "window 5 of 8"),
         (event("restore"), "putting the labels together"),
+        (event("region-windows", left=2.0), "finding the region: window 5 of 8 · 2 s left"),
+        (event("region-restore"), "finding the region: putting the labels together"),
         (event("preprocess", run=1, runs=3), "size 2 of 3 · preparing the volume"),
     ],
 )
