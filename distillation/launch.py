@@ -105,7 +105,11 @@ def train(
     with workspace.activated():
         # the first process decides: another one could see a file that appears in between
         if distributed.from_first((fold_folder / "checkpoint_final.pth").is_file()):
-            _check_finished(folder, plans)
+            if not trained_with(folder, plans):
+                raise TrainingError(
+                    f"{folder} was trained with other settings than the recipe's; remove or rename it to train again, "
+                    "or put the recipe back"
+                )
             return folder
         resume = distributed.from_first(any((fold_folder / name).is_file() for name in _TO_GO_ON_FROM))
         if distributed.process_rank() == 0:
@@ -133,13 +137,13 @@ def trainer_name(method: Method) -> str:
     return PLAIN_TRAINER if method == "plain" else DISTILLING_TRAINER
 
 
-def _check_finished(folder: Path, plans: dict[str, Any]) -> None:
-    """Check that a finished run is the one that was asked for."""
-    if not _same_run(read_plans(folder / "plans.json"), plans):
-        raise TrainingError(
-            f"{folder} was trained with other settings than the recipe's; remove or rename it to train again, or put "
-            "the recipe back"
-        )
+def trained_with(folder: Path, plans: dict[str, Any]) -> bool:
+    """Return whether a model folder was trained from these plans; paths in them may differ.
+
+    Raises:
+        TeacherError: its plans cannot be read.
+    """
+    return _same_run(read_plans(folder / "plans.json"), plans)
 
 
 def _same_run(found: dict[str, Any], wanted: dict[str, Any]) -> bool:

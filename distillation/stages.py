@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from distillation.dataset import Case, check_grids, find_dataset
-from distillation.launch import train
+from distillation.launch import train, trained_with
 from distillation.plans import read_plans, resolve_configuration
 from distillation.prepare import PreparedDataset, find_prepared, prepare
 from distillation.students import (
@@ -91,17 +91,33 @@ class Stages:
     def train_teacher(self, device: str = "cpu") -> TeacherSource:
         """Train the teacher; a given one is taken as it is."""
         if self.given_teacher is None:
-            self._train(plans_for_teacher(self.recipe, self.prepared().plans), device)
+            self._train(self._plans_of(None), device)
         return self.teacher()
 
     def train_student(self, student: Student, device: str = "cpu") -> Path:
         """Train one student, with its warm-up if it has one, and return its model folder."""
         plans = self.prepared().plans
-        warm_up = warm_up_folder(self.workspace, self.recipe, student.size, plans)
-        wanted = plans_for_student(self.recipe, student, plans, self.teacher(), warm_up)
-        if warm_up is not None:
+        wanted = self._plans_of(student)
+        if self.recipe.student(student.size).warm_up_epochs:
             self._train(plans_for_warm_up(self.recipe, student.size, plans), device)
         return self._train(wanted, device)
+
+    def is_prepared(self) -> bool:
+        """Return whether the dataset is prepared as the recipe says."""
+        try:
+            self.prepared()
+        except KDSegmentatorError:  # or in another way, which the stage itself explains
+            return False
+        return True
+
+    def is_trained(self, student: Student | None) -> bool:
+        """Return whether a student, or the teacher for None, is trained with the recipe's settings to the end."""
+        try:
+            source = self.teacher() if student is None else self.source(student.size, student.method)
+            there = source.path(self.recipe.dataset.fold).is_file()
+            return there and trained_with(source.folder, self._plans_of(student))
+        except KDSegmentatorError:  # not prepared, no teacher yet, or other settings
+            return False
 
     def teacher_pack(self, storage: Storage = "float16", exported: ExportReport | None = None) -> StudentPack:
         """Return the teacher's pack, exported if there is none or it is out of date."""
@@ -298,6 +314,14 @@ class Stages:
             fold=dataset.fold,
             device=device,
         )
+
+    def _plans_of(self, student: Student | None) -> dict[str, Any]:
+        """Return the plans that a student, or the teacher for None, is trained from."""
+        plans = self.prepared().plans
+        if student is None:
+            return plans_for_teacher(self.recipe, plans)
+        warm_up = warm_up_folder(self.workspace, self.recipe, student.size, plans)
+        return plans_for_student(self.recipe, student, plans, self.teacher(), warm_up)
 
     def _given_plans(self) -> dict[str, Any] | None:
         return None if self.given_teacher is None else read_plans(self.given_teacher.folder / "plans.json")

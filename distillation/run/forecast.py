@@ -12,6 +12,7 @@ import numpy as np
 from distillation.dataset import find_dataset, read_header
 from distillation.evaluation.scores import read_scores
 from distillation.plans import resolve_configuration, student_plans
+from distillation.run.augmentation_cost import augmenting_processes
 from distillation.run.curves import read_curves
 from distillation.run.hashes import settings_hash
 from distillation.run.training_cost import MeasuredSteps, TrainingWork, measure_steps, training_bytes
@@ -94,7 +95,9 @@ class Forecasts:
         measured = [self._steps_of(work, memory) for work in works]
         if any(each is None for each in measured):
             return forecast
-        total = sum(work.seconds(each) for work, each in zip(works, measured, strict=True) if each is not None)
+        processes = augmenting_processes()
+        pairs = zip(works, measured, strict=True)
+        total = sum(work.seconds(each, processes=processes) for work, each in pairs if each is not None)
         return replace(forecast, seconds=total, source="measured steps")
 
     def _works(self, step: Step) -> list[TrainingWork]:
@@ -127,6 +130,8 @@ class Forecasts:
             validation_steps=settings.epochs * settings.validation_iterations,
             precision=settings.precision,
             teachers=len(recipe.teacher_folds()) if teacher else 1,
+            gradient_checkpointing=settings.gradient_checkpointing,
+            mirroring_axes=settings.mirroring_axes,
         )
 
     def _steps_of(self, work: TrainingWork, memory: int) -> MeasuredSteps | None:
