@@ -1,4 +1,4 @@
-"""What augmentation costs: nnU-Net's own pipeline, timed on a few made-up patches."""
+"""What augmentation costs: the pipeline, nnU-Net's own and ours, timed on a few made-up patches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def measure_augmentation(work: TrainingWork) -> float:
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    from distillation.trainers import KDSegPlainTrainer
+    from distillation.augmentation.pipeline import with_augmentation
 
     patch = tuple(work.configuration["patch_size"])
     strides = np.array(work.configuration["architecture"]["arch_kwargs"]["strides"], dtype=float)
@@ -33,7 +33,7 @@ def measure_augmentation(work: TrainingWork) -> float:
         configuration_manager=SimpleNamespace(patch_size=patch), print_to_log_file=lambda *_: None
     )
     rotation, in_plane, drawn, _ = nnUNetTrainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size(planned)
-    transforms = KDSegPlainTrainer.get_training_transforms(
+    stock = nnUNetTrainer.get_training_transforms(
         patch,
         rotation,
         [list(scale) for scale in 1 / np.cumprod(strides, axis=0)][:-1],
@@ -41,6 +41,7 @@ def measure_augmentation(work: TrainingWork) -> float:
         in_plane,
         use_mask_for_norm=work.configuration["use_mask_for_norm"],
     )
+    transforms = with_augmentation(stock, work.augmentation, work.configuration["spacing"])
     torch.manual_seed(0)
     np.random.seed(0)
     taken: list[float] = []

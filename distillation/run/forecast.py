@@ -132,6 +132,7 @@ class Forecasts:
             teachers=len(recipe.teacher_folds()) if teacher else 1,
             gradient_checkpointing=settings.gradient_checkpointing,
             mirroring_axes=settings.mirroring_axes,
+            augmentation=settings.augmentation,
         )
 
     def _steps_of(self, work: TrainingWork, memory: int) -> MeasuredSteps | None:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from distillation.augmentation.settings import NNUNETS_OWN, AugmentationSettings
 from distillation.run.augmentation_cost import measure_augmentation
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.machine.peak_memory import peak_memory
@@ -47,6 +48,7 @@ class TrainingWork:
         teachers: networks of that configuration whose logits are averaged.
         gradient_checkpointing: whether stages are computed again for the gradient.
         mirroring_axes: array axes that augmentation mirrors.
+        augmentation: what is done beyond nnU-Net's own augmentation.
         channels: input channels.
         labels: outputs, background included.
         batch_size: patches a step.
@@ -66,6 +68,13 @@ class TrainingWork:
     teachers: int = 1
     gradient_checkpointing: bool = False
     mirroring_axes: tuple[int, ...] = (0, 1, 2)
+    augmentation: AugmentationSettings = NNUNETS_OWN
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainingWork:
+        """Return the work that was written as JSON, ``asdict`` of it."""
+        content = json.loads(text)
+        return cls(**{**content, "augmentation": AugmentationSettings(**content["augmentation"])})
 
     def seconds(self, measured: MeasuredSteps, *, processes: int = 0) -> float:
         """Return how long it will take.
@@ -277,4 +286,4 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_measure(TrainingWork(**json.load(sys.stdin))))))  # noqa: T201 - the result
+    print(json.dumps(asdict(_measure(TrainingWork.from_json(sys.stdin.read())))))  # noqa: T201 - the result
