@@ -263,12 +263,6 @@ class Stages:
         write_efficiency(path, rows)
         return path
 
-    def report(self) -> Path:
-        """Write the report of what was evaluated, ``report/report.html`` and ``report.md``, and return the former."""
-        from distillation.report.write import write_report
-
-        return write_report(self)
-
     def _int8_body(self, member: Member, windows: int, quantizing: Callable[[str], None] | None) -> bytes:
         """Return a pack's network in int8; quantised once for each checkpoint and number of windows."""
         from distillation.export.body import split_network

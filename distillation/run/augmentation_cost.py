@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from distillation.run.training_cost import TrainingWork
+    from distillation.run.training_work import TrainingWork
 
 _FEWEST_PATCHES = 4
 _MOST_PATCHES = 24  # transforms are drawn with probabilities of 0.1 to 0.3

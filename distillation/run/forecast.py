@@ -15,7 +15,8 @@ from distillation.plans import resolve_configuration, student_plans
 from distillation.run.augmentation_cost import augmenting_processes
 from distillation.run.curves import read_curves
 from distillation.run.hashes import settings_hash
-from distillation.run.training_cost import MeasuredSteps, TrainingWork, measure_steps, training_bytes
+from distillation.run.training_cost import measure_steps, training_bytes
+from distillation.run.training_work import MeasuredSteps, TrainingWork
 from distillation.sizes import alpha_of
 from distillation.students import select_students
 from KDSegmentatorLib.errors import InsufficientMemoryError, KDSegmentatorError, TrainingError

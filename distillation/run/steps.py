@@ -312,7 +312,9 @@ class Steps:
                 self._say(f"MONAI bundle: {bundle}")
 
     def _write_report(self) -> None:
-        self._say(f"report: {self._stages.report()}")
+        from distillation.report.write import write_report
+
+        self._say(f"report: {write_report(self._stages)}")
 
 
 def describe_agreement(name: str, agreement: Agreement) -> str:

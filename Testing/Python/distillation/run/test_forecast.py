@@ -16,7 +16,8 @@ from distillation.efficiency import network_cost
 from distillation.recipe import Recipe
 from distillation.run.forecast import Forecast, check_machine
 from distillation.run.steps import STAGES, Step, parse_stages
-from distillation.run.training_cost import MeasuredSteps, TrainingWork, measure_steps, training_bytes
+from distillation.run.training_cost import measure_steps, training_bytes
+from distillation.run.training_work import MeasuredSteps, TrainingWork
 from distillation.students import Student
 from KDSegmentatorLib.errors import InsufficientMemoryError, InvalidSettingsError, TrainingError
 

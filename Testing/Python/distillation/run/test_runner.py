@@ -25,7 +25,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 import distillation.evaluation.family as family
 from distillation.cli import main
-from distillation.run.training_cost import MeasuredSteps
+from distillation.run.training_work import MeasuredSteps
 from distillation.stages import Stages
 
 pytestmark = pytest.mark.training
