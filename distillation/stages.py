@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from distillation.dataset import Case, check_grids, find_dataset
-from distillation.launch import train, trained_with
+from distillation.launch import train, training_progress
 from distillation.plans import read_plans, resolve_configuration
 from distillation.prepare import PreparedDataset, find_prepared, prepare
 from distillation.students import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from distillation.evaluation.family import FamilyProgress, FamilyResult, Member
     from distillation.export.agreement import Agreement
     from distillation.export.body import Storage
-    from distillation.launch import Workspace
+    from distillation.launch import Progress, Workspace
     from distillation.recipe import Recipe
 
     ExportReport = Callable[[str, Agreement], None]
@@ -102,22 +102,28 @@ class Stages:
             self._train(plans_for_warm_up(self.recipe, student.size, plans), device)
         return self._train(wanted, device)
 
-    def is_prepared(self) -> bool:
+    def preparation(self) -> Progress:
         """Return whether the dataset is prepared as the recipe says."""
         try:
             self.prepared()
         except KDSegmentatorError:  # or in another way, which the stage itself explains
-            return False
-        return True
+            return "new"
+        return "done"
 
-    def is_trained(self, student: Student | None) -> bool:
-        """Return whether a student, or the teacher for None, is trained with the recipe's settings to the end."""
+    def training(self, student: Student | None) -> Progress:
+        """Return how far a student, or the teacher for None, is trained with the recipe's settings."""
         try:
-            source = self.teacher() if student is None else self.source(student.size, student.method)
-            there = source.path(self.recipe.dataset.fold).is_file()
-            return there and trained_with(source.folder, self._plans_of(student))
-        except KDSegmentatorError:  # not prepared, no teacher yet, or other settings
-            return False
+            return self._progress(self._plans_of(student))
+        except KDSegmentatorError:  # not prepared, or no teacher yet
+            return "new"
+
+    def warm_up(self, size: str) -> Progress:
+        """Return how far the warm-up of a size is.
+
+        Raises:
+            TrainingError: the dataset is not prepared.
+        """
+        return self._progress(plans_for_warm_up(self.recipe, size, self.prepared().plans))
 
     def teacher_pack(self, storage: Storage = "float16", exported: ExportReport | None = None) -> StudentPack:
         """Return the teacher's pack, exported if there is none or it is out of date."""
@@ -307,6 +313,12 @@ class Stages:
             configuration=dataset.configuration,
             fold=dataset.fold,
             device=device,
+        )
+
+    def _progress(self, plans: dict[str, Any]) -> Progress:
+        dataset = self.recipe.dataset
+        return training_progress(
+            self.workspace, dataset=dataset.name, plans=plans, configuration=dataset.configuration, fold=dataset.fold
         )
 
     def _plans_of(self, student: Student | None) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Forecasts:
         distilled = step.student.method != "plain"
         settings = recipe.settings(student.epochs, student.minimum_width)
         works = [self._work(prepared.plans, alpha, settings, teacher=distilled)]
-        if student.warm_up_epochs:
+        if student.warm_up_epochs and self._stages.warm_up(student.size) != "done":
             warm_up = replace(settings, epochs=student.warm_up_epochs)
             works.insert(0, self._work(prepared.plans, alpha, warm_up, teacher=False))
         return works

@@ -33,8 +33,10 @@ def judge(step: Step, records: Records) -> Judgement:
     except OSError as error:
         raise TrainingError(f"{step.name}: {error}; check the files and start again") from error
     status = records.status(step.name, inputs)
-    if status.state in ("new", "started") and step.found():
-        status = Status(state="done", record=status.record)
+    if status.state in ("new", "started"):
+        found = step.found()
+        if found == "done" or status.state == "new":
+            status = Status(state=found, record=status.record)
     return Judgement(inputs=inputs, status=status)
 
 

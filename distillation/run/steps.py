@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from distillation.export.agreement import Agreement
     from distillation.export.body import Storage
+    from distillation.launch import Progress
     from distillation.stages import Stages
     from KDSegmentatorLib.packs.manifest import Method
     from KDSegmentatorLib.packs.pack import StudentPack
@@ -60,7 +61,7 @@ class Step:
         inputs: returns a hash by name of everything that the result depends on; what is not there yet is ``missing``.
         outputs: returns the files and folders that it leaves.
         work: does it; finished parts are not done again.
-        found: returns whether what it leaves is there, and made with the recipe's settings, where no record says so.
+        found: returns how far it is by what it left, made with the recipe's settings, where no record tells.
         trained: folder of the model that it trains; such work is never thrown away.
         student: the student that it trains; None in other steps.
     """
@@ -70,7 +71,7 @@ class Step:
     inputs: Callable[[], dict[str, str]]
     outputs: Callable[[], list[Path]]
     work: Callable[[], None]
-    found: Callable[[], bool] = lambda: False
+    found: Callable[[], Progress] = lambda: "new"
     trained: Callable[[], Path] | None = None
     student: Student | None = None
 
@@ -131,7 +132,7 @@ class Steps:
             inputs=inputs,
             outputs=lambda: [self._stages.prepared().folder / "splits_final.json"],
             work=self._run_preparation,
-            found=self._stages.is_prepared,
+            found=self._stages.preparation,
         )
 
     def _teacher(self) -> Step:
@@ -151,7 +152,7 @@ class Steps:
             inputs=lambda: {**self._training_inputs(), "recipe's teacher": settings_hash(recipe.teacher.epochs)},
             outputs=lambda: [self._stages.teacher().path(self._fold)],
             work=lambda: self._say(f"teacher: {self._stages.train_teacher(self._options.device).folder}"),
-            found=lambda: self._stages.is_trained(None),
+            found=lambda: self._stages.training(None),
             trained=lambda: self._stages.teacher().folder,
         )
 
@@ -171,7 +172,7 @@ class Steps:
             inputs=inputs,
             outputs=lambda: [self._stages.source(student.size, student.method).path(self._fold)],
             work=lambda: self._say(f"{student.title}: {self._stages.train_student(student, self._options.device)}"),
-            found=lambda: self._stages.is_trained(student),
+            found=lambda: self._stages.training(student),
             trained=lambda: self._stages.source(student.size, student.method).folder,
             student=student,
         )

@@ -371,6 +371,9 @@ def _check_that_run_knows_them(common, work, shipped, capsys):
     shutil.rmtree(work / "run")  # as an earlier version left it
     found = states()
     assert (found["prepare"], found["student x1/2 logit"], found["evaluate"]) == ("done", "done", "to do")
+    (final,) = (work / "results" / DATASET).rglob("checkpoint_final.pth")
+    final.rename(final.with_name("checkpoint_latest.pth"))
+    assert states()["student x1/2 logit"] == "broken off, goes on"
     recipe = Path(common[0])
     recipe.write_text(recipe.read_text().replace("temperature: 2.0", "temperature: 3.0"))
     assert states()["student x1/2 logit"] == "to do"

@@ -101,6 +101,7 @@ def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], re
     stages = SimpleNamespace(
         recipe=replace(recipe, students=(student,), teacher=folds),
         prepared=lambda: SimpleNamespace(plans=plans(features=(16, 32)), raw=raw),
+        warm_up=lambda size: "new",
     )
     forecasts = module.Forecasts(stages, measure=False)  # type: ignore[arg-type]
     for method, teachers in (("plain", 1), ("logit", 3)):
@@ -110,6 +111,8 @@ def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], re
         assert (warm_up.steps, warm_up.teacher, warm_up.teachers) == (3, None, 1)
         assert (distilled.steps, distilled.teachers) == (6, teachers)
         assert (distilled.teacher is None) == (method == "plain")
+    stages.warm_up = lambda size: "done"  # by another method of the size
+    assert len(forecasts._works(replace(step(), student=Student(size="x1/2", method="plain")))) == 1
 
 
 def step() -> Step:
