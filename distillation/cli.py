@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from distillation.launch import Workspace
 from distillation.recipe import read_recipe, shipped_recipes
+from distillation.run.record import Records
 from distillation.run.runner import describe_forecast, describe_status, plan_run, run
-from distillation.run.steps import STAGES, RunOptions, Steps, parse_stages
+from distillation.run.steps import STAGES, RunOptions, Steps, describe_agreement, describe_pack, parse_stages
 from distillation.stages import CALIBRATION_WINDOWS, Stages
 from distillation.students import TEACHER_SIZE, Student, TeacherSource, select_students
 from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError, KDSegmentatorError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from distillation.export.agreement import Agreement
+    from distillation.run.steps import Stage, Step
 
 PROGRAM = "kdseg-distill"
 BAD_INPUT = 2
@@ -125,7 +127,9 @@ def _parser() -> argparse.ArgumentParser:
         "--stage", metavar="S", help=f"one of {', '.join(STAGES)}, or a range as in students-evaluate (default: all)"
     )
     whole.add_argument("--dry-run", action="store_true", help="print what is done and what the rest will take")
-    whole.add_argument("--no-measure", action="store_true", help="with --dry-run: no trial steps of the trainings")
+    whole.add_argument(
+        "--no-measure", action="store_true", help="no trial steps, which forecast how long trainings take"
+    )
     whole.add_argument("--output", type=Path, help="folder for the packs (default: WORKSPACE/family)")
     whole.add_argument("--bundles", type=Path, metavar="DIR", help="write MONAI bundles too")
     whole.add_argument("--threads", type=int, help="CPU threads of the engines (default: one a physical core)")
@@ -218,28 +222,31 @@ def _synthesize(options: argparse.Namespace) -> None:
     print(f"made: {synthesize(recipe, options.label_maps, options.raw, options.count, report)}")
 
 
-def _prepare(stages: Stages, options: argparse.Namespace) -> None:  # noqa: ARG001 - all stages are called alike
-    prepared = stages.prepare()
-    held_out = prepared.held_out_cases(stages.recipe.dataset.fold)
-    print(f"{len(prepared.raw.cases)} cases prepared in {prepared.folder}, {len(held_out)} of them held out")
+def _prepare(stages: Stages, options: argparse.Namespace) -> None:
+    _run_stages(stages, options, "prepare")
 
 
 def _train_teacher(stages: Stages, options: argparse.Namespace) -> None:
-    print(f"teacher: {stages.train_teacher(options.device).folder}")
+    _run_stages(stages, options, "teacher")
 
 
 def _distil(stages: Stages, options: argparse.Namespace) -> None:
-    for student in _students(stages, options):
-        print(f"{student.title}: {stages.train_student(student, options.device)}")
+    given: tuple[Stage, ...] = ("teacher",) if stages.given_teacher is not None else ()  # it is checked first
+    _run_stages(stages, options, *given, "students", students=_students(stages, options))
 
 
 def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
+    if not (options.packs or options.mirroring or options.student or options.method):
+        _run_stages(stages, options, "evaluate")
+        return
     if options.packs is not None:
         packs = stages.packs_in(options.packs)
     else:
         packs = [stages.teacher_pack(options.storage, _print_agreement)]
         for student in _students(stages, options):
             packs.append(stages.student_pack(student, options.storage, _print_agreement))
+    if not options.mirroring:
+        _forget(stages, "evaluate")  # its tables are replaced by these
     result = stages.evaluate(
         packs,
         mirroring=options.mirroring,
@@ -261,52 +268,82 @@ def _field_of_view(stages: Stages, options: argparse.Namespace) -> None:
 
 
 def _export(stages: Stages, options: argparse.Namespace) -> None:
-    from distillation.export.folder import copy_pack
     from KDSegmentatorLib.packs.archive import SUFFIX, write_archive
 
-    method = options.method or stages.recipe.pack.method
+    if options.student is None and options.method in (None, stages.recipe.pack.method):
+        folders = [folder for step in _run_stages(stages, options, "export") for folder in step.outputs()]
+    else:
+        folders = _export_some(stages, options)
+    for folder in folders if options.archive else ():
+        archive = folder.with_name(f"{folder.name}{SUFFIX}")
+        write_archive(folder, archive)
+        print(f"{archive}: for 'kdseg packs install'")
+
+
+def _export_some(stages: Stages, options: argparse.Namespace) -> list[Path]:
+    """Write the packs of one size or of another method than the recipe's, and return their folders."""
+    from distillation.export.folder import copy_pack
+
+    _forget(stages, "export")  # its packs may be replaced by these
     packs = []
     if options.student in (None, TEACHER_SIZE):
         packs.append(stages.teacher_pack(options.storage, _print_agreement))
     if options.student != TEACHER_SIZE:
+        method = options.method or stages.recipe.pack.method
         for student in select_students(stages.recipe, options.student, method):
             packs.append(stages.student_pack(student, options.storage, _print_agreement))
+    folders = []
     for pack in packs:
         copied = copy_pack(pack, options.output)
-        size = sum(record.size for record in copied.manifest.files.values())
-        score = copied.manifest.evaluation
-        dice = "not evaluated" if score is None else f"mean Dice {score.mean_dice.mean:.4f} on {score.cases} cases"
-        precisions = ["float32", *(each.precision for each in copied.manifest.network.reduced_precisions)]
-        print(f"{copied.folder}: {size / 1e6:.1f} MB, {dice}, {', '.join(precisions)}")
-        if options.archive:
-            archive = copied.folder.with_name(f"{copied.manifest.id}{SUFFIX}")
-            write_archive(copied.folder, archive)
-            print(f"{archive}: for 'kdseg packs install'")
+        print(describe_pack(copied))
+        folders.append(copied.folder)
         if options.bundles:
             made_by = copied.manifest.provenance.method
             print(f"{stages.bundle(copied.manifest.size, made_by, options.bundles)}: MONAI bundle")
+    return folders
 
 
 def _run(stages: Stages, options: argparse.Namespace) -> None:
-    chosen = RunOptions(
-        device=options.device,
-        threads=options.threads,
-        storage=options.storage,
-        calibration_windows=options.calibration_windows,
-        output=options.output or options.workspace / "family",
-        bundles=options.bundles,
-    )
-    steps = Steps(stages, chosen, _say)
-    wanted = parse_stages(options.stage)
+    steps = Steps(stages, _run_options(options), _say)
+    chosen = steps.of(*parse_stages(options.stage))
+    measure = options.device == "cpu" and not options.no_measure
     if not options.dry_run:
-        run(steps, stages, wanted, chosen, say=_say)
+        run(steps, chosen, stages, device=options.device, measure=measure, say=_say)
         return
-    for each in plan_run(steps, stages, wanted, measure=options.device == "cpu" and not options.no_measure):
+    for each in plan_run(chosen, stages, measure=measure):
         print(f"{each.step.name}: {describe_status(each.status)}; {describe_forecast(each.forecast)}")
 
 
-def _report(stages: Stages, options: argparse.Namespace) -> None:  # noqa: ARG001 - all stages are called alike
-    print(f"written to {stages.report()}")
+def _run_stages(
+    stages: Stages, options: argparse.Namespace, *names: Stage, students: Sequence[Student] | None = None
+) -> list[Step]:
+    """Run stages as ``run`` would, with the same records, and return their steps; of the students only these."""
+    chosen = _run_options(options)
+    steps = Steps(stages, chosen, _say)
+    wanted = [step for step in steps.of(*names) if students is None or step.student in (None, *students)]
+    run(steps, wanted, stages, device=chosen.device, measure=False, say=_say)
+    return wanted
+
+
+def _run_options(options: argparse.Namespace) -> RunOptions:
+    """Return how to run a recipe; a command that lacks an option leaves it as ``run`` has it by default."""
+    given = vars(options)
+    return RunOptions(
+        device=given.get("device", "cpu"),
+        threads=given.get("threads"),
+        storage=given.get("storage", "float16"),
+        calibration_windows=given.get("calibration_windows", CALIBRATION_WINDOWS),
+        output=given.get("output") or options.workspace / "family",
+        bundles=given.get("bundles"),
+    )
+
+
+def _forget(stages: Stages, step: str) -> None:
+    Records(stages.folder / "run").forget(step)
+
+
+def _report(stages: Stages, options: argparse.Namespace) -> None:
+    _run_stages(stages, options, "report")
 
 
 def _validation(options: argparse.Namespace) -> None:
@@ -332,10 +369,7 @@ def _students(stages: Stages, options: argparse.Namespace) -> tuple[Student, ...
 
 
 def _print_agreement(name: str, agreement: Agreement) -> None:
-    print(
-        f"{name} exported: logits within {agreement.exported:.1e} of torch; weights in the file change logits by up to "
-        f"{agreement.storage:.1e}, {agreement.equal_voxels:.4%} of voxels keep their label"
-    )
+    print(describe_agreement(name, agreement))
 
 
 def _print_quantizing(model: str) -> None:

@@ -6,12 +6,12 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from distillation.files import write_json
 from distillation.plans import read_plans
 from distillation.settings import PLANS_KEY, TrainingSettings
-from KDSegmentatorLib.errors import TrainingError
+from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
 from KDSegmentatorLib.packs.manifest import Method
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ TRAINER_FOLDER = Path(__file__).parent / "nnunet_trainers"
 
 PLAIN_TRAINER = "KDSegPlainTrainer"
 DISTILLING_TRAINER = "KDSegDistillingTrainer"
+
+Progress = Literal["new", "started", "done"]
+"""How far work is that no record tells of."""
 
 _TO_GO_ON_FROM = ("checkpoint_latest.pth", "checkpoint_best.pth")
 
@@ -97,15 +100,18 @@ def train(
     """
     from distillation import distributed
 
-    distillation = TrainingSettings.from_plans(plans).distillation
-    method: Method = "plain" if distillation is None else distillation.method
+    method = _method(plans)
     folder = model_folder(workspace, dataset, method, plans["plans_name"], configuration)
     fold_folder = folder / f"fold_{fold}"
     distributed.join_processes(device)
     with workspace.activated():
         # the first process decides: another one could see a file that appears in between
         if distributed.from_first((fold_folder / "checkpoint_final.pth").is_file()):
-            _check_finished(folder, plans)
+            if not _same_run(read_plans(folder / "plans.json"), plans):
+                raise TrainingError(
+                    f"{folder} was trained with other settings than the recipe's; remove or rename it to train again, "
+                    "or put the recipe back"
+                )
             return folder
         resume = distributed.from_first(any((fold_folder / name).is_file() for name in _TO_GO_ON_FROM))
         if distributed.process_rank() == 0:
@@ -133,13 +139,29 @@ def trainer_name(method: Method) -> str:
     return PLAIN_TRAINER if method == "plain" else DISTILLING_TRAINER
 
 
-def _check_finished(folder: Path, plans: dict[str, Any]) -> None:
-    """Check that a finished run is the one that was asked for."""
-    if not _same_run(read_plans(folder / "plans.json"), plans):
-        raise TrainingError(
-            f"{folder} was trained with other settings than the recipe's; remove or rename it to train again, or put "
-            "the recipe back"
-        )
+def training_progress(
+    workspace: Workspace, *, dataset: str, plans: dict[str, Any], configuration: str, fold: int
+) -> Progress:
+    """Return what :func:`train` would find with the same arguments.
+
+    A run of the same name with other settings is no progress; :func:`train` refuses to go on with it.
+    """
+    folder = model_folder(workspace, dataset, _method(plans), plans["plans_name"], configuration)
+    fold_folder = folder / f"fold_{fold}"
+    try:
+        if (fold_folder / "checkpoint_final.pth").is_file():
+            return "done" if _same_run(read_plans(folder / "plans.json"), plans) else "new"
+        if any((fold_folder / name).is_file() for name in _TO_GO_ON_FROM):
+            started = read_plans(workspace.preprocessed / dataset / f"{plans['plans_name']}.json")
+            return "started" if _same_run(started, plans) else "new"
+    except KDSegmentatorError:  # damaged plans
+        return "new"
+    return "new"
+
+
+def _method(plans: dict[str, Any]) -> Method:
+    distillation = TrainingSettings.from_plans(plans).distillation
+    return "plain" if distillation is None else distillation.method
 
 
 def _same_run(found: dict[str, Any], wanted: dict[str, Any]) -> bool:

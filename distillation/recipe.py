@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from distillation.augmentation.settings import NNUNETS_OWN, AugmentationSettings
 from distillation.evaluation.scores import SurfaceSettings
 from distillation.settings import MINIMUM_WIDTH, Optimizer, Precision, TrainingSettings
 from distillation.sizes import alpha_of
@@ -82,6 +83,7 @@ class TrainingRecipe:
     seed: int = 0
     precision: Precision = "auto"
     mirroring_axes: tuple[int, ...] = (0, 1, 2)
+    augmentation: AugmentationSettings = NNUNETS_OWN
     gradient_checkpointing: bool = False
 
 
@@ -267,6 +269,7 @@ class Recipe:
             seed=self.training.seed,
             precision=self.training.precision,
             mirroring_axes=self.training.mirroring_axes,
+            augmentation=self.training.augmentation,
             gradient_checkpointing=self.training.gradient_checkpointing,
             minimum_width=minimum_width,
         )

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
+from distillation.augmentation.settings import NNUNETS_OWN, AugmentationSettings
 from KDSegmentatorLib.errors import InvalidSettingsError
 
 PLANS_KEY = "kdsegmentator"
@@ -125,6 +126,7 @@ class TrainingSettings:
         seed: seed of weights and augmentation.
         precision: ``auto`` takes bfloat16 where a short measurement shows that the machine gains from it.
         mirroring_axes: array axes that augmentation mirrors, of 0, 1 and 2; inference may mirror the same ones.
+        augmentation: what is done to training patches beyond nnU-Net's own augmentation.
         initial_checkpoint: checkpoint of the same network whose weights training starts from; None draws them.
         initial_iterations: optimiser steps that those weights have seen already.
         gradient_checkpointing: keep the outputs of the network's stages only and compute the rest again for the
@@ -142,6 +144,7 @@ class TrainingSettings:
     seed: int = 0
     precision: Precision = "auto"
     mirroring_axes: tuple[int, ...] = (0, 1, 2)
+    augmentation: AugmentationSettings = NNUNETS_OWN
     initial_checkpoint: str | None = None
     initial_iterations: int = 0
     gradient_checkpointing: bool = False
@@ -193,9 +196,11 @@ class TrainingSettings:
                 "(teacher) or 'kdseg-distill distil' (students)"
             ) from None
         distillation = values.pop("distillation", None)
+        augmentation = values.pop("augmentation", {})  # of earlier versions
         try:
             return cls(
                 **values,
+                augmentation=AugmentationSettings(**augmentation),
                 distillation=None if distillation is None else DistillationSettings.from_plans(distillation),
             )
         except (KeyError, TypeError) as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from distillation.dataset import Case, check_grids, find_dataset
-from distillation.launch import train
+from distillation.launch import train, training_progress
 from distillation.plans import read_plans, resolve_configuration
 from distillation.prepare import PreparedDataset, find_prepared, prepare
 from distillation.students import (
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from distillation.evaluation.family import FamilyProgress, FamilyResult, Member
     from distillation.export.agreement import Agreement
     from distillation.export.body import Storage
-    from distillation.launch import Workspace
+    from distillation.launch import Progress, Workspace
     from distillation.recipe import Recipe
 
     ExportReport = Callable[[str, Agreement], None]
@@ -91,17 +91,39 @@ class Stages:
     def train_teacher(self, device: str = "cpu") -> TeacherSource:
         """Train the teacher; a given one is taken as it is."""
         if self.given_teacher is None:
-            self._train(plans_for_teacher(self.recipe, self.prepared().plans), device)
+            self._train(self._plans_of(None), device)
         return self.teacher()
 
     def train_student(self, student: Student, device: str = "cpu") -> Path:
         """Train one student, with its warm-up if it has one, and return its model folder."""
         plans = self.prepared().plans
-        warm_up = warm_up_folder(self.workspace, self.recipe, student.size, plans)
-        wanted = plans_for_student(self.recipe, student, plans, self.teacher(), warm_up)
-        if warm_up is not None:
+        wanted = self._plans_of(student)
+        if self.recipe.student(student.size).warm_up_epochs:
             self._train(plans_for_warm_up(self.recipe, student.size, plans), device)
         return self._train(wanted, device)
+
+    def preparation(self) -> Progress:
+        """Return whether the dataset is prepared as the recipe says."""
+        try:
+            self.prepared()
+        except KDSegmentatorError:  # or in another way, which the stage itself explains
+            return "new"
+        return "done"
+
+    def training(self, student: Student | None) -> Progress:
+        """Return how far a student, or the teacher for None, is trained with the recipe's settings."""
+        try:
+            return self._progress(self._plans_of(student))
+        except KDSegmentatorError:  # not prepared, or no teacher yet
+            return "new"
+
+    def warm_up(self, size: str) -> Progress:
+        """Return how far the warm-up of a size is.
+
+        Raises:
+            TrainingError: the dataset is not prepared.
+        """
+        return self._progress(plans_for_warm_up(self.recipe, size, self.prepared().plans))
 
     def teacher_pack(self, storage: Storage = "float16", exported: ExportReport | None = None) -> StudentPack:
         """Return the teacher's pack, exported if there is none or it is out of date."""
@@ -247,12 +269,6 @@ class Stages:
         write_efficiency(path, rows)
         return path
 
-    def report(self) -> Path:
-        """Write the report of what was evaluated, ``report/report.html`` and ``report.md``, and return the former."""
-        from distillation.report.write import write_report
-
-        return write_report(self)
-
     def _int8_body(self, member: Member, windows: int, quantizing: Callable[[str], None] | None) -> bytes:
         """Return a pack's network in int8; quantised once for each checkpoint and number of windows."""
         from distillation.export.body import split_network
@@ -298,6 +314,20 @@ class Stages:
             fold=dataset.fold,
             device=device,
         )
+
+    def _progress(self, plans: dict[str, Any]) -> Progress:
+        dataset = self.recipe.dataset
+        return training_progress(
+            self.workspace, dataset=dataset.name, plans=plans, configuration=dataset.configuration, fold=dataset.fold
+        )
+
+    def _plans_of(self, student: Student | None) -> dict[str, Any]:
+        """Return the plans that a student, or the teacher for None, is trained from."""
+        plans = self.prepared().plans
+        if student is None:
+            return plans_for_teacher(self.recipe, plans)
+        warm_up = warm_up_folder(self.workspace, self.recipe, student.size, plans)
+        return plans_for_student(self.recipe, student, plans, self.teacher(), warm_up)
 
     def _given_plans(self) -> dict[str, Any] | None:
         return None if self.given_teacher is None else read_plans(self.given_teacher.folder / "plans.json")

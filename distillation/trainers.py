@@ -18,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn.parallel import DistributedDataParallel
 
 from distillation import distributed
+from distillation.augmentation.pipeline import with_augmentation
 from distillation.distiller import Distiller, load_teachers
 from distillation.gradient_checkpointing import checkpoint_stages
 from distillation.instance_norm import keep_channels_last
@@ -102,6 +103,11 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         axes = self.settings.mirroring_axes or None
         self.inference_allowed_mirroring_axes = axes
         return rotation, in_plane, patch_size, axes
+
+    def get_training_transforms(self, *arguments: Any, **options: Any) -> Any:
+        # nnU-Net's is static, and called on the trainer
+        stock = nnUNetTrainer.get_training_transforms(*arguments, **options)
+        return with_augmentation(stock, self.settings.augmentation, self.configuration_manager.spacing)
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         if self.settings.optimizer == "sgd":

@@ -112,7 +112,7 @@ def agreement(pair: LabelPair, *, tolerance_mm: float, surface: SurfaceKind) -> 
     common = int(np.count_nonzero(pair.first & pair.second))
     surfaces = edge_voxels(pair.first), edge_voxels(pair.second)
     distances = _both_ways(surfaces, pair.spacing)
-    hd95 = max(_percentile(directed) for directed in distances)
+    hd95 = max(hd95_of(directed) for directed in distances)
     if surface == "subvoxel":
         surfaces = patches(pair.first, pair.spacing), patches(pair.second, pair.spacing)
         distances = _both_ways(surfaces, pair.spacing)
@@ -150,10 +150,15 @@ def _surface_dice(
     return within / sum(float(elements.weights.sum()) for elements in surfaces)
 
 
-def _percentile(distances: _Distances) -> float:
-    """Return the 95th percentile, interpolated linearly between the two nearest ranks.
+def hd95_of(distances: _Distances) -> float:
+    """Return the 95th percentile of the distances from one surface to the other, in mm.
 
-    Rounded to float32 where ``torch.quantile`` rounds: the weight, the difference of both and, once, the result.
+    Interpolated linearly between the two nearest ranks, and rounded to float32 where ``torch.quantile`` (2.14) rounds:
+    the weight, the difference of both and, once, the result, as a fused multiply-add does. Earlier torch works out the
+    rank itself in float32, which may change the last digits of large surfaces.
+
+    Args:
+        distances: one or more, in mm.
     """
     rank = _PERCENTILE * (distances.size - 1)
     below, above = math.floor(rank), math.ceil(rank)

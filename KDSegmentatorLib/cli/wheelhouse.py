@@ -13,7 +13,6 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from KDSegmentatorLib.cli.main import WHEEL_PLATFORMS
 from KDSegmentatorLib.errors import InvalidSettingsError, WheelhouseError
 from KDSegmentatorLib.io.files import file_sha256, replace, replacing
 
@@ -45,7 +44,7 @@ class Target:
     machine: str
 
 
-# 3D Slicer needs glibc 2.28 and macOS 13; onnxruntime's wheels for Macs need macOS 14.
+# 3D Slicer needs glibc 2.28 and macOS 13; onnxruntime's wheels for Macs need macOS 14. cli.main names them for --help.
 TARGETS = {
     "linux": Target(
         tags=(*(f"manylinux_2_{minor}_x86_64" for minor in range(28, 16, -1)), "manylinux2014_x86_64"),
@@ -56,7 +55,6 @@ TARGETS = {
     "macos-arm64": Target(tags=("macosx_14_0_arm64",), sys_platform="darwin", machine="arm64"),
     "macos-x86_64": Target(tags=("macosx_13_0_x86_64",), sys_platform="darwin", machine="x86_64"),
 }
-assert tuple(TARGETS) == WHEEL_PLATFORMS  # noqa: S101 - named there for --help
 
 
 def run(arguments: argparse.Namespace) -> None:

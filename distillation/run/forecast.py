@@ -12,9 +12,11 @@ import numpy as np
 from distillation.dataset import find_dataset, read_header
 from distillation.evaluation.scores import read_scores
 from distillation.plans import resolve_configuration, student_plans
+from distillation.run.augmentation_cost import augmenting_processes
 from distillation.run.curves import read_curves
 from distillation.run.hashes import settings_hash
-from distillation.run.training_cost import MeasuredSteps, TrainingWork, measure_steps, training_bytes
+from distillation.run.training_cost import measure_steps, training_bytes
+from distillation.run.training_work import MeasuredSteps, TrainingWork
 from distillation.sizes import alpha_of
 from distillation.students import select_students
 from KDSegmentatorLib.errors import InsufficientMemoryError, KDSegmentatorError, TrainingError
@@ -94,7 +96,9 @@ class Forecasts:
         measured = [self._steps_of(work, memory) for work in works]
         if any(each is None for each in measured):
             return forecast
-        total = sum(work.seconds(each) for work, each in zip(works, measured, strict=True) if each is not None)
+        processes = augmenting_processes()
+        pairs = zip(works, measured, strict=True)
+        total = sum(work.seconds(each, processes=processes) for work, each in pairs if each is not None)
         return replace(forecast, seconds=total, source="measured steps")
 
     def _works(self, step: Step) -> list[TrainingWork]:
@@ -107,7 +111,7 @@ class Forecasts:
         distilled = step.student.method != "plain"
         settings = recipe.settings(student.epochs, student.minimum_width)
         works = [self._work(prepared.plans, alpha, settings, teacher=distilled)]
-        if student.warm_up_epochs:
+        if student.warm_up_epochs and self._stages.warm_up(student.size) != "done":
             warm_up = replace(settings, epochs=student.warm_up_epochs)
             works.insert(0, self._work(prepared.plans, alpha, warm_up, teacher=False))
         return works
@@ -127,6 +131,9 @@ class Forecasts:
             validation_steps=settings.epochs * settings.validation_iterations,
             precision=settings.precision,
             teachers=len(recipe.teacher_folds()) if teacher else 1,
+            gradient_checkpointing=settings.gradient_checkpointing,
+            mirroring_axes=settings.mirroring_axes,
+            augmentation=settings.augmentation,
         )
 
     def _steps_of(self, work: TrainingWork, memory: int) -> MeasuredSteps | None:

@@ -22,7 +22,8 @@ class StepRecord:
         finished: whether it came to its end.
         inputs: hash by name of everything that its result depends on.
         outputs: files and folders that it leaves.
-        seconds: wall time of the last run; of the part since the last interruption if there was one.
+        seconds: wall time of the last run; of the part since the last interruption if there was one. None if it was
+            done before there were records.
         peak_bytes: largest memory of the process so far.
     """
 
@@ -87,6 +88,10 @@ class Records:
         """
         self._folder.mkdir(parents=True, exist_ok=True)
         write_json(self._path(record.step), asdict(record))
+
+    def forget(self, step: str) -> None:
+        """Remove a step's record: what it left was changed by other means."""
+        self._path(step).unlink(missing_ok=True)
 
     def status(self, step: str, inputs: dict[str, str]) -> Status:
         """Compare a step's record with its inputs as they are now."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from distillation.run.forecast import Forecast, Forecasts, check_machine
+from distillation.run.judgement import judge, judge_together, keeps_records
 from distillation.run.preflight import check_before_start
 from distillation.run.record import Records, Status, StepRecord
 from distillation.splits import SPLITS_NAME
@@ -21,7 +22,7 @@ from KDSegmentatorLib.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from distillation.run.steps import RunOptions, Stage, Step, Steps
+    from distillation.run.steps import Step, Steps
     from distillation.stages import Stages
 
 _ON_ALL_NETWORKS = ("evaluate", "export", "report")
@@ -36,24 +37,21 @@ class PlannedStep:
     forecast: Forecast
 
 
-def plan_run(steps: Steps, stages: Stages, wanted: Sequence[Stage], *, measure: bool) -> list[PlannedStep]:
-    """Return the steps of some stages, with where they stand and what they will take; nothing is written.
+def plan_run(chosen: Sequence[Step], stages: Stages, *, measure: bool) -> list[PlannedStep]:
+    """Return steps with where they stand and what they will take; nothing is written.
 
     What depends on all networks is not done as long as one of them has to be trained.
 
     Args:
-        steps: of the recipe.
+        chosen: steps of the recipe, in their order.
         stages: the recipe at work.
-        wanted: the stages.
         measure: whether trial steps may be run for the forecasts.
     """
     records = Records(stages.folder / "run")
     forecasts = Forecasts(stages, measure=measure)
     planned: list[PlannedStep] = []
-    for step in steps.all():
-        if step.stage not in wanted:
-            continue
-        status = records.status(step.name, _inputs(step))
+    for step in chosen:
+        status = judge(step, records).status
         earlier = [each.step.name for each in planned if each.status.state != "done"]
         if status.state == "done" and step.stage in _ON_ALL_NETWORKS and earlier:
             status = replace(status, state="changed", changes=tuple(earlier))
@@ -62,49 +60,57 @@ def plan_run(steps: Steps, stages: Stages, wanted: Sequence[Stage], *, measure: 
 
 
 def run(
-    steps: Steps, stages: Stages, wanted: Sequence[Stage], options: RunOptions, *, say: Callable[[str], None]
+    steps: Steps, chosen: Sequence[Step], stages: Stages, *, device: str, measure: bool, say: Callable[[str], None]
 ) -> None:
-    """Run the steps of some stages; a broken-off run goes on where it was.
+    """Run steps; a broken-off run goes on where it was.
 
     Args:
         steps: of the recipe.
+        chosen: those to run, in their order.
         stages: the recipe at work.
-        wanted: the stages.
-        options: how to run them.
+        device: where to train, ``cpu`` or ``cuda``.
+        measure: whether trial steps may be run for the forecasts.
         say: called with lines for people.
 
     Raises:
         KDSegmentatorError: an input does not fit, the machine is too small, or a step failed; finished steps stay.
     """
-    stages.folder.mkdir(parents=True, exist_ok=True)
     check_before_start(stages)
+    stages.folder.mkdir(parents=True, exist_ok=True)
     records = Records(stages.folder / "run")
-    forecasts = Forecasts(stages, measure=options.device == "cpu")
-    chosen = [step for step in steps.all() if step.stage in wanted]
+    forecasts = Forecasts(stages, measure=measure)
     for number, step in enumerate(chosen, start=1):
-        inputs = _inputs(step)
-        steps.hashes.save()
-        status = records.status(step.name, inputs)
+        judged = judge_together(step, records, device=device)
+        if keeps_records():
+            steps.hashes.save()
         title = f"[{number}/{len(chosen)}] {step.name}"
-        if status.state == "done":
+        if judged.status.state == "done":
+            if judged.status.record is None or not judged.status.record.finished:
+                _record(step, judged.inputs, records, finished=True)
             say(f"{title}: nothing changed since it was done; skipped")
             continue
-        if status.state == "changed":
-            _refuse_to_lose(step, status, stages)
+        if judged.status.state == "changed":
+            _refuse_to_lose(step, judged.status, stages)
             if step.stage == "prepare":
                 _clear_prepared(stages)
-        forecast = forecasts.of(step, status)
-        check_machine(step, forecast, stages.folder, device=options.device)
-        say(f"{title}: {describe_forecast(forecast)}{_left(chosen[number - 1 :], records, forecasts)}")
-        _run_step(step, inputs, records)
-        say(f"{title}: done in {duration(records.read(step.name))}")
-    steps.hashes.save()
+        forecast = forecasts.of(step, judged.status)
+        check_machine(step, forecast, stages.folder, device=device)
+        say(f"{title}: {describe_forecast(forecast)}{_left(forecast, chosen[number:], records, forecasts)}")
+        _record(step, judged.inputs, records, finished=False)
+        start = time.perf_counter()
+        step.work()
+        seconds = round(time.perf_counter() - start, 1)
+        _record(step, judged.inputs, records, finished=True, seconds=seconds)
+        say(f"{title}: done in {duration_text(seconds)}")
+    if keeps_records():
+        steps.hashes.save()
 
 
 def describe_status(status: Status) -> str:
     """Return where a step stands as a line for people."""
     if status.state == "done":
-        return f"done in {duration(status.record)}"
+        seconds = None if status.record is None else status.record.seconds
+        return "done" if seconds is None else f"done in {duration_text(seconds)}"
     if status.state == "changed":
         return f"to be done again, changed: {', '.join(status.changes)}"
     if status.missing:
@@ -119,8 +125,6 @@ def describe_forecast(forecast: Forecast) -> str:
     parts = [
         "time unknown" if forecast.seconds is None else f"about {duration_text(forecast.seconds)} ({forecast.source})"
     ]
-    if forecast.source == "measured steps":
-        parts[0] += ", augmentation not counted"
     if forecast.memory_bytes is not None:
         parts.append(f"{forecast.memory_bytes / 1e9:.1f} GB of memory")
     if forecast.disk_bytes is not None:
@@ -128,15 +132,10 @@ def describe_forecast(forecast: Forecast) -> str:
     return ", ".join(parts)
 
 
-def duration(record: StepRecord | None) -> str:
-    """Return how long a recorded step took."""
-    return "unknown time" if record is None or record.seconds is None else duration_text(record.seconds)
-
-
-def _left(steps: Sequence[Step], records: Records, forecasts: Forecasts) -> str:
-    """Return how long these steps will take together, for people, as far as that is known; nothing for a single one."""
-    found = [forecasts.of(step, records.status(step.name, _inputs(step))) for step in steps]
-    known = [forecast.seconds for forecast in found if forecast.seconds is not None]
+def _left(forecast: Forecast, later: Sequence[Step], records: Records, forecasts: Forecasts) -> str:
+    """Return how long this step and later ones will take together, for people; nothing where only one is known."""
+    found = [forecast, *(forecasts.of(step, judge(step, records).status) for step in later)]
+    known = [each.seconds for each in found if each.seconds is not None]
     if len(known) < 2:
         return ""
     unknown = len(found) - len(known)
@@ -145,35 +144,28 @@ def _left(steps: Sequence[Step], records: Records, forecasts: Forecasts) -> str:
     )
 
 
-def _run_step(step: Step, inputs: dict[str, str], records: Records) -> None:
-    machine = {
-        "processor": processor_name(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "kdsegmentator": __version__,
-    }
-    records.write(StepRecord(step=step.name, finished=False, inputs=inputs, machine=machine))
-    start = time.perf_counter()
-    step.work()
-    outputs = tuple(str(path) for path in step.outputs())
+def _record(
+    step: Step, inputs: dict[str, str], records: Records, *, finished: bool, seconds: float | None = None
+) -> None:
+    """Write down that a step was begun or finished; of processes that train together, the first one does."""
+    if not keeps_records():
+        return
     records.write(
         StepRecord(
             step=step.name,
-            finished=True,
+            finished=finished,
             inputs=inputs,
-            outputs=outputs,
-            seconds=round(time.perf_counter() - start, 1),
-            peak_bytes=peak_memory(),
-            machine=machine,
+            outputs=tuple(str(path) for path in step.outputs()) if finished else (),
+            seconds=seconds,
+            peak_bytes=peak_memory() if finished else None,
+            machine={
+                "processor": processor_name(),
+                "system": f"{platform.system()} {platform.machine()}",
+                "python": platform.python_version(),
+                "kdsegmentator": __version__,
+            },
         )
     )
-
-
-def _inputs(step: Step) -> dict[str, str]:
-    try:
-        return step.inputs()
-    except OSError as error:
-        raise TrainingError(f"{step.name}: {error}; check the files and start again") from error
 
 
 def _refuse_to_lose(step: Step, status: Status, stages: Stages) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -15,7 +15,9 @@ from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from distillation.export.agreement import Agreement
     from distillation.export.body import Storage
+    from distillation.launch import Progress
     from distillation.stages import Stages
     from KDSegmentatorLib.packs.manifest import Method
     from KDSegmentatorLib.packs.pack import StudentPack
@@ -59,6 +61,7 @@ class Step:
         inputs: returns a hash by name of everything that the result depends on; what is not there yet is ``missing``.
         outputs: returns the files and folders that it leaves.
         work: does it; finished parts are not done again.
+        found: returns how far it is by what it left, made with the recipe's settings, where no record tells.
         trained: folder of the model that it trains; such work is never thrown away.
         student: the student that it trains; None in other steps.
     """
@@ -68,6 +71,7 @@ class Step:
     inputs: Callable[[], dict[str, str]]
     outputs: Callable[[], list[Path]]
     work: Callable[[], None]
+    found: Callable[[], Progress] = lambda: "new"
     trained: Callable[[], Path] | None = None
     student: Student | None = None
 
@@ -112,6 +116,10 @@ class Steps:
         students = [self._student(student) for student in select_students(self._stages.recipe)]
         return [self._prepare(), self._teacher(), *students, self._evaluate(), self._export(), self._report()]
 
+    def of(self, *wanted: Stage) -> list[Step]:
+        """Return the steps of some stages in their order."""
+        return [step for step in self.all() if step.stage in wanted]
+
     def _prepare(self) -> Step:
         def inputs() -> dict[str, str]:
             given = self._stages.given_teacher
@@ -123,7 +131,8 @@ class Steps:
             name="prepare",
             inputs=inputs,
             outputs=lambda: [self._stages.prepared().folder / "splits_final.json"],
-            work=lambda: self._say(f"prepared in {self._stages.prepare().folder}"),
+            work=self._run_preparation,
+            found=self._stages.preparation,
         )
 
     def _teacher(self) -> Step:
@@ -143,6 +152,7 @@ class Steps:
             inputs=lambda: {**self._training_inputs(), "recipe's teacher": settings_hash(recipe.teacher.epochs)},
             outputs=lambda: [self._stages.teacher().path(self._fold)],
             work=lambda: self._say(f"teacher: {self._stages.train_teacher(self._options.device).folder}"),
+            found=lambda: self._stages.training(None),
             trained=lambda: self._stages.teacher().folder,
         )
 
@@ -162,6 +172,7 @@ class Steps:
             inputs=inputs,
             outputs=lambda: [self._stages.source(student.size, student.method).path(self._fold)],
             work=lambda: self._say(f"{student.title}: {self._stages.train_student(student, self._options.device)}"),
+            found=lambda: self._stages.training(student),
             trained=lambda: self._stages.source(student.size, student.method).folder,
             student=student,
         )
@@ -250,6 +261,11 @@ class Steps:
     def _hash(self, path: Path) -> str:
         return self.hashes.of(path) if path.is_file() else _MISSING
 
+    def _run_preparation(self) -> None:
+        prepared = self._stages.prepare()
+        held_out = prepared.held_out_cases(self._fold)
+        self._say(f"{len(prepared.raw.cases)} cases prepared in {prepared.folder}, {len(held_out)} of them held out")
+
     def _check_teacher(self) -> None:
         from distillation.teacher import load_model_folder
 
@@ -258,9 +274,15 @@ class Steps:
         self._say(f"teacher: {source.folder}, sha256 {model.sha256}")
 
     def _packs(self) -> list[StudentPack]:
+        return self._exported(select_students(self._stages.recipe))
+
+    def _exported(self, students: Sequence[Student]) -> list[StudentPack]:
         storage = self._options.storage
-        packs = [self._stages.teacher_pack(storage)]
-        return packs + [self._stages.student_pack(each, storage) for each in select_students(self._stages.recipe)]
+        packs = [self._stages.teacher_pack(storage, self._say_agreement)]
+        return packs + [self._stages.student_pack(each, storage, self._say_agreement) for each in students]
+
+    def _say_agreement(self, name: str, agreement: Agreement) -> None:
+        self._say(describe_agreement(name, agreement))
 
     def _run_evaluation(self) -> None:
         packs = self._packs()
@@ -273,27 +295,45 @@ class Steps:
         )
         self._stages.measure_efficiency(packs, threads=self._options.threads)
         self._say(result.table)
+        self._say(f"written to {self._stages.folder / 'evaluation'}")
 
     def _shipped(self) -> list[StudentPack]:
-        method = self._stages.recipe.pack.method
-        storage = self._options.storage
-        students = [each for each in select_students(self._stages.recipe) if each.method == method]
-        packs = [self._stages.teacher_pack(storage)]
-        return packs + [self._stages.student_pack(each, storage) for each in students]
+        recipe = self._stages.recipe
+        return self._exported(select_students(recipe, method=recipe.pack.method))
 
     def _ship(self) -> None:
         from distillation.export.folder import copy_pack
 
         for pack in self._shipped():
             copied = copy_pack(pack, self._options.output)
-            self._say(f"pack: {copied.folder}")
+            self._say(describe_pack(copied))
             if self._options.bundles is not None:
                 manifest = copied.manifest
                 bundle = self._stages.bundle(manifest.size, manifest.provenance.method, self._options.bundles)
                 self._say(f"MONAI bundle: {bundle}")
 
     def _write_report(self) -> None:
-        self._say(f"report: {self._stages.report()}")
+        from distillation.report.write import write_report
+
+        self._say(f"report: {write_report(self._stages)}")
+
+
+def describe_agreement(name: str, agreement: Agreement) -> str:
+    """Return for people how well an exported network agrees with torch's."""
+    return (
+        f"{name} exported: logits within {agreement.exported:.1e} of torch; weights in the file change logits by up to "
+        f"{agreement.storage:.1e}, {agreement.equal_voxels:.4%} of voxels keep their label"
+    )
+
+
+def describe_pack(pack: StudentPack) -> str:
+    """Return a line for people: where a pack lies, its size, how good it is, and its precisions."""
+    manifest = pack.manifest
+    size = sum(record.size for record in manifest.files.values())
+    score = manifest.evaluation
+    dice = "not evaluated" if score is None else f"mean Dice {score.mean_dice.mean:.4f} on {score.cases} cases"
+    precisions = ["float32", *(each.precision for each in manifest.network.reduced_precisions)]
+    return f"{pack.folder}: {size / 1e6:.1f} MB, {dice}, {', '.join(precisions)}"
 
 
 def _part(methods: Any, name: str) -> Any:

@@ -11,18 +11,18 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from distillation.run.augmentation_cost import measure_augmentation
+from distillation.run.training_work import MeasuredSteps, TrainingWork
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.machine.peak_memory import peak_memory
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
-
-    from distillation.settings import Precision
 
 PROCESS_BYTES = 900_000_000
 """Python with torch and nnU-Net loaded, before the first network."""
@@ -36,85 +36,71 @@ _PASSING_TENSORS = 3
 _MEASURED_STEPS = 2
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingWork:
-    """One training, as far as its cost goes.
-
-    Attributes:
-        configuration: resolved configuration of the network to be trained.
-        teacher: that of the teacher that runs beside it; None for plain training.
-        teachers: networks of that configuration whose logits are averaged.
-        channels: input channels.
-        labels: outputs, background included.
-        batch_size: patches a step.
-        steps: optimiser steps.
-        validation_steps: forward passes between the epochs.
-        precision: as in :class:`distillation.settings.TrainingSettings`.
-    """
-
-    configuration: dict[str, Any]
-    teacher: dict[str, Any] | None
-    channels: int
-    labels: int
-    batch_size: int
-    steps: int
-    validation_steps: int
-    precision: Precision = "auto"
-    teachers: int = 1
-
-    def seconds(self, measured: MeasuredSteps) -> float:
-        """Return how long it will take: the networks' share, augmentation comes on top."""
-        return self.steps * measured.step_seconds + self.validation_steps * measured.validation_seconds
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredSteps:
-    """What a few steps took.
-
-    Attributes:
-        step_seconds: one optimiser step, teacher included.
-        validation_seconds: one forward pass of a batch.
-        peak_bytes: largest memory of the process; None where the operating system does not tell.
-    """
-
-    step_seconds: float
-    validation_seconds: float
-    peak_bytes: int | None
-
-
 def training_bytes(work: TrainingWork) -> int:
     """Return the memory that a training needs in float32, without running it.
 
     The network runs on torch's meta device, where autograd keeps tensors without content: those are counted, each
-    storage once. Added are weights, gradients and momentum, the teacher's weights and largest tensors, and the process.
-    Of a distillation loss nothing else is kept: the logit loss computes its softmax in chunks, twice, and its gradient
-    is among the passing tensors. Feature losses take more.
+    storage once. With gradient checkpointing they are fewer, and what the largest stage keeps is there for a while when
+    it is computed again. Added are weights, gradients and momentum, the teacher's weights and largest tensors, and the
+    process. Of a distillation loss nothing else is kept: the logit loss computes its softmax in chunks, twice, and its
+    gradient is among the passing tensors. Feature losses take more.
     """
     import torch
 
+    from distillation.gradient_checkpointing import checkpoint_stages
     from distillation.teacher import build_network
-
-    kept: dict[int, int] = {}
-    holding: list[torch.Tensor] = []  # a freed storage's address would be used again
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
-        holding.append(tensor)
-        return tensor
 
     shape = (work.batch_size, work.channels, *work.configuration["patch_size"])
     with torch.device("meta"):
         network = build_network(work.configuration, channels=work.channels, labels=work.labels, deep_supervision=True)
         batch = torch.empty(shape)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            _loss(network(batch))
-    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    activations = {key: size for key, size in kept.items() if key not in weights}
+        kept, stages = _kept(network, batch)
+        largest = max(kept.values(), default=0)
+        activations = sum(kept.values())
+        if work.gradient_checkpointing:
+            checkpoint_stages(network)
+            kept, _ = _kept(network, batch)
+            activations = sum(kept.values()) + max(stages)
     parameters: int = 4 * sum(parameter.numel() for parameter in network.parameters())
-    total = PROCESS_BYTES + sum(activations.values()) + _OPTIMISER_COPIES * parameters
-    total += _PASSING_TENSORS * max(activations.values(), default=0)
+    total = PROCESS_BYTES + activations + _OPTIMISER_COPIES * parameters + _PASSING_TENSORS * largest
     return total if work.teacher is None else total + _inference_bytes(work.teacher, work)
+
+
+def _kept(network: nn.Module, batch: torch.Tensor) -> tuple[dict[int, int], list[int]]:
+    """Return the bytes of every storage that a step keeps for the gradient, and what each stage adds to its input.
+
+    Weights are not counted. A stage that is checkpointed keeps its input alone.
+    """
+    import torch
+
+    weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
+    kept: dict[int, int] = {}
+    holding: list[torch.Tensor] = []  # a freed storage's address would be used again
+    parts: Any = network
+    stages: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
+        holding.append(tensor)
+        return tensor
+
+    def enter(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        pack(inputs[0])
+        stages.append(-sum(kept.values()))
+
+    def leave(*_: object) -> None:
+        stages[-1] += sum(kept.values())
+
+    hooks = []
+    for stage in (*parts.encoder.stages, *parts.decoder.stages):
+        hooks += [stage.register_forward_pre_hook(enter), stage.register_forward_hook(leave)]
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        _loss(network(batch))
+    for hook in hooks:
+        hook.remove()
+    return kept, stages
 
 
 def measure_steps(work: TrainingWork) -> MeasuredSteps:
@@ -179,6 +165,7 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
     import torch
 
     from distillation.distiller import mean_logits
+    from distillation.gradient_checkpointing import checkpoint_stages
     from distillation.losses.logit import LogitLoss
     from distillation.precision import training_dtype
     from distillation.teacher import build_network
@@ -187,6 +174,8 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
     counts = {"channels": work.channels, "labels": work.labels}
     network = build_network(work.configuration, **counts, deep_supervision=True)
     network = network.to(memory_format=torch.channels_last_3d)
+    if work.gradient_checkpointing:
+        checkpoint_stages(network)
     teachers: list[nn.Module] = []
     for configuration in [work.teacher] * work.teachers if work.teacher is not None else ():
         teacher = build_network(configuration, **counts, deep_supervision=False).eval()
@@ -219,9 +208,12 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
             network(batch)
         validations.append(time.perf_counter() - start)
     return MeasuredSteps(
-        step_seconds=median(steps[1:]), validation_seconds=median(validations[1:]), peak_bytes=peak_memory()
+        step_seconds=median(steps[1:]),
+        validation_seconds=median(validations[1:]),
+        augmentation_seconds=measure_augmentation(work),
+        peak_bytes=peak_memory(),
     )
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_measure(TrainingWork(**json.load(sys.stdin))))))  # noqa: T201 - the result
+    print(json.dumps(asdict(_measure(TrainingWork.from_json(sys.stdin.read())))))  # noqa: T201 - the result

@@ -9,9 +9,11 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from distillation.synthesis.contrast import SCALE
-from distillation.synthesis.smooth_field import random_field
+from distillation.synthesis.smooth_field import SmoothField, random_field
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from distillation.synthesis.acquisition import Acquisition
 
 Image = npt.NDArray[np.float32]
@@ -40,15 +42,23 @@ def with_gamma(rng: np.random.Generator, image: Image) -> Image:
 
 
 def with_bias(rng: np.random.Generator, image: Image, acquisition: Acquisition) -> Image:
-    """Return the image times a smooth field, as the sensitivity of receiving coils does (Billot et al. 2023).
-
-    The field's logarithm is a spline with control points 70 to 150 mm apart, of a standard deviation of up to 0.6.
-    """
-    field = random_field(
-        rng, acquisition.box, rng.uniform(*_BIAS_STEP_MM), std=rng.uniform(0, _LARGEST_BIAS), limit=3 * _LARGEST_BIAS
-    )
-    result: Image = image * np.exp(field.on(acquisition.simulated_axes))
+    """Return the image times a smooth field, as the sensitivity of receiving coils does."""
+    result: Image = image * np.exp(random_bias(rng, acquisition.box).on(acquisition.simulated_axes))
     return result
+
+
+def random_bias(rng: np.random.Generator, box: Sequence[tuple[float, float]]) -> SmoothField:
+    """Return the logarithm of a bias field (Billot et al. 2023).
+
+    It is a spline with control points 70 to 150 mm apart, of a standard deviation of up to 0.6.
+
+    Args:
+        rng: random numbers.
+        box: where it is wanted: from and to in mm along z, y and x.
+    """
+    return random_field(
+        rng, box, rng.uniform(*_BIAS_STEP_MM), std=rng.uniform(0, _LARGEST_BIAS), limit=3 * _LARGEST_BIAS
+    )
 
 
 def with_noise(rng: np.random.Generator, image: Image) -> Image:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -58,6 +59,7 @@ def as_two_nodes(*script):
         for node in nodes:
             node.kill()
     assert [node.returncode for node in nodes] == [0, 0], "\n".join(said)
+    return said
 
 
 def folders(space, results):
@@ -163,3 +165,19 @@ def test_the_device_is_that_of_the_number_on_the_node(monkeypatch, rank, expecte
         monkeypatch.setenv("LOCAL_RANK", rank)
     assert distributed.local_device("cuda") == torch.device(expected)
     assert distributed.local_device("cpu") == torch.device("cpu")
+
+
+def test_two_processes_share_one_record(prepared_spheres, recipe_text, tmp_path):
+    """The first judges for both; a student that is finished is skipped by both."""
+    recipe = tmp_path / "spheres.yaml"
+    recipe.write_text(recipe_text.replace("epochs: 2, methods: [plain, logit]", "epochs: 1, methods: [plain]"))
+    work = tmp_path / "work"
+    shutil.copytree(prepared_spheres.preprocessed, work / "preprocessed")
+    command = ["distil", str(recipe), "--workspace", str(work), "--raw", str(prepared_spheres.raw)]
+    as_two_nodes("-m", "distillation.cli", *command)
+    (path,) = (work / "run").glob("student*.json")
+    assert json.loads(path.read_text())["finished"]
+    before = path.read_bytes()
+    for said in as_two_nodes("-m", "distillation.cli", *command):
+        assert "student x1/2 plain: nothing changed since it was done; skipped" in said
+    assert path.read_bytes() == before

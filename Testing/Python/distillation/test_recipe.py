@@ -1,4 +1,5 @@
 import colorsys
+from dataclasses import asdict
 
 import pytest
 
@@ -73,6 +74,7 @@ def test_the_brain_structures_recipe():
         assert hue_distance(left.color, right.color) < 15
         assert sum(right.color) > sum(left.color) + 60
     assert recipe.training.mirroring_axes == ()
+    assert min(asdict(recipe.training.augmentation).values()) >= 0.25
     assert recipe.dataset.groups == (("OAS_1003", "OAS_1023"), ("OAS_1004", "OAS_1024"), ("OAS_1005", "OAS_1025"))
     assert recipe.pack.data.license == recipe.pack.weights.license == "CC-BY-NC-3.0"
     for text in (recipe.pack.intended_use, recipe.pack.limits, recipe.pack.weights.text):

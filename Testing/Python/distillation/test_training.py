@@ -319,7 +319,9 @@ def test_the_command_from_distilling_to_packs(workspace, teacher, recipe_text, t
     assert main(["evaluate", *common]) == 2
     assert "not trained yet" in capsys.readouterr().err
     assert main(["distil", *common]) == 0
-    assert main(["distil", *common]) == 0  # skipped
+    capsys.readouterr()
+    assert main(["distil", *common]) == 0
+    assert "nothing changed since it was done; skipped" in capsys.readouterr().out
     assert main(["evaluate", *common, "--threads", "1", "--calibration-windows", "2"]) == 0
     said = capsys.readouterr().out
     assert "x1/2 logit: 2/2 cases" in said
@@ -339,6 +341,42 @@ def test_the_command_from_distilling_to_packs(workspace, teacher, recipe_text, t
     student = packs[1].manifest.provenance
     assert (student.method, student.iterations, student.seed) == ("logit", 3, 7)
     assert student.teacher_sha256 == packs[0].manifest.provenance.checkpoint_sha256
+    _check_that_run_knows_them(common, work, tmp_path / "shipped", capsys)
+
+
+def _check_that_run_knows_them(common, work, shipped, capsys):
+    """What single commands finished is finished for ``run``, and what was changed in part is not."""
+
+    def states():
+        options = ["--output", str(shipped), "--calibration-windows", "2", "--dry-run", "--no-measure"]
+        assert main(["run", *common, *options]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        return {line.partition(": ")[0]: line.partition(": ")[2].split(" in ")[0].split(";")[0] for line in lines}
+
+    capsys.readouterr()
+    assert states() == {
+        "prepare": "done",
+        "teacher": "done",
+        "student x1/2 logit": "done",
+        "evaluate": "done",
+        "export": "done",
+        "report": "to do",
+    }
+    assert main(["report", *common]) == 0
+    capsys.readouterr()
+    assert set(states().values()) == {"done"}
+    assert main(["evaluate", *common, "--method", "logit", "--threads", "1", "--calibration-windows", "0"]) == 0
+    capsys.readouterr()
+    assert states()["evaluate"] == "to do"
+    shutil.rmtree(work / "run")  # as an earlier version left it
+    found = states()
+    assert (found["prepare"], found["student x1/2 logit"], found["evaluate"]) == ("done", "done", "to do")
+    (final,) = (work / "results" / DATASET).rglob("checkpoint_final.pth")
+    final.rename(final.with_name("checkpoint_latest.pth"))
+    assert states()["student x1/2 logit"] == "broken off, goes on"
+    recipe = Path(common[0])
+    recipe.write_text(recipe.read_text().replace("temperature: 2.0", "temperature: 3.0"))
+    assert states()["student x1/2 logit"] == "to do"
 
 
 def unfinished(workspace, teacher, name):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from KDSegmentatorLib.analysis.surface_distance import Agreement, SurfaceKind, surface_agreement
+from KDSegmentatorLib.analysis.surface_distance import Agreement, SurfaceKind, hd95_of, surface_agreement
 from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Vector, Volume
 
@@ -22,6 +22,8 @@ SPACINGS: list[Vector] = [
     tuple(float(np.float32(length)) for length in (0.7, 0.8, 1.1)),  # as read from a NIfTI header
 ]
 LABELS = (1, 2, 3)
+
+any_spacing = st.tuples(*[st.floats(0.2, 8.0)] * 3)
 
 
 def monai(first: Volume, second: Volume, tolerance_mm: float, *, subvoxel: bool = False) -> tuple[list[float], ...]:
@@ -75,10 +77,10 @@ def test_similar_labels_as_in_monai(spacing: Vector, tolerance: float) -> None:
     check_against_monai(*blobs(4, (19, 24, 21), spacing), tolerance)
 
 
-@settings(max_examples=40)
+@settings(max_examples=150)
 @given(
     st.integers(0, 2**32 - 1),
-    st.sampled_from(SPACINGS),
+    st.sampled_from(SPACINGS) | any_spacing,
     st.sampled_from([0.02, 0.3, 0.9]),
     st.sampled_from([0, 1, 2, 3]),
     st.sampled_from([0, 1, 2]),
@@ -92,6 +94,16 @@ def test_any_labels_as_in_monai(seed: int, spacing: Vector, share: float, steps:
         for _ in range(2)
     )
     check_against_monai(first, second, steps * spacing[axis])
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3000) | st.integers(1, 400_000), any_spacing)
+def test_percentile_as_in_torch(seed: int, count: int, spacing: Vector) -> None:
+    """To the last digit for surfaces of any size: the rank between two distances must not be rounded otherwise."""
+    torch = pytest.importorskip("torch", reason="needs torch, whose quantile MONAI calls")
+    steps = np.random.default_rng(seed).integers(0, 7, (count, 3)) * spacing
+    distances = np.linalg.norm(steps, axis=1).astype(np.float32)
+    assert hd95_of(distances) == torch.quantile(torch.from_numpy(distances), 95 / 100).item()
 
 
 def line(*values: int) -> Volume:

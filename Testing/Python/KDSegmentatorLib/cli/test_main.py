@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from KDSegmentatorLib.cli.main import DEVICES, ENGINES, PRECISIONS, main
+from KDSegmentatorLib.cli import wheelhouse
+from KDSegmentatorLib.cli.main import DEVICES, ENGINES, PRECISIONS, WHEEL_PLATFORMS, main
 from KDSegmentatorLib.engines import candidates
 from KDSegmentatorLib.errors import (
     CancelledError,
@@ -77,6 +78,7 @@ def test_unexpected_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_engines_are_those_of_the_library() -> None:
     assert ("auto", *candidates.ENGINES) == ENGINES
+    assert tuple(wheelhouse.TARGETS) == WHEEL_PLATFORMS
     assert ("auto", *candidates.PRECISIONS) == PRECISIONS
     assert ("auto", *candidates.DEVICES) == DEVICES
 

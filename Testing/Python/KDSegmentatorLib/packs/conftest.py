@@ -15,6 +15,7 @@ import pytest
 
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.reader import read_manifest
+from KDSegmentatorLib.packs.store import PackStore
 from support.pack_files import write_pack_files
 
 FEATURES = 4
@@ -190,3 +191,9 @@ def build_pack(tmp_path: Path) -> BuildPack:
 def manifest() -> Manifest:
     """Return a valid manifest."""
     return read_manifest(as_text(document()), "test")
+
+
+@pytest.fixture
+def packs(tmp_path: Path) -> PackStore:
+    """An empty store."""
+    return PackStore(tmp_path / "user ä脑", tmp_path / "shipped")

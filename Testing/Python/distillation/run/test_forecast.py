@@ -16,7 +16,8 @@ from distillation.efficiency import network_cost
 from distillation.recipe import Recipe
 from distillation.run.forecast import Forecast, check_machine
 from distillation.run.steps import STAGES, Step, parse_stages
-from distillation.run.training_cost import TrainingWork, measure_steps, training_bytes
+from distillation.run.training_cost import measure_steps, training_bytes
+from distillation.run.training_work import MeasuredSteps, TrainingWork
 from distillation.students import Student
 from KDSegmentatorLib.errors import InsufficientMemoryError, InvalidSettingsError, TrainingError
 
@@ -45,9 +46,33 @@ def test_memory_is_forecast_as_it_is_measured(plans: Callable[..., Any]) -> None
     asked = work(configuration(plans, (8, 16), (64, 64, 96)), configuration(plans, (16, 32), (64, 64, 96)))
     measured = measure_steps(asked)
     assert measured.step_seconds > 0
-    assert asked.seconds(measured) == 10 * measured.step_seconds + 4 * measured.validation_seconds
+    assert measured.augmentation_seconds > 0
     if measured.peak_bytes is not None:
         assert training_bytes(asked) == pytest.approx(measured.peak_bytes, rel=0.35)
+
+
+def test_gradient_checkpointing_takes_less_memory_as_it_is_measured(plans: Callable[..., Any]) -> None:
+    """Of a network of several convolutions a stage: what is between them is not kept."""
+    several = configuration(plans, (16, 32), (64, 64, 96))
+    several["architecture"]["arch_kwargs"].update(n_conv_per_stage=[4, 4], n_conv_per_stage_decoder=[4])
+    kept = work(several)
+    recomputed = replace(kept, gradient_checkpointing=True)
+    expected = training_bytes(kept) - training_bytes(recomputed)
+    measured = [measure_steps(each).peak_bytes for each in (kept, recomputed)]
+    if measured[0] is not None and measured[1] is not None:
+        assert measured[0] - measured[1] == pytest.approx(expected, rel=0.5)
+        assert training_bytes(recomputed) == pytest.approx(measured[1], rel=0.35)
+
+
+@pytest.mark.parametrize(("processes", "step"), [(0, 3.0 + 2 * 0.5), (1, 3.0), (12, 3.0)])
+def test_augmentation_adds_to_a_step_where_no_process_does_it_beside(
+    plans: Callable[..., Any], processes: int, step: float
+) -> None:
+    measured = MeasuredSteps(step_seconds=3.0, validation_seconds=1.0, augmentation_seconds=0.5, peak_bytes=None)
+    asked = work(configuration(plans, (8, 16), (16, 16, 16)))
+    assert asked.seconds(measured, processes=processes) == 10 * step + 4 * 1.0
+    slow = replace(measured, augmentation_seconds=6.0)
+    assert asked.seconds(slow, processes=2) == 10 * 6.0 + 4 * 1.0
 
 
 def test_memory_grows_with_patch_and_teacher(plans: Callable[..., Any]) -> None:
@@ -76,6 +101,7 @@ def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], re
     stages = SimpleNamespace(
         recipe=replace(recipe, students=(student,), teacher=folds),
         prepared=lambda: SimpleNamespace(plans=plans(features=(16, 32)), raw=raw),
+        warm_up=lambda size: "new",
     )
     forecasts = module.Forecasts(stages, measure=False)  # type: ignore[arg-type]
     for method, teachers in (("plain", 1), ("logit", 3)):
@@ -85,6 +111,8 @@ def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], re
         assert (warm_up.steps, warm_up.teacher, warm_up.teachers) == (3, None, 1)
         assert (distilled.steps, distilled.teachers) == (6, teachers)
         assert (distilled.teacher is None) == (method == "plain")
+    stages.warm_up = lambda size: "done"  # by another method of the size
+    assert len(forecasts._works(replace(step(), student=Student(size="x1/2", method="plain")))) == 1
 
 
 def step() -> Step:

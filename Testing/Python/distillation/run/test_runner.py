@@ -25,7 +25,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 import distillation.evaluation.family as family
 from distillation.cli import main
-from distillation.run.training_cost import MeasuredSteps
+from distillation.run.training_work import MeasuredSteps
 from distillation.stages import Stages
 
 pytestmark = pytest.mark.training
@@ -64,7 +64,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)  # most of the time of a run this short
     # each trial is a process of its own; test_forecast.py has a real one
-    trial = MeasuredSteps(step_seconds=60.0, validation_seconds=0.0, peak_bytes=None)
+    trial = MeasuredSteps(step_seconds=60.0, validation_seconds=0.0, augmentation_seconds=0.0, peak_bytes=None)
     monkeypatch.setattr("distillation.run.forecast.measure_steps", lambda work: trial)
     monkeypatch.setattr(family, "missing_for", lambda precision: "not in this test")
 
@@ -106,7 +106,7 @@ def test_a_recipe_from_dataset_to_report(
     assert main([*command, *OPTIONS]) == 130
     out = capsys.readouterr().out
     assert "[1/7] prepare: nothing changed since it was done; skipped" in out
-    assert "[2/7] teacher: about 60 s (measured steps), augmentation not counted" in out
+    assert "[2/7] teacher: about 60 s (measured steps), " in out
     assert "[5/7] evaluate" in out
     monkeypatch.setattr(Stages, "measure_efficiency", original)
     assert main([*dry, "--no-measure"]) == 0

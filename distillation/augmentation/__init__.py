@@ -1,0 +1,1 @@
+"""Augmentation beyond nnU-Net's own, for images of other scanners, sequences and slice thicknesses."""
