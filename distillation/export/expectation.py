@@ -46,7 +46,7 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
     total = ml.sum(axis=1)
     return Expected(
         cases=len(cases),
-        smallest_ml=_rounded(_whole(total, at_edge.any(axis=1)).min()),
+        smallest_ml=_rounded(_whole(total, np.any(at_edge, axis=1)).min()),
         largest_ml=_rounded(total.max()),
         labels=tuple(
             ExpectedLabel(
