@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
         if not arguments.quiet:
             print(summary(result, statistics.result(), choice, reason))
             print(f"Wrote {', '.join(str(output.path) for output in outputs)}")
+        for warning in result.record.warnings:  # also if quiet
+            print(f"Warning: {warning.sentence}", file=sys.stderr)
 
 
 def _loaded(arguments: argparse.Namespace, interrupt: Interrupt) -> tuple[Segmenter, Volume]:
