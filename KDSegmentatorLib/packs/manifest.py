@@ -107,13 +107,14 @@ class FieldOfView:
 class ExpectedLabel:
     """What the reference segmentations of the training cases have of one label.
 
-    ``cases`` have it; ``smallest_ml`` and ``largest_ml`` are its volume in these, in millilitres. Where it touches the
-    edge of its image it may go on beyond it, so that the smallest is that of the cases in which it does not, if there
-    are any.
+    ``cases`` have it, and in ``at_edge`` of these it touches the edge of its image, so that it may go on beyond it
+    (:mod:`KDSegmentatorLib.inference.structure_volumes`). ``smallest_ml`` and ``largest_ml`` are its volume in
+    millilitres, the smallest without the cases in which it touches the edge, if there are others.
     """
 
     value: int
     cases: int
+    at_edge: int
     smallest_ml: float
     largest_ml: float
 

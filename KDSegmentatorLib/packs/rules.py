@@ -125,6 +125,7 @@ RULES: Rules = {
     (Expected, "smallest_ml"): _NOT_NEGATIVE,
     (Expected, "largest_ml"): _NOT_NEGATIVE,
     (ExpectedLabel, "cases"): _COUNT,
+    (ExpectedLabel, "at_edge"): _NOT_NEGATIVE,
     (ExpectedLabel, "smallest_ml"): Rule(above=0),
     (ExpectedLabel, "largest_ml"): Rule(above=0),
     (ExpectedPair, "largest_difference"): Rule(minimum=0, maximum=2),
@@ -276,6 +277,8 @@ def _check_expected(expected: Expected, values: set[int]) -> None:
             raise FieldError(f"{path}.value", f"there is no label {label.value}")
         if label.cases > expected.cases:
             raise FieldError(f"{path}.cases", f"must not be above all cases ({expected.cases}), got {label.cases}")
+        if label.at_edge > label.cases:
+            raise FieldError(f"{path}.at_edge", f"must not be above its cases ({label.cases}), got {label.at_edge}")
         _check_range(label, path)
     paired: set[int] = set()
     for n, pair in enumerate(expected.pairs):

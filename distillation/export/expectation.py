@@ -52,6 +52,7 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
             ExpectedLabel(
                 value=value,
                 cases=int(present.sum()),
+                at_edge=int(at_edge[present, value].sum()),
                 smallest_ml=_rounded(_whole(ml[present, value], at_edge[present, value]).min()),
                 largest_ml=_rounded(ml[present, value].max()),
             )
