@@ -9,9 +9,8 @@ import numpy.typing as npt
 
 from KDSegmentatorLib.geometry import MM3_PER_ML, Volume, slabs
 
-
 EDGE_SHARE = 0.002
-"""A structure touches the edge if this share of its voxels is in the outermost layer of the volume.
+"""A structure touches the edge if more than this share of its voxels is in the outermost layer of the volume.
 
 A plane through a brain holds 0.01 of its voxels, one through a small structure much more; a stray voxel holds less.
 """
