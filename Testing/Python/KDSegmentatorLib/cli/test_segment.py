@@ -136,16 +136,18 @@ def test_warnings_are_printed_and_kept(
     changed = replace(store.get("generated-x1_4").manifest, version="2.0.0", expected=expected)
     store.install(write_pack(tmp_path / "changed", manifest=changed).folder)
     record = scan.with_name("record.json")
-    code, _, err = kdseg(
+    code, out, err = kdseg(
         "segment", scan, scan.with_name("labels.nii"), *PACK, "--size", "x1/4", "--record", record, *options
     )
     assert code == 0, err
-    (line,) = [line for line in err.splitlines() if "Warning" in line]
-    assert line.rpartition("\r")[2].startswith("Warning: structure 2 is cut off at the edge of the volume: ")
+    printed, other = (err, out) if options else (out, err)
+    assert "Warning" not in other
+    (line,) = [line for line in printed.splitlines() if line.startswith("Warning")]
+    assert line.startswith("Warning: structure 2 is cut off at the edge of the volume: ")
     (kept,) = json.loads(record.read_text(encoding="utf-8"))["warnings"]
     assert (kept["kind"], kept["pack_id"], kept["labels"]) == ("cut off", "generated-x1_4", ["structure 2"])
     assert kept["expected"] == [50.0, 100.0] and 0 < kept["found"] < 25
-    assert f"Warning: {kept['sentence']}" in line
+    assert line == f"Warning: {kept['sentence']}"
 
 
 @pytest.mark.parametrize(

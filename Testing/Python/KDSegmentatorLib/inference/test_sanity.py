@@ -93,14 +93,14 @@ def test_a_structure_that_usually_is_whole_is_cut_off_at_the_edge_whatever_its_s
 
 
 def test_left_and_right() -> None:
-    """Twice the largest difference of the training set, 0.1, and 0.2 more."""
-    assert kinds(result(s1=1.0, s2=0.68)) == []
-    (found,) = warnings(result(s1=1.0, s2=0.65))
+    """1.5 times the largest difference of the training set, 0.1, and 0.3 more: 0.45."""
+    assert kinds(result(s1=1.0, s2=0.64)) == []
+    (found,) = warnings(result(s1=1.0, s2=0.625))
     assert (found.kind, found.labels) == ("asymmetric", ("structure 1", "structure 2"))
-    assert found.found == pytest.approx(0.35 / 0.825)
+    assert found.found == pytest.approx(0.375 / 0.8125)
     assert found.expected == (0.0, 0.1)
-    assert "structure 1 1 ml, structure 2 0.65 ml. They differ by 42% of their mean" in found.sentence
-    (cut,) = warnings(result(s1=1.0, s2=0.65, cut=(RIGHT,)))
+    assert "structure 1 1 ml, structure 2 0.625 ml. They differ by 46% of their mean" in found.sentence
+    (cut,) = warnings(result(s1=1.0, s2=0.625, cut=(RIGHT,)))
     assert cut.kind == "cut off"
     assert cut.sentence.startswith("structure 2 is cut off at the edge of the volume: structure 1 1 ml")
     assert kinds(result(s1=1.1, s2=0.4, s3=0.3)) == [("small", ("structure 2",))], "said once"
