@@ -21,6 +21,8 @@ from KDSegmentatorLib.errors import GeometryError
 Vector = tuple[float, float, float]
 Matrix = tuple[Vector, Vector, Vector]
 
+MM3_PER_ML = 1000.0
+
 MAXIMUM_VOXELS = 1 << 29
 """Largest accepted volume: 536,870,912 voxels, 2 GiB in float32 (a 512 x 512 x 2048 CT)."""
 

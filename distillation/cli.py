@@ -142,12 +142,13 @@ def _parser() -> argparse.ArgumentParser:
     validation.add_argument("workspaces", nargs="+", type=Path, metavar="WORKSPACE", help="evaluated workspaces")
     validation.add_argument("--output", type=Path, required=True, help="the page, for example docs/validation.md")
     commands.add_parser("report", parents=[common], help="write the report of what was evaluated, HTML and Markdown")
-    field_of_view = commands.add_parser(
-        "field-of-view",
+    complete = commands.add_parser(
+        "complete",
         parents=[common],
-        help="write into packs of an earlier version how large their training images were; export does that by itself",
+        help="write into packs of an earlier version what their training cases look like (field of view, volumes of "
+        "the structures); export does that by itself",
     )
-    field_of_view.add_argument(
+    complete.add_argument(
         "--packs", type=Path, required=True, metavar="FOLDER", help="folder of the packs, which are changed in place"
     )
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
@@ -261,10 +262,12 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
     print(f"written to {stages.folder / 'evaluation'}")
 
 
-def _field_of_view(stages: Stages, options: argparse.Namespace) -> None:
+def _complete(stages: Stages, options: argparse.Namespace) -> None:
     for pack in stages.packs_in(options.packs):
-        described = stages.with_field_of_view(pack)
-        print(f"{described.folder}: trained on images of {field_of_view_text(described.manifest)}")
+        completed = stages.completed(pack)
+        expected = completed.manifest.expected
+        volumes = "" if expected is None else f"; {expected.smallest_ml:g} to {expected.largest_ml:g} ml of structures"
+        print(f"{completed.folder}: trained on images of {field_of_view_text(completed.manifest)}{volumes}")
 
 
 def _export(stages: Stages, options: argparse.Namespace) -> None:
@@ -395,7 +398,7 @@ _STAGES = {
     "train-teacher": _train_teacher,
     "distil": _distil,
     "evaluate": _evaluate,
-    "field-of-view": _field_of_view,
+    "complete": _complete,
     "export": _export,
     "run": _run,
     "report": _report,

@@ -152,17 +152,21 @@ class Stages:
             verify_pack(pack)
         return sorted(packs, key=lambda pack: divisor(pack.manifest.size))
 
-    def with_field_of_view(self, pack: StudentPack) -> StudentPack:
-        """Write into a pack, in place, how large the training images of this recipe's dataset are.
+    def completed(self, pack: StudentPack) -> StudentPack:
+        """Write into a pack, in place, what exports of earlier versions did not say about the training cases.
+
+        That is the field of view of their images, and the volumes of the structures in their reference segmentations:
+        those of this recipe's dataset, without the cases that its fold holds out.
 
         Raises:
             ExportError: the pack was trained on images in another axis order, so not on this dataset; or the disk is
                 full or not writable.
-            TrainingError: the dataset is not prepared, or an image's header is not usable.
+            TrainingError: the dataset is not prepared, or an image's header or a segmentation is not usable.
             PackError: the pack is damaged.
         """
         from distillation.export.description import describe_field_of_view
-        from distillation.export.folder import with_field_of_view
+        from distillation.export.expectation import describe_expected
+        from distillation.export.folder import with_training_set
         from distillation.export.samples import training_cases
 
         prepared = self.prepared()
@@ -173,7 +177,8 @@ class Stages:
                 f"{codes}; give the dataset that it was trained on"
             )
         cases = training_cases(prepared.raw, prepared.held_out_cases(self.recipe.dataset.fold))
-        return with_field_of_view(pack, describe_field_of_view(cases, codes))
+        expected = describe_expected(cases, pack.manifest.labels)
+        return with_training_set(pack, describe_field_of_view(cases, codes), expected)
 
     def held_out_cases(self) -> list[Case]:
         """Return the cases that neither teacher nor students were trained on."""
@@ -351,7 +356,8 @@ class Stages:
         present = _open_if_there(folder)
         if present is not None and self._up_to_date(present.manifest, checkpoint):
             # one of an earlier version keeps what was measured
-            return present if present.manifest.field_of_view else self.with_field_of_view(present)
+            complete = present.manifest.field_of_view is not None and present.manifest.expected is not None
+            return present if complete else self.completed(present)
         teacher = None
         if size != TEACHER_SIZE:
             teacher = load_model_folder(self.teacher().folder, fold, self.teacher().checkpoint)

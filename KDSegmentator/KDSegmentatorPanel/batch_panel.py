@@ -47,7 +47,7 @@ class BatchInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRow:
-    """A file of the batch: its name, what it is at, and why it failed."""
+    """A file of the batch: its name, what it is at, and why it failed or what its warnings are."""
 
     name: str
     state: str
@@ -299,11 +299,14 @@ class BatchPanel:
             self._ended = {file.input: (file.state, file.message) for file in event.files}
             states = ("done", "skipped", "failed")
             counts = {state: sum(file.state == state for file in event.files) for state in states}
+            text = _("{done} done, {skipped} done before, {failed} failed. Statistics: {table}").format(
+                table=event.table, **counts
+            )
+            warned = sum(bool(file.message) for file in event.files if file.state != "failed")
+            about_warnings = _("{count} with warnings: look at these results before you use them.").format(count=warned)
             self._message = Message(
-                text=_("{done} done, {skipped} done before, {failed} failed. Statistics: {table}").format(
-                    table=event.table, **counts
-                ),
-                level="warning" if counts["failed"] else "information",
+                text=f"{text} {about_warnings}" if warned else text,
+                level="warning" if counts["failed"] or warned else "information",
             )
 
 
@@ -325,4 +328,7 @@ def _row(name: str, state: tuple[RunState, str] | None) -> FileRow:
         "skipped": _("done before"),
         "failed": _("failed"),
     }
-    return FileRow(name=name, state=texts[state[0]], message=state[1])
+    text = texts[state[0]]
+    if state[1] and state[0] in ("done", "skipped"):
+        text = _("{state}, with warnings").format(state=text)
+    return FileRow(name=name, state=text, message=state[1])

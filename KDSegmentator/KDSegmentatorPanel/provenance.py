@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def provenance_text(node: vtkMRMLSegmentationNode | None) -> str:
-    """Return pack, engine and time of a segmentation; empty if it was not made by KDSegmentator."""
+    """Return pack, engine, time and warnings of a segmentation; empty if it was not made by KDSegmentator."""
     if node is None or node.GetAttribute(f"{ATTRIBUTE_PREFIX}pack_id") is None:
         return ""
 
     def value(name: str) -> str:
         return str(node.GetAttribute(ATTRIBUTE_PREFIX + name) or "?")
 
-    return _(
+    text = _(
         "{pack} {version} (SHA-256 {hash}…) · {engine} {precision} on {device} · {seconds} s. "
         "Not for diagnosis: check every result."
     ).format(
@@ -31,3 +31,5 @@ def provenance_text(node: vtkMRMLSegmentationNode | None) -> str:
         device=value("device"),
         seconds=value("seconds.total"),
     )
+    warnings = node.GetAttribute(f"{ATTRIBUTE_PREFIX}warnings")
+    return _("{text} Warnings: {warnings}").format(text=text, warnings=warnings) if warnings else text

@@ -7,6 +7,8 @@ from KDSegmentatorPanel.segment_view import Message
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import duration, for_people
 
+_SHOWN_WARNINGS = 3
+
 
 def about_size(result: SizeResult) -> str:
     """Return how one size was run, for the log."""
@@ -23,7 +25,10 @@ def about_size(result: SizeResult) -> str:
 
 
 def done_message(event: Segmented) -> Message:
-    """Return what the user has to know about the results: times, sizes that failed, structures that are missing."""
+    """Return what the user has to know about the results: times, sizes that failed, and what is odd about the others.
+
+    Of many warnings the first are shown, which are the most important; the log has all.
+    """
     parts = [
         _("{size}: done in {time}.").format(
             size=result.segmentation.record.size, time=duration(result.segmentation.record.seconds["total"])
@@ -35,11 +40,9 @@ def done_message(event: Segmented) -> Message:
         for failure in event.failures
     ]
     for result in event.results:
-        absent = [row.name for row in result.statistics if row.voxels == 0]
-        if absent:
-            problems.append(
-                _("{size} did not find: {names}. Look at the volume's field of view.").format(
-                    size=result.segmentation.record.size, names=", ".join(absent)
-                )
-            )
+        record = result.segmentation.record
+        shown = record.warnings[:_SHOWN_WARNINGS]
+        problems += [_("{size}: {warning}").format(size=record.size, warning=each.sentence) for each in shown]
+        if more := len(record.warnings) - len(shown):
+            problems.append(_("{size}: {count} more warnings in the log.").format(size=record.size, count=more))
     return Message(text=" ".join(parts + problems), level="warning" if problems else "information")

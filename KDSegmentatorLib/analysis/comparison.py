@@ -13,7 +13,6 @@ from KDSegmentatorLib.analysis.label_map import label_map
 from KDSegmentatorLib.analysis.label_pairs import TITLES, LabelPair, check_same_grid, each_label
 from KDSegmentatorLib.analysis.overlap import defined
 from KDSegmentatorLib.analysis.spreadsheet import as_text
-from KDSegmentatorLib.analysis.statistics import MM3_PER_ML
 from KDSegmentatorLib.analysis.surface_distance import (
     ABSENT,
     DEFAULT_TOLERANCE_MM,
@@ -22,7 +21,7 @@ from KDSegmentatorLib.analysis.surface_distance import (
     check_tolerance,
 )
 from KDSegmentatorLib.errors import UnsuitableVolumeError
-from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.geometry import MM3_PER_ML, Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.packs.manifest import SurfaceKind

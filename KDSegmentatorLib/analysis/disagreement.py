@@ -12,9 +12,8 @@ import numpy.typing as npt
 from KDSegmentatorLib.analysis.label_map import label_map
 from KDSegmentatorLib.analysis.label_pairs import TITLES, LabelPair, check_same_grid
 from KDSegmentatorLib.analysis.nearest_voxel import nearest_distances
-from KDSegmentatorLib.analysis.statistics import MM3_PER_ML
 from KDSegmentatorLib.analysis.surface_elements import outer_voxels
-from KDSegmentatorLib.geometry import Vector, Volume, vector
+from KDSegmentatorLib.geometry import MM3_PER_ML, Vector, Volume, vector
 
 
 class Disagreement(IntEnum):

@@ -12,11 +12,10 @@ import numpy.typing as npt
 
 from KDSegmentatorLib.analysis.spreadsheet import as_text
 from KDSegmentatorLib.errors import GeometryError
-from KDSegmentatorLib.geometry import Vector, Volume, vector
+from KDSegmentatorLib.geometry import MM3_PER_ML, Vector, Volume, vector
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.packs.manifest import Label
 
-MM3_PER_ML = 1000.0
 IMAGE_UNITS = "image_units"
 """Unit in column names when the image's intensities have none, as in MR."""
 

@@ -183,7 +183,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="do not refuse a volume that looks like another modality, or with another field of view than the pack's",
     )
-    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors and warnings")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:

@@ -57,6 +57,8 @@ def run(arguments: argparse.Namespace) -> None:
         if not arguments.quiet:
             print(summary(result, statistics.result(), choice, reason))
             print(f"Wrote {', '.join(str(output.path) for output in outputs)}")
+        elif result.record.warnings:
+            print("\n".join(_warning_lines(result)), file=sys.stderr)
 
 
 def _loaded(arguments: argparse.Namespace, interrupt: Interrupt) -> tuple[Segmenter, Volume]:
@@ -96,7 +98,12 @@ def summary(result: Segmentation, statistics: Sequence[LabelStatistics], choice:
         lines.append(f"Region  {record.region.pack_id} {record.region.pack_version}{_margin(record.region)}")
     if choice.reason:
         lines.append(f"Size    {choice.reason}")
+    lines += _warning_lines(result)
     return "\n".join(lines)
+
+
+def _warning_lines(result: Segmentation) -> list[str]:
+    return [f"Warning: {warning.sentence}" for warning in result.record.warnings]
 
 
 def _margin(region: RegionRecord) -> str:

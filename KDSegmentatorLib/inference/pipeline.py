@@ -15,7 +15,7 @@ import numpy.typing as npt
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.head import VoxelMaps
 from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
-from KDSegmentatorLib.errors import InvalidSettingsError
+from KDSegmentatorLib.errors import ImplausibleVolumeError, InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.accumulation import blended_slabs, mirrored_axes, windows_reaching
 from KDSegmentatorLib.inference.head_place import head_comes_early
@@ -23,9 +23,10 @@ from KDSegmentatorLib.inference.network_grid import NetworkGrid
 from KDSegmentatorLib.inference.normalization import normalize
 from KDSegmentatorLib.inference.plausibility import check_field_of_view, check_finite, check_intensities
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
-from KDSegmentatorLib.inference.region import FoundRegion, check_region, only_region, region_record
+from KDSegmentatorLib.inference.region import FoundRegion, check_region, only_region, region_record, region_warnings
 from KDSegmentatorLib.inference.resampling import resample_image
 from KDSegmentatorLib.inference.restoration import Restoration
+from KDSegmentatorLib.inference.sanity import ResultWarning, check_result, input_warning
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.machine.threads import check_threads
@@ -69,7 +70,8 @@ def segment(
         probabilities: names or values of structures whose probability is wanted as well.
         mirroring: average over the windows mirrored along every axis that training mirrored: up to eight times the
             work for a little more accuracy.
-        check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view.
+        check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view; False
+            segments them with a warning in the record.
         threads: CPU threads outside of the engine; None takes all that the process may use.
         progress: called at every step.
         cancel: asked at every step, and several times a second while the engine computes. The work stops within a
@@ -77,7 +79,8 @@ def segment(
             very large volume).
 
     Returns:
-        Labels on exactly the input's grid.
+        Labels on exactly the input's grid, with warnings in the record where the result is not like the pack's training
+        cases.
 
     Raises:
         UnsuitableVolumeError: the volume's intensities are not usable, it is not of the pack's modality or field of
@@ -112,12 +115,14 @@ def segment(
     mirrorings = mirrored_axes(manifest.windows.mirroring_axes if mirroring else ())
     watch = _Stopwatch(engine)
     try:
-        grid, image = _preprocessed(volume, found, manifest, request, check_input=check_input)
+        grid, image, warnings = _preprocessed(volume, found, manifest, request, check_input=check_input)
         preprocessed = watch.elapsed()
         starts = grid.window_starts()
         maps = _restored_maps(grid, image, pack, watch, starts, mirrorings, request)
         del image
         result = _on_the_input_grid(maps, grid, volume)
+        labelled = volume.with_voxels(result.labels)
+        warnings += check_result(labelled, request.wanted, manifest)
     except (MemoryError, RuntimeError) as error:
         if not is_memory_failure(error):
             raise
@@ -133,7 +138,7 @@ def segment(
         earlier = found.record.seconds["total"]
         seconds |= {"region": earlier, "total": total + earlier}
     return Segmentation(
-        volume=volume.with_voxels(result.labels),
+        volume=labelled,
         entropy=None if result.entropy is None else volume.with_voxels(result.entropy),
         probabilities={value: volume.with_voxels(map_) for value, map_ in result.probabilities.items()},
         labels=request.wanted,
@@ -156,6 +161,7 @@ def segment(
             region=None
             if found is None or manifest.region is None
             else region_record(found, manifest.region.margin_mm),
+            warnings=warnings if found is None else (*region_warnings(found), *warnings),
         ),
     )
 
@@ -200,18 +206,23 @@ class _Stopwatch:
 
 def _preprocessed(
     volume: Volume, found: FoundRegion | None, manifest: Manifest, request: _Request, *, check_input: bool
-) -> tuple[NetworkGrid, npt.NDArray[np.float32]]:
-    """Return the grids, and the volume, or its region, as the network takes it."""
+) -> tuple[NetworkGrid, npt.NDArray[np.float32], tuple[ResultWarning, ...]]:
+    """Return the grids, the volume, or its region, as the network takes it, and warnings about it."""
     steps = request.steps("preprocess", 4)
     seen = "the volume"
     if found is not None and manifest.region is not None:
         volume = only_region(volume, found.mask, manifest.region.margin_mm, steps.check)
         seen = f"what {manifest.region.pack} found in the volume"
     check_finite(volume, steps.check, seen)
-    if check_input:
+    warnings: tuple[ResultWarning, ...] = ()
+    try:
         if found is None:  # the earlier stage has looked at the whole volume
             check_intensities(volume, manifest.modality, steps.check)
         check_field_of_view(volume, manifest, seen)
+    except ImplausibleVolumeError as error:
+        if check_input:
+            raise
+        warnings = (input_warning(error.finding, manifest),)
     steps.advance()
     grid = NetworkGrid(volume.reoriented(manifest.preprocessing.axis_codes, steps.check), manifest)
     steps.advance()
@@ -226,7 +237,7 @@ def _preprocessed(
         request.threads,
     )
     steps.advance()
-    return grid, image
+    return grid, image, warnings
 
 
 def _restored_maps(

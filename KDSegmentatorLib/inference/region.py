@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Vector, Volume, slabs
 from KDSegmentatorLib.inference.cropping import Box, nonzero_box
+from KDSegmentatorLib.inference.sanity import ResultWarning
 from KDSegmentatorLib.inference.segmentation import RegionRecord, RunRecord
 from KDSegmentatorLib.packs.manifest import Manifest
 
@@ -86,6 +87,11 @@ def region_record(found: FoundRegion, margin_mm: float) -> RegionRecord:
         voxels=int(np.count_nonzero(found.mask)),
         reused=found.reused,
     )
+
+
+def region_warnings(found: FoundRegion) -> tuple[ResultWarning, ...]:
+    """Return what the later pack's user has to know about the region: the earlier pack's warnings, with its title."""
+    return tuple(replace(warning, sentence=f"{found.title}: {warning.sentence}") for warning in found.record.warnings)
 
 
 def only_region(

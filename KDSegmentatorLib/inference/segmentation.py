@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.sanity import ResultWarning
 from KDSegmentatorLib.packs.manifest import Label
 
 
@@ -62,6 +63,7 @@ class RunRecord:
             after) and ``total``; in a chain also ``region``, all of the earlier stage, which is part of ``total``.
         library_version: version of this library.
         region: the earlier stage; None if the whole volume was segmented.
+        warnings: what the user should look at before using the result, that of the earlier stage included; mostly none.
     """
 
     pack_id: str
@@ -80,6 +82,7 @@ class RunRecord:
     seconds: dict[str, float]
     library_version: str
     region: RegionRecord | None = None
+    warnings: tuple[ResultWarning, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -241,11 +241,12 @@ def _input_sha256(paths: BatchPaths) -> str:
 
 def _succeeded(paths: BatchPaths, run: StoredRun, reporter: RunReporter, *, skipped: bool) -> _FileEnd:
     state: RunState = "skipped" if skipped else "done"
-    reporter.changed(state)
+    message = " ".join(warning.sentence for warning in run.record.warnings)
+    reporter.changed(state, message)
     file = BatchFile(
         input=paths.name,
         state=state,
-        message="",
+        message=message,
         labels=str(paths.labels),
         entropy=None if run.entropy_file is None else str(paths.entropy),
     )

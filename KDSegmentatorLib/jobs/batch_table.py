@@ -53,7 +53,8 @@ def check_table(path: Path) -> None:
 def write_table(entries: Sequence[TableRow], path: Path, *, intensity_unit: str) -> None:
     """Write one line for every file and label as CSV (UTF-8, comma, one header line); an existing file is replaced.
 
-    A file that failed has one line, with the reason.
+    A file that failed has one line, with the reason. A warning stands on the lines of its structures; one that is about
+    none of the file's structures, but all of them or what an earlier pack found, on every line of the file.
 
     Args:
         entries: one a file.
@@ -66,13 +67,24 @@ def write_table(entries: Sequence[TableRow], path: Path, *, intensity_unit: str)
     columns = statistics_columns(intensity_unit)
     with atomic_output(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow([*_FIRST_COLUMNS, *columns, "failure"])
+        table.writerow([*_FIRST_COLUMNS, *columns, "failure", "warnings"])
         for entry in entries:
             name = as_text(entry.name)
             if entry.run is None:
-                table.writerow([name, "", "", *("" for _ in columns), as_text(entry.message)])
+                table.writerow([name, "", "", *("" for _ in columns), as_text(entry.message), ""])
                 continue
             record = entry.run.record
             for row in entry.run.statistics:
                 cells = statistics_cells(row)
-                table.writerow([name, record.pack_id, record.pack_version, *cells, ""])
+                warnings = as_text(_warnings(entry.run, row.name))
+                table.writerow([name, record.pack_id, record.pack_version, *cells, "", warnings])
+
+
+def _warnings(run: StoredRun, name: str) -> str:
+    """Return the warnings for one structure's line."""
+    names = {row.name for row in run.statistics}
+    return " ".join(
+        warning.sentence
+        for warning in run.record.warnings
+        if name in warning.labels or warning.pack_id != run.record.pack_id or names.isdisjoint(warning.labels)
+    )

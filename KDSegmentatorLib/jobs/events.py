@@ -64,7 +64,7 @@ class RunChanged:
         runs: number of runs of the job.
         name: the size, or the file of a batch as named in the request.
         state: ``skipped`` is a file of a batch that has its result already.
-        message: why it failed; empty otherwise.
+        message: why it failed, or its warnings; empty otherwise.
     """
 
     run: int
@@ -118,7 +118,7 @@ class BatchFile:
     Attributes:
         input: as named in the request.
         state: ``done``, ``skipped`` or ``failed``.
-        message: why it failed; empty otherwise.
+        message: why it failed, or what to look at before using the result (its warnings); empty otherwise.
         labels: absolute path of the label map; None if it failed.
         entropy: absolute path of the entropy map; None if it failed or was not asked for.
     """

@@ -87,6 +87,8 @@ def segment_volume(
         progress=progress,
         cancel=cancel,
     )
+    for warning in segmentation.record.warnings:
+        _log.warning("%s", warning.sentence)
     return SizeResult(
         size=size,
         segmentation=segmentation,

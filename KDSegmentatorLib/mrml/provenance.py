@@ -19,6 +19,7 @@ def node_attributes(record: RunRecord) -> dict[str, str]:
 
     The names are those of :class:`RunRecord` after ``KDSegmentator.``, stages of ``seconds`` after a further dot, for
     example ``KDSegmentator.pack_id`` and ``KDSegmentator.seconds.total``; those of an earlier stage after ``region.``.
+    The sentences of the warnings are one text; without warnings there is none.
     """
     attributes = {
         "pack_id": record.pack_id,
@@ -43,6 +44,8 @@ def node_attributes(record: RunRecord) -> dict[str, str]:
             f"region.{name}": str(value).lower() if isinstance(value, bool) else str(value)
             for name, value in earlier.items()
         }
+    if record.warnings:
+        attributes["warnings"] = " ".join(warning.sentence for warning in record.warnings)
     return {ATTRIBUTE_PREFIX + name: value for name, value in attributes.items()}
 
 

@@ -104,6 +104,52 @@ class FieldOfView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpectedLabel:
+    """What the reference segmentations of the training cases have of one label.
+
+    ``cases`` have it, and in ``at_edge`` of these it touches the edge of its image, so that it may go on beyond it
+    (:mod:`KDSegmentatorLib.inference.structure_volumes`). ``smallest_ml`` and ``largest_ml`` are its volume in
+    millilitres, the smallest without the cases in which it touches the edge, if there are others.
+    """
+
+    value: int
+    cases: int
+    at_edge: int
+    smallest_ml: float
+    largest_ml: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedPair:
+    """How much the left and the right of a structure differ in the training cases' reference segmentations.
+
+    ``left`` and ``right`` are label values; ``largest_difference`` is the largest ``|L - R| / ((L + R) / 2)`` of their
+    volumes, in [0, 2], over the cases that have both, without those in which one touches the edge of the image if there
+    are others.
+    """
+
+    left: int
+    right: int
+    largest_difference: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What the reference segmentations of the training cases look like, to compare results with.
+
+    ``cases`` is their number, ``smallest_ml`` and ``largest_ml`` the volume of all structures together in millilitres
+    (the smallest as in :class:`ExpectedLabel`). A label that no training case has is in none of the ``labels``. A
+    result far outside is kept, with a warning (:mod:`KDSegmentatorLib.inference.sanity`).
+    """
+
+    cases: int
+    smallest_ml: float
+    largest_ml: float
+    labels: tuple[ExpectedLabel, ...]
+    pairs: tuple[ExpectedPair, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Region:
     """An earlier stage: another pack that finds the part of the volume which this one was trained to see.
 
@@ -266,6 +312,7 @@ class Manifest:
         task: the family's name; packs of one task are one family.
         size: ``x1`` (the teacher), ``x1/2``, ``x1/4``, ...
         field_of_view: None in packs that were exported before it was written down; then it is not checked.
+        expected: None in packs that were exported before it was written down; then sizes are not judged.
         region: the pack that is run before this one; None if this one sees the whole volume.
         files: every file of the pack but ``manifest.json``, by its name (no folders).
     """
@@ -281,6 +328,7 @@ class Manifest:
     labels: tuple[Label, ...]
     preprocessing: Preprocessing
     field_of_view: FieldOfView | None = None
+    expected: Expected | None = None
     region: Region | None = None
     windows: Windows
     network: Network

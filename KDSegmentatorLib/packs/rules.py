@@ -13,6 +13,9 @@ from KDSegmentatorLib.packs.manifest import (
     Code,
     Credit,
     Evaluation,
+    Expected,
+    ExpectedLabel,
+    ExpectedPair,
     FieldOfView,
     FileRecord,
     Interval,
@@ -118,6 +121,14 @@ RULES: Rules = {
     (Preprocessing, "spacing"): Rule(above=0),
     (FieldOfView, "smallest"): Rule(above=0),
     (FieldOfView, "largest"): Rule(above=0),
+    (Expected, "cases"): _COUNT,
+    (Expected, "smallest_ml"): _NOT_NEGATIVE,
+    (Expected, "largest_ml"): _NOT_NEGATIVE,
+    (ExpectedLabel, "cases"): _COUNT,
+    (ExpectedLabel, "at_edge"): _NOT_NEGATIVE,
+    (ExpectedLabel, "smallest_ml"): Rule(above=0),
+    (ExpectedLabel, "largest_ml"): Rule(above=0),
+    (ExpectedPair, "largest_difference"): Rule(minimum=0, maximum=2),
     (Region, "pack"): _ID,
     (Region, "minimum_version"): _VERSION,
     (Region, "margin_mm"): Rule(minimum=0, maximum=MAXIMUM_MARGIN_MM),
@@ -176,6 +187,8 @@ def check(manifest: Manifest) -> None:
     _check_preprocessing(manifest.preprocessing)
     if manifest.field_of_view is not None:
         _check_field_of_view(manifest.field_of_view)
+    if manifest.expected is not None:
+        _check_expected(manifest.expected, {label.value for label in manifest.labels})
     if manifest.region is not None and manifest.region.pack == manifest.id:
         raise FieldError("region.pack", f"must be another pack than {manifest.id} itself")
     _check_network(manifest)
@@ -253,6 +266,37 @@ def _check_field_of_view(field_of_view: FieldOfView) -> None:
     for axis, (low, high) in enumerate(zip(field_of_view.smallest, field_of_view.largest, strict=True)):
         if low > high:
             raise FieldError(f"field_of_view.smallest[{axis}]", f"must not be above the largest ({high}), got {low}")
+
+
+def _check_expected(expected: Expected, values: set[int]) -> None:
+    _check_range(expected, "expected")
+    _check_unique([label.value for label in expected.labels], "expected.labels", "value")
+    for n, label in enumerate(expected.labels):
+        path = f"expected.labels[{n}]"
+        if label.value not in values:
+            raise FieldError(f"{path}.value", f"there is no label {label.value}")
+        if label.cases > expected.cases:
+            raise FieldError(f"{path}.cases", f"must not be above all cases ({expected.cases}), got {label.cases}")
+        if label.at_edge > label.cases:
+            raise FieldError(f"{path}.at_edge", f"must not be above its cases ({label.cases}), got {label.at_edge}")
+        _check_range(label, path)
+    paired: set[int] = set()
+    for n, pair in enumerate(expected.pairs):
+        for name in ("left", "right"):
+            value = getattr(pair, name)
+            if value not in values:
+                raise FieldError(f"expected.pairs[{n}].{name}", f"there is no label {value}")
+            if value in paired:
+                raise FieldError(f"expected.pairs[{n}].{name}", f"the label {value} has its pair already")
+            paired.add(value)
+
+
+def _check_range(volumes: Expected | ExpectedLabel, path: str) -> None:
+    if volumes.smallest_ml > volumes.largest_ml:
+        raise FieldError(
+            f"{path}.smallest_ml",
+            f"must not be above the largest ({volumes.largest_ml}), got {volumes.smallest_ml}",
+        )
 
 
 def _check_network(manifest: Manifest) -> None:

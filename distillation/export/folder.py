@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from KDSegmentatorLib.packs.manifest import Evaluation, FieldOfView, ReducedPrecision
+    from KDSegmentatorLib.packs.manifest import Evaluation, Expected, FieldOfView, ReducedPrecision
 
 
 @contextmanager
@@ -125,8 +125,8 @@ def with_evaluation(
     return open_pack(pack.folder)
 
 
-def with_field_of_view(pack: StudentPack, field_of_view: FieldOfView) -> StudentPack:
-    """Write into a pack how large the images were that it was trained on; its other files stay as they are.
+def with_training_set(pack: StudentPack, field_of_view: FieldOfView, expected: Expected) -> StudentPack:
+    """Write into a pack what the cases look like that it was trained on; its other files stay as they are.
 
     Raises:
         PackError: the pack is damaged.
@@ -135,7 +135,7 @@ def with_field_of_view(pack: StudentPack, field_of_view: FieldOfView) -> Student
     with new_pack_folder(pack.folder) as temporary:
         for name in pack.manifest.files:
             shutil.copyfile(pack.folder / name, temporary / name)
-        manifest = dataclasses.replace(pack.manifest, field_of_view=field_of_view)
+        manifest = dataclasses.replace(pack.manifest, field_of_view=field_of_view, expected=expected)
         (temporary / MANIFEST_NAME).write_text(write_manifest(manifest), encoding="utf-8", newline="\n")
     return open_pack(pack.folder)
 

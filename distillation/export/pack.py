@@ -19,6 +19,7 @@ from distillation.export.description import (
     describe_provenance,
     describe_windows,
 )
+from distillation.export.expectation import describe_expected
 from distillation.export.folder import new_pack_folder
 from distillation.export.probe import write_probe_of
 from distillation.export.samples import sample_windows, training_cases
@@ -69,8 +70,8 @@ def export_pack(
         size: ``x1`` (the teacher), ``x1/2``, ...
         teacher: the family's teacher; None if ``model`` is the teacher.
         recipe: what the pack says about itself.
-        dataset: the dataset it was trained on: axis order, field of view, cases for the comparison and the probe are
-            taken from it.
+        dataset: the dataset it was trained on: axis order, field of view, volumes of the structures, cases for the
+            comparison and the probe are taken from it.
         into: folder that will hold the pack's folder, named by its id; an earlier one of this name is replaced.
         storage: number format of the kernels in the file; computations are in float32 either way.
         held_out: names of cases that are left for the evaluation.
@@ -109,6 +110,7 @@ def export_pack(
         labels=recipe.labels,
         preprocessing=preprocessing,
         field_of_view=describe_field_of_view(cases, preprocessing.axis_codes),
+        expected=describe_expected(cases, recipe.labels),
         region=recipe.region,
         windows=windows,
         network=Network(

@@ -182,6 +182,23 @@ def test_from_start_to_end(box: Box) -> None:
     assert [row.state for row in view.rows] == ["done", "failed", "done before"]
 
 
+def test_files_with_warnings_say_so(box: Box) -> None:
+    box.panel.start()
+    box.end(RunChanged(run=0, runs=3, name="a.nii.gz", state="done", message="Liver is small."))
+    row = box.panel.view().rows[0]
+    assert (row.state, row.message) == ("done, with warnings", "Liver is small.")
+    files = tuple(
+        BatchFile(input=name, state=state, message=message, labels=None, entropy=None)
+        for name, state, message in zip(NAMES, ("done", "done", "skipped"), ("Odd.", "", "Odd."), strict=True)
+    )
+    box.end(BatchFinished(files=files, table="/results/statistics.csv"))
+    view = box.panel.view()
+    assert [row.state for row in view.rows] == ["done, with warnings", "done", "done before, with warnings"]
+    assert view.message.level == "warning"
+    assert view.message.text.startswith("2 done, 1 done before, 0 failed.")
+    assert view.message.text.endswith("2 with warnings: look at these results before you use them.")
+
+
 def test_one_batch_at_a_time(box: Box) -> None:
     box.panel.start()
     box.panel.start()

@@ -9,10 +9,12 @@ import pytest
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.errors import InsufficientMemoryError
+from KDSegmentatorLib.inference.sanity import check_result
 from KDSegmentatorLib.jobs.events import FailedSize, Log, Progressed, Started
 from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from KDSegmentatorPanel.choices import EngineChoice, PrecisionChoice
+from KDSegmentatorPanel.provenance import provenance_text
 from KDSegmentatorPanel.state import State
 from support.mrml_scene import affine
 from support.segment_box import Panel, scan
@@ -96,12 +98,25 @@ class TestRun:
         assert box.panel.view().message.text == "x1: done in 3 s."
         assert "onnxruntime is exact" in box.panel.log
 
-    def test_structures_that_were_not_found_are_said(self, box: Panel) -> None:
+    def test_warnings_are_said_the_first_ones_of_many(self, box: Panel) -> None:
         box.panel.segment()
-        box.end(box.result("x1", labels=(1,)))
+        event = box.result("x1", labels=(1,))
+        (result,) = event.results
+        warnings = check_result(result.segmentation.volume, result.segmentation.labels, box.pack("x1").manifest)
+        warnings += tuple(replace(warnings[0], sentence=f"Odd {n}.") for n in range(4))
+        record = replace(result.segmentation.record, warnings=warnings)
+        box.end(
+            replace(event, results=(replace(result, segmentation=replace(result.segmentation, record=record)),)),
+        )
         message = box.panel.view().message
         assert message.level == "warning"
-        assert "x1 did not find: structure 2, structure 3." in message.text
+        assert message.text == (
+            "x1: done in 3 s. x1: Not found: structure 2, structure 3. Check what the volume shows of them. "
+            "x1: Odd 0. x1: Odd 1. x1: 2 more warnings in the log."
+        )
+        shown = provenance_text(box.panel.outcomes[0].nodes.segmentation)
+        assert "Not for diagnosis: check every result. Warnings: Not found: structure 2, structure 3." in shown
+        assert shown.endswith("Odd 3.")
 
     def test_surfaces(self, box: Panel) -> None:
         import slicer

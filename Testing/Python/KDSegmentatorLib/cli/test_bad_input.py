@@ -145,8 +145,9 @@ def test_unlikely_intensities_can_be_allowed(kdseg: Any, work: Path, make: Calla
     make(scan)
     arguments = ["segment", scan, work / "labels.nii.gz", "--pack", "generated"]
     assert "--unchecked" in kdseg(*arguments)[2]
-    code, _, err = kdseg(*arguments, "--unchecked")
+    code, _, err = kdseg(*arguments, "--unchecked", "--quiet")
     assert code == 0, err
+    assert err.startswith("Warning: Segmented without the check of the input, which found: ")
 
 
 def test_another_field_of_view_can_be_allowed(kdseg: Any, store: PackStore, work: Path) -> None:
@@ -163,7 +164,9 @@ def test_another_field_of_view_can_be_allowed(kdseg: Any, store: PackStore, work
     assert not (work / "labels.nii.gz").exists()
     code, _, err = kdseg(*arguments, "--unchecked", "--record", work / "record.json")
     assert code == 0, err
-    assert json.loads((work / "record.json").read_text(encoding="utf-8"))["checked"] is False
+    record = json.loads((work / "record.json").read_text(encoding="utf-8"))
+    assert record["checked"] is False
+    assert "too large (20 mm left to right) for the pack" in record["warnings"][0]["sentence"]
 
 
 def test_a_scan_too_large_at_the_packs_spacing(kdseg: Any, work: Path) -> None:

@@ -23,6 +23,7 @@ from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.inference.segmentation import RunRecord
 from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel
 from KDSegmentatorLib.packs.store import PackStore
 from support.generated_family import build_size, write_scan
 from support.generated_packs import label, write_pack
@@ -121,6 +122,32 @@ def test_the_record_has_what_it_takes_to_repeat_the_run(kdseg: Any, scan: Path, 
     assert RunRecord(**content).pack_sha256 == store.get("generated-x1_2").manifest_sha256
     assert (content["pack_id"], content["pack_version"], content["size"]) == ("generated-x1_2", "1.0.0", "x1/2")
     assert str(record) in out
+
+
+@pytest.mark.parametrize("options", [[], ["--quiet"]])
+def test_warnings_are_printed_and_kept(
+    kdseg: Any, scan: Path, store: PackStore, tmp_path: Path, options: list[str]
+) -> None:
+    labels = tuple(
+        ExpectedLabel(value=value, cases=20, at_edge=20, smallest_ml=low, largest_ml=100.0)
+        for value, low in ((1, 0.001), (2, 50.0), (3, 0.001))
+    )
+    expected = Expected(cases=20, smallest_ml=0.1, largest_ml=100.0, labels=labels, pairs=())
+    changed = replace(store.get("generated-x1_4").manifest, version="2.0.0", expected=expected)
+    store.install(write_pack(tmp_path / "changed", manifest=changed).folder)
+    record = scan.with_name("record.json")
+    code, out, err = kdseg(
+        "segment", scan, scan.with_name("labels.nii"), *PACK, "--size", "x1/4", "--record", record, *options
+    )
+    assert code == 0, err
+    printed, other = (err, out) if options else (out, err)
+    assert "Warning" not in other
+    (line,) = [line for line in printed.splitlines() if line.startswith("Warning")]
+    assert line.startswith("Warning: structure 2 is cut off at the edge of the volume: ")
+    (kept,) = json.loads(record.read_text(encoding="utf-8"))["warnings"]
+    assert (kept["kind"], kept["pack_id"], kept["labels"]) == ("cut off", "generated-x1_4", ["structure 2"])
+    assert kept["expected"] == [50.0, 100.0] and 0 < kept["found"] < 25
+    assert line == f"Warning: {kept['sentence']}"
 
 
 @pytest.mark.parametrize(

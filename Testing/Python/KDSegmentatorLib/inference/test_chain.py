@@ -18,6 +18,7 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.chain import Regions
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
+from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.segmenter import Segmenter
@@ -177,3 +178,14 @@ def test_the_command(
     assert main(["segment", str(scan), str(labels), *options[:-2]]) == 2
     assert "not installed" in capsys.readouterr().err
     assert not labels.exists()
+
+
+def test_warnings_of_the_earlier_stage_come_first_with_its_title(store: PackStore, tmp_path: Path) -> None:
+    label = ExpectedLabel(value=1, cases=20, at_edge=20, smallest_ml=40.0, largest_ml=80.0)
+    brains = Expected(cases=20, smallest_ml=40.0, largest_ml=80.0, labels=(label,), pairs=())
+    install_earlier(store, tmp_path, expected=brains)
+    install_later(store, tmp_path, region=after_earlier())
+    first, *others = segmenter(store)(blob()).record.warnings
+    assert (first.pack_id, first.labels, first.expected) == (EARLIER, ("structure 1",), (40.0, 80.0))
+    assert first.sentence.startswith("Bright tissue: structure 1 is ")
+    assert {warning.pack_id for warning in others} <= {LATER}

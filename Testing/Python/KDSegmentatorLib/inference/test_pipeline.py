@@ -27,7 +27,7 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference import network_grid, pipeline
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
-from KDSegmentatorLib.packs.manifest import FieldOfView, Resampling
+from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel, FieldOfView, Resampling
 from KDSegmentatorLib.packs.pack import StudentPack
 from support.generated_packs import FEATURES, convolution_body, manifest, write_pack
 
@@ -372,7 +372,9 @@ def test_a_ct_is_refused_and_can_be_allowed(pack: StudentPack) -> None:
     engine = OnnxRuntimeEngine(pack.body())
     with pytest.raises(UnsuitableVolumeError, match="looks like CT"):
         segment(ct, pack, engine)
-    segment(ct, pack, engine, check_input=False)
+    (warning,) = segment(ct, pack, engine, check_input=False).record.warnings
+    assert (warning.kind, warning.pack_id) == ("input", "generated-x1_4")
+    assert "looks like CT" in warning.sentence and "--unchecked" not in warning.sentence
 
 
 def test_another_field_of_view_is_refused_and_can_be_allowed(tmp_path: Path) -> None:
@@ -381,7 +383,25 @@ def test_another_field_of_view_is_refused_and_can_be_allowed(tmp_path: Path) -> 
     engine = OnnxRuntimeEngine(pack.body())
     with pytest.raises(UnsuitableVolumeError, match=r"too small .* trained on images of 150 to 170 mm left to right"):
         segment(scan(), pack, engine)
-    segment(scan(), pack, engine, check_input=False)
+    (warning,) = segment(scan(), pack, engine, check_input=False).record.warnings
+    assert "too small" in warning.sentence
+
+
+def test_a_result_unlike_the_training_set_has_warnings(tmp_path: Path) -> None:
+    common = {"cases": 40, "at_edge": 40, "smallest_ml": 1e-3, "largest_ml": 100.0}
+    labels = tuple(ExpectedLabel(value=value, **common) for value in (1, 2))  # type: ignore[arg-type]
+    expected = Expected(cases=40, smallest_ml=1.0, largest_ml=100.0, labels=labels, pairs=())
+    usual = write_pack(tmp_path / "usual", manifest=manifest(2, expected=expected))
+    engine = OnnxRuntimeEngine(usual.body())
+    result = segment(scan(), usual, engine)
+    assert result.record.warnings == ()
+    half = np.count_nonzero(result.volume.voxels == 2) * result.volume.voxel_volume / 2000
+    labels = (labels[0], replace(labels[1], largest_ml=half))
+    odd = write_pack(tmp_path / "odd", manifest=manifest(2, expected=replace(expected, labels=labels)))
+    assert [(each.kind, each.labels) for each in segment(scan(), odd, engine).record.warnings] == [
+        ("large", ("structure 2",))
+    ]
+    assert segment(scan(), odd, engine, labels=[1]).record.warnings == ()
 
 
 def test_outside_the_nonzero_box_is_background(pack: StudentPack) -> None:

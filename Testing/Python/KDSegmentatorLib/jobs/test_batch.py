@@ -17,6 +17,7 @@ from KDSegmentatorLib.jobs.batch_files import TABLE_NAME
 from KDSegmentatorLib.jobs.batch_record import BatchRecord
 from KDSegmentatorLib.jobs.request import BatchRequest
 from KDSegmentatorLib.jobs.stored import RESULT_NAME, StoredBatch, read_stored
+from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel
 from KDSegmentatorLib.packs.store import PackStore
 from support.batches import ALL, names, never, rows, states
 from support.generated_family import build_size, write_scan
@@ -74,6 +75,30 @@ def test_entropy_folders_and_other_formats(
         TABLE_NAME, "patient 1", "patient 1/t1-entropy.mha", "patient 1/t1-labels.mha", "patient 1/t1-record.json",
     ]  # fmt: skip
     assert read_volume(output / "patient 1" / "t1-entropy.mha").voxels.dtype == np.float32
+
+
+def test_warnings_are_in_the_table_the_record_and_the_result(
+    request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, store: PackStore, tmp_path: Path
+) -> None:
+    labels = tuple(
+        ExpectedLabel(value=value, cases=20, at_edge=20, smallest_ml=low, largest_ml=100.0)
+        for value, low in ((1, 0.001), (2, 50.0), (3, 0.001))
+    )
+    expected = Expected(cases=20, smallest_ml=90.0, largest_ml=100.0, labels=labels, pairs=())
+    changed = replace(store.get("generated-x1_4").manifest, version="2.0.0", expected=expected)
+    store.install(write_pack(tmp_path / "changed", manifest=changed).folder)
+    for state in ("done", "skipped"):
+        run_batch(request_, jobs_folder, reporter, never)
+        for file in read_stored(StoredBatch, jobs_folder / RESULT_NAME).files:
+            assert file.state == state
+            assert "Structures are cut off" in file.message and "structure 2 is cut off" in file.message
+            assert (file.input, state) in reporter.states
+        found = rows(output)
+        assert all("Structures are cut off at the edge of the volume: " in row["warnings"] for row in found)
+        assert [row["label_value"] for row in found if "structure 2 is cut off" in row["warnings"]] == ["2", "2"]
+        assert {row["failure"] for row in found} == {""}
+    record = read_stored(BatchRecord, output / "a-record.json").run.record
+    assert [(each.kind, each.labels) for each in record.warnings] == [("cut off", ()), ("cut off", ("structure 2",))]
 
 
 def test_a_size_for_each_volume(request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any) -> None:

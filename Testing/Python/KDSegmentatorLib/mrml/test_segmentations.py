@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.geometry import Vector
+from KDSegmentatorLib.inference.sanity import ResultWarning
 from KDSegmentatorLib.inference.segmentation import RegionRecord
-from KDSegmentatorLib.mrml.provenance import node_attributes
+from KDSegmentatorLib.mrml.provenance import node_attributes, set_provenance
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from support.mrml_scene import (
@@ -225,8 +227,30 @@ def test_provenance_is_complete(mrml: MrmlScene) -> None:
         "seconds.restore": "0.250",
         "seconds.total": "2.873",
     }
-    fields = {name for name in RECORD.__dataclass_fields__ if name not in ("seconds", "region")}
+    fields = {name for name in RECORD.__dataclass_fields__ if name not in ("seconds", "region", "warnings")}
     assert fields <= set(found), "a new field of RunRecord is not kept with the node"
     segment = node.GetSegmentation().GetNthSegment(0)
     assert tag(segment, "DICOM.SegmentAlgorithmType") == "AUTOMATIC"
     assert tag(segment, "DICOM.SegmentAlgorithmName") == "KDSegmentator hippocampus-x1_4 1.2.3"
+
+
+def test_warnings_are_kept_with_the_scene(mrml: MrmlScene, tmp_path: Path) -> None:
+    warning = ResultWarning(
+        kind="small",
+        pack_id="hippocampus-x1_4",
+        labels=("Liver",),
+        sentence="Liver <small>: 12 ml; 80 % & less \u201cthan\u201d: check.",
+    )
+    node = mrml.volume_node(placed(SCAN))
+    set_provenance(node, replace(RECORD, warnings=(warning, replace(warning, sentence="Second."))))
+    text = f"{warning.sentence} Second."
+    assert node.GetAttribute("KDSegmentator.warnings") == text
+    path = tmp_path / "scene.mrml"
+    mrml.scene.SetURL(str(path))
+    assert mrml.scene.Commit()
+    other = slicer.vtkMRMLScene()
+    other.SetURL(str(path))
+    assert other.Import()
+    assert other.GetFirstNodeByName(node.GetName()).GetAttribute("KDSegmentator.warnings") == text
+    set_provenance(node, RECORD)
+    assert node.GetAttribute("KDSegmentator.warnings") is None, "those of an earlier run"

@@ -10,10 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.errors import ManifestError
-from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, FieldOfView, Interval, Manifest
+from KDSegmentatorLib.packs.manifest import (
+    SCHEMA_VERSION,
+    Expected,
+    ExpectedLabel,
+    ExpectedPair,
+    FieldOfView,
+    Interval,
+    Manifest,
+)
 from KDSegmentatorLib.packs.reader import read_manifest, write_manifest
 
 UNIT = {"mean": 0.5, "low": 0.4, "high": 0.6}
+EXPECTED_LABEL = {"value": 1, "cases": 40, "at_edge": 2, "smallest_ml": 0.5, "largest_ml": 2.5}
+EXPECTED_PAIR = {"left": 1, "right": 2, "largest_difference": 0.2}
+EXPECTED = {"cases": 42, "smallest_ml": 1, "largest_ml": 5, "labels": [EXPECTED_LABEL], "pairs": [EXPECTED_PAIR]}
 REDUCED = {
     "precision": "int8",
     "body": "body.onnx",
@@ -79,6 +90,21 @@ def test_the_field_of_view_may_be_left_out(manifest: Manifest) -> None:
     assert "field_of_view" not in write_manifest(manifest)
     known = dataclasses.replace(
         manifest, field_of_view=FieldOfView(smallest=(31.0, 40.0, 24.0), largest=(43.0, 40.0, 47.25))
+    )
+    assert read_manifest(write_manifest(known), "test") == known
+
+
+def test_what_to_expect_may_be_left_out(manifest: Manifest, kit: ModuleType) -> None:
+    """Packs of an earlier version do not have it."""
+    assert manifest.expected is None
+    assert "expected" not in write_manifest(manifest)
+    known = read_manifest(json.dumps(kit.document(expected=EXPECTED)), "test")
+    assert known.expected == Expected(
+        cases=42,
+        smallest_ml=1.0,
+        largest_ml=5.0,
+        labels=(ExpectedLabel(value=1, cases=40, at_edge=2, smallest_ml=0.5, largest_ml=2.5),),
+        pairs=(ExpectedPair(left=1, right=2, largest_difference=0.2),),
     )
     assert read_manifest(write_manifest(known), "test") == known
 
@@ -164,6 +190,27 @@ def test_a_senseless_schema_version(kit: ModuleType, version: Any) -> None:
         ("field_of_view", {"smallest": [0, 40, 24], "largest": [40, 59, 47]}, r"smallest\[0\]: must be above 0"),
         ("field_of_view", {"smallest": [30, 40], "largest": [40, 59, 47]}, r"smallest: must have 3 values, has 2"),
         ("field_of_view", {"smallest": [30, 40, 24]}, r"field_of_view\.largest: missing"),
+        ("expected", EXPECTED | {"cases": 0}, r"expected\.cases: must be at least 1"),
+        ("expected", EXPECTED | {"smallest_ml": -1}, r"expected\.smallest_ml: must be at least 0"),
+        ("expected", EXPECTED | {"smallest_ml": 6}, r"expected\.smallest_ml: must not be above the largest \(5\.0\)"),
+        (
+            "expected",
+            EXPECTED | {"labels": [EXPECTED_LABEL | {"value": 9}]},
+            r"labels\[0\]\.value: there is no label 9",
+        ),
+        ("expected", EXPECTED | {"labels": [EXPECTED_LABEL] * 2}, r"expected\.labels\[1\]\.value: is the same as that"),
+        ("expected", EXPECTED | {"labels": [EXPECTED_LABEL | {"cases": 43}]}, r"not be above all cases \(42\), got 43"),
+        ("expected", EXPECTED | {"labels": [EXPECTED_LABEL | {"at_edge": 41}]}, r"above its cases \(40\), got 41"),
+        ("expected", EXPECTED | {"labels": [EXPECTED_LABEL | {"smallest_ml": 0}]}, r"smallest_ml: must be above 0"),
+        ("expected", EXPECTED | {"labels": [EXPECTED_LABEL | {"smallest_ml": 3}]}, r"must not be above the largest"),
+        ("expected", EXPECTED | {"pairs": [EXPECTED_PAIR | {"right": 3}]}, r"pairs\[0\]\.right: there is no label 3"),
+        ("expected", EXPECTED | {"pairs": [EXPECTED_PAIR | {"right": 1}]}, r"right: the label 1 has its pair already"),
+        ("expected", EXPECTED | {"pairs": [EXPECTED_PAIR] * 2}, r"pairs\[1\]\.left: the label 1 has its pair already"),
+        (
+            "expected",
+            EXPECTED | {"pairs": [EXPECTED_PAIR | {"largest_difference": 2.1}]},
+            r"largest_difference: must be at most 2",
+        ),
         ("windows/patch_size/0", 0, r"patch_size\[0\]: must be at least 1"),
         ("windows/step_fraction", 0, "step_fraction: must be above 0"),
         ("windows/step_fraction", 1.01, "step_fraction: must be at most 1"),

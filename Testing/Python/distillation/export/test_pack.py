@@ -11,6 +11,7 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 from distillation.dataset import read_dataset  # noqa: E402
 from distillation.efficiency import network_cost  # noqa: E402
 from distillation.export import export_pack  # noqa: E402
+from distillation.export.expectation import describe_expected  # noqa: E402
 from distillation.export.folder import copy_pack, with_evaluation  # noqa: E402
 from distillation.launch import Workspace  # noqa: E402
 from distillation.stages import Stages  # noqa: E402
@@ -73,6 +74,14 @@ def test_field_of_view_is_that_of_the_cases_that_are_not_held_out(exporting, sph
     assert manifest.field_of_view == FieldOfView(
         smallest=tuple(trained.min(axis=0).astype(float)), largest=tuple(trained.max(axis=0).astype(float))
     )
+
+
+def test_what_to_expect_is_that_of_the_cases_that_are_not_held_out(exporting, spheres, recipe):
+    cases = read_dataset(spheres).cases
+    held_out = [case.name for case in cases[::2]]
+    manifest = exporting(held_out=held_out).pack.manifest
+    assert manifest.expected == describe_expected(cases[1::2], recipe.pack.labels)
+    assert manifest.expected.cases == len(cases) - len(held_out)
 
 
 def test_exporting_again_gives_the_same_pack_and_leaves_nothing_behind(exporting):

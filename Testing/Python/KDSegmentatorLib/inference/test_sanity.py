@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.sanity import ResultWarning, check_result, input_warning
+from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel, ExpectedPair, Manifest
+from support.generated_packs import manifest
+
+LEFT, RIGHT, RARE = 1, 2, 3
+EXPECTED = Expected(
+    cases=40,
+    smallest_ml=1.8,
+    largest_ml=2.6,
+    labels=(
+        ExpectedLabel(value=LEFT, cases=40, at_edge=0, smallest_ml=0.9, largest_ml=1.1),
+        ExpectedLabel(value=RIGHT, cases=40, at_edge=30, smallest_ml=0.9, largest_ml=1.1),
+        ExpectedLabel(value=RARE, cases=10, at_edge=0, smallest_ml=0.1, largest_ml=0.4),
+    ),
+    pairs=(ExpectedPair(left=LEFT, right=RIGHT, largest_difference=0.1),),
+)
+PACK = manifest(expected=EXPECTED)
+CORNERS = {LEFT: (2, 2, 2), RIGHT: (2, 2, 22), RARE: (2, 22, 2)}
+
+
+def result(*, cut: tuple[int, ...] = (), **ml: float) -> Volume:
+    """Return labels in voxels of 1 mm3, one block each, which ``cut`` ones begin in the first slice."""
+    voxels = np.zeros((44, 44, 44), np.uint8)
+    for value, (z, y, x) in CORNERS.items():
+        count = round(1000 * ml.get(f"s{value}", 0))
+        block = np.zeros((40, 16, 16), np.uint8)
+        block.reshape(-1)[:count] = value
+        start = 0 if value in cut else z
+        voxels[start : start + 40, y : y + 16, x : x + 16] = block
+    return Volume(voxels, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
+
+
+def warnings(volume: Volume, pack: Manifest = PACK, *kept: int) -> tuple[ResultWarning, ...]:
+    labels = tuple(label for label in pack.labels if not kept or label.value in kept)
+    voxels = np.where(np.isin(volume.voxels, [label.value for label in labels]), volume.voxels, 0).astype(np.uint8)
+    return check_result(volume.with_voxels(voxels), labels, pack)
+
+
+def kinds(volume: Volume, pack: Manifest = PACK, *kept: int) -> list[tuple[str, tuple[str, ...]]]:
+    return [(warning.kind, warning.labels) for warning in warnings(volume, pack, *kept)]
+
+
+@pytest.mark.parametrize(
+    "ml",
+    [{"s1": 1.0, "s2": 1.0}, {"s1": 0.9, "s2": 1.1, "s3": 0.4}, {"s1": 0.7, "s2": 0.6}, {"s1": 1.5, "s2": 1.5}],
+)
+def test_most_results_are_not_odd(ml: dict[str, float]) -> None:
+    assert warnings(result(**ml)) == ()
+
+
+def test_sizes_far_outside_of_the_training_set() -> None:
+    (small,) = warnings(result(s1=0.9, s2=0.95, s3=0.04))
+    assert small == ResultWarning(
+        kind="small",
+        pack_id="generated-x1_4",
+        labels=("structure 3",),
+        found=pytest.approx(0.04),  # type: ignore[arg-type]
+        expected=(0.1, 0.4),
+        sentence="structure 3 is smaller than expected: 0.04 ml, in the training set 0.1 to 0.4 ml. Check the result.",
+    )
+    (large,) = warnings(result(s1=0.9, s2=0.95, s3=0.61))
+    assert (large.kind, large.found, large.expected) == ("large", pytest.approx(0.61), (0.1, 0.4))
+    assert "structure 3 is larger than expected: 0.61 ml" in large.sentence
+
+
+def test_all_structures_together() -> None:
+    (found,) = warnings(result(s1=0.55, s2=0.5))
+    assert (found.kind, found.labels, found.found) == ("small", (), pytest.approx(1.05))
+    assert found.sentence == (
+        "All structures together are smaller than expected: 1.05 ml together, in the training set 1.8 to 2.6 ml. "
+        "Check the result."
+    )
+    assert kinds(result(s1=1.6, s2=1.6, s3=0.8))[0] == ("large", ())
+
+
+def test_a_structure_that_usually_is_whole_is_cut_off_at_the_edge_whatever_its_size() -> None:
+    (found,) = warnings(result(s1=1.0, s2=1.0, cut=(LEFT,)))
+    assert (found.kind, found.labels) == ("cut off", ("structure 1",))
+    assert found.sentence.startswith("structure 1 is cut off at the edge of the volume: 1 ml")
+    assert kinds(result(s1=1.0, s2=1.0, cut=(RIGHT,))) == [], "it often ends there"
+    assert kinds(result(s1=0.9, s2=0.44, s3=0.3, cut=(RIGHT,))) == [("cut off", ("structure 2",))]
+    assert kinds(result(s1=1.0, s2=1.7, cut=(RIGHT,)))[0] == ("large", ("structure 2",))
+
+
+def test_left_and_right() -> None:
+    """1.5 times the largest difference of the training set, 0.1, and 0.3 more: 0.45."""
+    assert kinds(result(s1=1.0, s2=0.64)) == []
+    (found,) = warnings(result(s1=1.0, s2=0.625))
+    assert (found.kind, found.labels) == ("asymmetric", ("structure 1", "structure 2"))
+    assert found.found == pytest.approx(0.375 / 0.8125)
+    assert found.expected == (0.0, 0.1)
+    assert "structure 1 1 ml, structure 2 0.625 ml. They differ by 46% of their mean" in found.sentence
+    (cut,) = warnings(result(s1=1.0, s2=0.625, cut=(RIGHT,)))
+    assert cut.kind == "cut off"
+    assert cut.sentence.startswith("structure 2 is cut off at the edge of the volume: structure 1 1 ml")
+    assert kinds(result(s1=1.1, s2=0.4, s3=0.3)) == [("small", ("structure 2",))], "said once"
+
+
+def test_missing_structures_are_those_that_almost_every_case_has() -> None:
+    assert kinds(result(s2=1.3)) == [("missing", ("structure 1",))]
+    assert "Not found: structure 1, which (almost) every training case has." in warnings(result(s2=1.3))[0].sentence
+    labels = (replace(EXPECTED.labels[0], cases=37), *EXPECTED.labels[1:])
+    assert kinds(result(s2=1.3), manifest(expected=replace(EXPECTED, labels=labels))) == []
+
+
+def test_a_pack_that_does_not_say_what_to_expect() -> None:
+    pack = manifest()
+    (found,) = warnings(result(s2=1.3, cut=(RIGHT,)), pack)
+    assert (found.kind, found.labels) == ("missing", ("structure 1", "structure 3"))
+    assert "training" not in found.sentence
+    assert kinds(result(), pack) == [("empty", ())]
+
+
+def test_nothing_at_all() -> None:
+    (found,) = warnings(result())
+    assert (found.kind, found.labels) == ("empty", ())
+    assert found.sentence.startswith("Nothing was found at all. Do not use this result")
+    assert "Generated test pack; MR, head" in found.sentence
+    assert kinds(result(), manifest(expected=replace(EXPECTED, smallest_ml=0.0))) == [("empty", ())]
+    rare = tuple(replace(label, cases=3) for label in EXPECTED.labels)
+    assert kinds(result(), manifest(expected=replace(EXPECTED, smallest_ml=0.0, labels=rare))) == []
+
+
+def test_only_what_was_chosen_is_judged() -> None:
+    odd = result(s1=0.2, s2=0.9, s3=0.2)
+    assert kinds(odd, PACK, RIGHT) == []
+    assert kinds(odd, PACK, RIGHT, RARE) == []
+    assert kinds(odd, PACK, LEFT) == [("small", ("structure 1",))]
+    assert kinds(result(s2=1.0), PACK, LEFT) == [("empty", ("structure 1",))]
+    assert kinds(result(s2=1.0), PACK, RARE) == []
+    assert kinds(result(s1=1.0, s2=0.6), PACK, LEFT) == [], "a pair needs both"
+
+
+def test_a_sum_of_one_structure_is_said_once() -> None:
+    labels = EXPECTED.labels[:1]
+    pack = manifest(1, expected=replace(EXPECTED, smallest_ml=0.9, largest_ml=1.1, labels=labels, pairs=()))
+    assert kinds(result(s1=0.3), pack) == [("small", ("structure 1",))]
+
+
+@given(st.floats(0.9, 1.1), st.floats(0.9, 1.1), st.floats(0.1, 0.4))
+def test_nothing_inside_of_the_ranges_is_odd(left: float, right: float, rare: float) -> None:
+    assert warnings(result(s1=left, s2=right, s3=rare)) == ()
+
+
+def test_an_input_that_was_let_through() -> None:
+    found = input_warning("this looks like CT. Give an MR scan.", PACK)
+    assert (found.kind, found.pack_id, found.labels) == ("input", PACK.id, ())
+    assert found.sentence.endswith("which found: this looks like CT. Give an MR scan.")

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="install the extra 'distill'")
+
+from distillation.dataset import Case
+from distillation.export.expectation import describe_expected, left_right_pairs
+from distillation.recipe import read_recipe
+from KDSegmentatorLib.errors import TrainingError
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.io.images import write_volume
+from KDSegmentatorLib.packs.manifest import Code, ExpectedLabel, ExpectedPair, Label
+from support.labels import label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LEFT, RIGHT = (
+    Code(scheme="SCT", value=value, meaning=meaning) for value, meaning in (("7771000", "Left"), ("24028007", "Right"))
+)
+ANTERIOR = Code(scheme="SCT", value="255549009", meaning="Anterior")
+
+
+def coded(value: int, kind: str, **terms: Code) -> Label:
+    base = label(value, f"structure {value}")
+    kind_code = Code(scheme="SCT", value=kind, meaning=f"as {value} calls it")
+    return replace(base, terminology=replace(base.terminology, type=kind_code, **terms))
+
+
+LABELS = (
+    coded(1, "1", type_modifier=LEFT),
+    coded(2, "1", type_modifier=RIGHT),
+    coded(3, "2"),
+    coded(4, "3"),
+)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Callable[..., Case]:
+    """Return a function that writes a segmentation: label value to number of voxels of 0.5 ml, and what is cut off."""
+    made: list[Path] = []
+
+    def write(counts: dict[int, int], cut: int = 0) -> Case:
+        voxels = np.zeros((10, 12, 14), np.int16)
+        for value, count in counts.items():
+            voxels[0 if value == cut else 1, 2 * value, 1 : 1 + count] = value
+        made.append(tmp_path / f"{len(made)}.nii.gz")
+        write_volume(Volume(voxels, (5.0, 10.0, 10.0), (1.0, 2.0, 3.0)), made[-1])
+        return Case(name=made[-1].name, image=made[-1], label=made[-1])
+
+    return write
+
+
+def test_ranges_in_millilitres(case: Callable[..., Case]) -> None:
+    cases = [case({1: 4, 2: 5, 3: 2}), case({1: 6, 2: 4, 3: 1}, cut=3), case({1: 3, 2: 3}), case({2: 9}, cut=2)]
+    found = describe_expected(cases, LABELS)
+    assert (found.cases, found.smallest_ml, found.largest_ml) == (4, 3.0, 5.5)
+    assert found.labels == (
+        ExpectedLabel(value=1, cases=3, at_edge=0, smallest_ml=1.5, largest_ml=3.0),
+        ExpectedLabel(value=2, cases=4, at_edge=1, smallest_ml=1.5, largest_ml=4.5),
+        ExpectedLabel(value=3, cases=2, at_edge=1, smallest_ml=1.0, largest_ml=1.0),
+    )
+    assert found.pairs == (ExpectedPair(left=1, right=2, largest_difference=0.4),)
+
+
+def test_the_smallest_is_a_cut_one_if_all_are(case: Callable[..., Case]) -> None:
+    found = describe_expected([case({3: 2}, cut=3), case({3: 4}, cut=3)], LABELS)
+    assert found.labels == (ExpectedLabel(value=3, cases=2, at_edge=2, smallest_ml=1.0, largest_ml=2.0),)
+    assert (found.smallest_ml, found.largest_ml) == (1.0, 2.0)
+    assert found.pairs == ()
+
+
+def test_a_segmentation_that_is_none(case: Callable[..., Case], tmp_path: Path) -> None:
+    path = tmp_path / "scan.nii.gz"
+    write_volume(Volume(np.full((4, 4, 4), 0.5, np.float32), (1.0,) * 3, (0.0,) * 3), path)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError, match=r"scan\.nii\.gz: .*not whole numbers"):
+        describe_expected([case({1: 2}), Case(name="scan", image=path, label=path)], LABELS)
+
+
+def test_pairs_by_terminology() -> None:
+    assert left_right_pairs(LABELS) == ((1, 2),)
+    region = tuple(
+        coded(value, "9", region=Code(scheme="SCT", value="5", meaning="Lung"), region_modifier=side)
+        for value, side in ((1, RIGHT), (2, LEFT))
+    )
+    assert left_right_pairs(region) == ((2, 1),), "whatever comes first"
+    alone = (coded(1, "1", type_modifier=LEFT), coded(2, "2", type_modifier=RIGHT))
+    assert left_right_pairs(alone) == ()
+    other_parts = (coded(1, "1", type_modifier=LEFT, region=ANTERIOR), coded(2, "1", type_modifier=RIGHT))
+    assert left_right_pairs(other_parts) == ()
+    ambiguous = (*LABELS[:2], coded(3, "1", type_modifier=LEFT))
+    assert left_right_pairs(ambiguous) == (), "its parts have the same codes"
+
+
+@pytest.mark.parametrize(("recipe", "pairs"), [("hippocampus", 0), ("head_neck_ct", 1), ("brain_t1", 20)])
+def test_pairs_of_the_recipes(recipe: str, pairs: int) -> None:
+    labels = read_recipe(recipe).pack.labels
+    names = {each.value: each.name for each in labels}
+    found = left_right_pairs(labels)
+    assert len(found) == pairs
+    for left, right in found:
+        assert names[left].startswith("Left ")
+        assert names[right] == names[left].replace("Left ", "Right ")

@@ -1,0 +1,121 @@
+"""What the reference segmentations of a dataset look like, for the manifest."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from KDSegmentatorLib.analysis.label_map import label_map
+from KDSegmentatorLib.errors import GeometryError, ImageReadError, TrainingError, UnsuitableVolumeError
+from KDSegmentatorLib.inference.structure_volumes import structure_volumes
+from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, Label
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+    from distillation.dataset import Case
+
+_SIDES = {("SCT", "7771000"): "left", ("SCT", "24028007"): "right"}
+_DIGITS = 4
+
+_SideKey = tuple[tuple[str, str] | None, ...]
+
+
+def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expected:
+    """Return what the reference segmentations of these cases look like, from their voxels as they are stored.
+
+    Args:
+        cases: training cases, at least one.
+        labels: of the pack.
+
+    Returns:
+        Volumes and differences with four significant digits.
+
+    Raises:
+        TrainingError: a segmentation is not readable, or is no label map.
+    """
+    values = [label.value for label in labels]
+    measured = [_measured(case, max(values)) for case in cases]
+    ml = np.stack([each for each, _ in measured])
+    at_edge = np.stack([each for _, each in measured])
+    total = ml.sum(axis=1)
+    return Expected(
+        cases=len(cases),
+        smallest_ml=_rounded(_whole(total, np.any(at_edge, axis=1)).min()),
+        largest_ml=_rounded(total.max()),
+        labels=tuple(
+            ExpectedLabel(
+                value=value,
+                cases=int(present.sum()),
+                at_edge=int(at_edge[present, value].sum()),
+                smallest_ml=_rounded(_whole(ml[present, value], at_edge[present, value]).min()),
+                largest_ml=_rounded(ml[present, value].max()),
+            )
+            for value in values
+            for present in [ml[:, value] > 0]
+            if present.any()
+        ),
+        pairs=tuple(
+            ExpectedPair(
+                left=left,
+                right=right,
+                largest_difference=_rounded(
+                    _whole(
+                        abs(ml[both, left] - ml[both, right]) / ((ml[both, left] + ml[both, right]) / 2),
+                        at_edge[both, left] | at_edge[both, right],
+                    ).max()
+                ),
+            )
+            for left, right in left_right_pairs(labels)
+            for both in [(ml[:, left] > 0) & (ml[:, right] > 0)]
+            if both.any()
+        ),
+    )
+
+
+def left_right_pairs(labels: Sequence[Label]) -> tuple[tuple[int, int], ...]:
+    """Return the label values of what is left and right of one kind, by their terminology.
+
+    Both have the same category, type, region and modifiers, but for one modifier that is SNOMED CT's Left (7771000) in
+    one and Right (24028007) in the other. A kind that has several labels on a side (parts that its codes do not tell
+    apart) has no pair.
+    """
+    kinds: dict[_SideKey, dict[str, list[int]]] = defaultdict(lambda: {"left": [], "right": []})
+    for label in labels:
+        terms = label.terminology
+        codes = (terms.category, terms.type, terms.type_modifier, terms.region, terms.region_modifier)
+        plain = [_plain(code) for code in codes]
+        sides = {n: _SIDES[code] for n, code in enumerate(plain) if code in _SIDES}
+        if len(sides) == 1:
+            ((place, side),) = sides.items()
+            kinds[tuple(("side", "") if n == place else code for n, code in enumerate(plain))][side].append(label.value)
+    return tuple(
+        (kind["left"][0], kind["right"][0]) for kind in kinds.values() if len(kind["left"]) == len(kind["right"]) == 1
+    )
+
+
+def _plain(code: Code | None) -> tuple[str, str] | None:
+    return None if code is None else (code.scheme, code.value)
+
+
+def _measured(case: Case, largest_value: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    try:
+        volume = read_volume(case.label, allow_constant=True)
+        volumes = structure_volumes(volume.with_voxels(label_map(volume).voxels), largest_value)
+    except (ImageReadError, GeometryError, UnsuitableVolumeError) as error:
+        raise TrainingError(f"{case.label}: {error}") from error
+    return volumes.ml, volumes.at_edge
+
+
+def _whole(numbers: npt.NDArray[np.float64], at_edge: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+    """Return the numbers of the structures that do not touch the edge of their image, or all if all do."""
+    return numbers if at_edge.all() else numbers[~at_edge]
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.{_DIGITS}g}")
