@@ -18,7 +18,7 @@ from distillation.students import TeacherSource  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import ExportError, PackError, TrainingError  # noqa: E402
 from KDSegmentatorLib.io.images import read_grid  # noqa: E402
-from KDSegmentatorLib.packs.manifest import Evaluation, FieldOfView, Interval, LabelScore, ReducedPrecision  # noqa: E402
+from KDSegmentatorLib.packs.manifest import Evaluation, FieldOfView, Interval, LabelScore, ReducedPrecision, Region  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
 
 
@@ -73,6 +73,13 @@ def test_field_of_view_is_that_of_the_cases_that_are_not_held_out(exporting, sph
     assert manifest.field_of_view == FieldOfView(
         smallest=tuple(trained.min(axis=0).astype(float)), largest=tuple(trained.max(axis=0).astype(float))
     )
+
+
+def test_the_earlier_stage_is_that_of_the_recipe(exporting, recipe):
+    assert exporting().pack.manifest.region is None
+    region = Region(pack="brain-extraction-x1_4", minimum_version="1.0.0", margin_mm=1.5)
+    written = exporting(recipe=dataclasses.replace(recipe.pack, region=region)).pack
+    assert open_pack(written.folder).manifest.region == region
 
 
 def test_exporting_again_gives_the_same_pack_and_leaves_nothing_behind(exporting):
