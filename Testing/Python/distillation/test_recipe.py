@@ -8,6 +8,7 @@ pytest.importorskip("yaml", reason="install the extra 'distill'")
 from distillation.recipe import read_recipe, shipped_recipes
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError
+from KDSegmentatorLib.packs.manifest import Region
 
 
 def changed(tmp_path, text, old, new):
@@ -54,6 +55,7 @@ def test_the_brain_extraction_recipe():
 
 def test_the_brain_structures_recipe():
     recipe = read_recipe("brain_t1")
+    assert recipe.pack.region == Region(pack="brain-extraction-x1_4", minimum_version="1.0.0", margin_mm=1.0)
     labels = recipe.pack.labels
     assert [label.value for label in labels] == list(range(1, 46))
     assert len({label.name for label in labels}) == len({label.color for label in labels}) == 45

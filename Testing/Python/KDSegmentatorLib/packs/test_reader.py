@@ -18,6 +18,7 @@ from KDSegmentatorLib.packs.manifest import (
     FieldOfView,
     Interval,
     Manifest,
+    Region,
 )
 from KDSegmentatorLib.packs.reader import read_manifest, write_manifest
 
@@ -107,6 +108,28 @@ def test_what_to_expect_may_be_left_out(manifest: Manifest, kit: ModuleType) -> 
         pairs=(ExpectedPair(left=1, right=2, largest_difference=0.2),),
     )
     assert read_manifest(write_manifest(known), "test") == known
+
+
+def test_an_earlier_stage_is_kept(manifest: Manifest) -> None:
+    region = Region(pack="brain-extraction-x1_4", minimum_version="1.10.0", margin_mm=0.0)
+    chained = dataclasses.replace(manifest, region=region)
+    assert read_manifest(write_manifest(chained), "test") == chained
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pack": "hippocampus-x1_4"}, "must be another pack than hippocampus-x1_4 itself"),
+        ({"pack": "../other-x1_4"}, r"region\.pack: must be"),
+        ({"minimum_version": "1"}, r"region\.minimum_version: must be major\.minor\.patch"),
+        ({"margin_mm": -0.5}, r"region\.margin_mm: must be at least 0"),
+        ({"margin_mm": 1e9}, r"region\.margin_mm: must be at most"),
+    ],
+)
+def test_a_wrong_earlier_stage_is_named(kit: ModuleType, changes: dict[str, Any], message: str) -> None:
+    region = {"pack": "brain-extraction-x1_4", "minimum_version": "1.0.0", "margin_mm": 2.0, **changes}
+    with pytest.raises(ManifestError, match=message):
+        read_manifest(json.dumps(kit.document(region=region)), "test")
 
 
 def test_an_invalid_manifest_is_not_written(manifest: Manifest) -> None:

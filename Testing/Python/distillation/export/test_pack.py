@@ -19,7 +19,7 @@ from distillation.students import TeacherSource  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import ExportError, PackError, TrainingError  # noqa: E402
 from KDSegmentatorLib.io.images import read_grid  # noqa: E402
-from KDSegmentatorLib.packs.manifest import Evaluation, FieldOfView, Interval, LabelScore, ReducedPrecision  # noqa: E402
+from KDSegmentatorLib.packs.manifest import Evaluation, FieldOfView, Interval, LabelScore, ReducedPrecision, Region  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
 
 
@@ -82,6 +82,13 @@ def test_what_to_expect_is_that_of_the_cases_that_are_not_held_out(exporting, sp
     manifest = exporting(held_out=held_out).pack.manifest
     assert manifest.expected == describe_expected(cases[1::2], recipe.pack.labels)
     assert manifest.expected.cases == len(cases) - len(held_out)
+
+
+def test_the_earlier_stage_is_that_of_the_recipe(exporting, recipe):
+    assert exporting().pack.manifest.region is None
+    region = Region(pack="brain-extraction-x1_4", minimum_version="1.0.0", margin_mm=1.5)
+    written = exporting(recipe=dataclasses.replace(recipe.pack, region=region)).pack
+    assert open_pack(written.folder).manifest.region == region
 
 
 def test_exporting_again_gives_the_same_pack_and_leaves_nothing_behind(exporting):
