@@ -22,7 +22,8 @@ def with_augmentation(stock: Any, settings: AugmentationSettings, spacing: Seque
 
     Args:
         stock: what ``nnUNetTrainer.get_training_transforms`` returns.
-        settings: how often what happens; what never does is left out, and takes no random numbers.
+        settings: how often what happens; what never does is left out, and takes no random numbers. Their label
+            interpolation is set in nnU-Net's spatial transform.
         spacing: of the patches' voxels along z, y and x, in mm.
     """
     ours: list[tuple[float, BasicTransform]] = [
@@ -36,5 +37,8 @@ def with_augmentation(stock: Any, settings: AugmentationSettings, spacing: Seque
         for place, transform in enumerate(stock.transforms)
         if isinstance(transform, (SpatialTransform, Convert2DTo3DTransform))
     ]
+    for transform in stock.transforms:
+        if isinstance(transform, SpatialTransform) and settings.label_interpolation == "nearest":
+            transform.mode_seg = "nearest"
     place = max(spatial) + 1
     return ComposeTransforms([*stock.transforms[:place], *added, *stock.transforms[place:]])

@@ -17,9 +17,9 @@ from distillation.augmentation.settings import NNUNETS_OWN, AugmentationSettings
 PATCH = (16, 24, 16)
 
 
-def stock(*, in_plane: bool = False) -> Any:
+def stock(*, in_plane: bool = False, masked: bool = True) -> Any:
     return nnUNetTrainer.get_training_transforms(
-        PATCH, (-0.5, 0.5), [[1, 1, 1]], None, in_plane, use_mask_for_norm=[True]
+        PATCH, (-0.5, 0.5), [[1, 1, 1]], None, in_plane, use_mask_for_norm=[masked]
     )
 
 
@@ -63,3 +63,25 @@ def test_what_lies_outside_stays_at_nnunets_zero() -> None:
         assert torch.isfinite(sample["image"]).all()
         assert (sample["image"] == 0).any()
         assert sample["segmentation"][0].min() >= 0
+
+
+def test_nearest_labels_differ_at_borders_only() -> None:
+    blocks = torch.arange(8, dtype=torch.int16).reshape(2, 2, 2)
+    labels = blocks.repeat_interleave(8, 0).repeat_interleave(12, 1).repeat_interleave(8, 2)[None]
+    nearest = with_augmentation(
+        stock(masked=False), AugmentationSettings(label_interpolation="nearest"), (1.0, 1.0, 1.0)
+    )
+    differing_somewhere = False
+    for seed in range(20):
+        samples = []
+        for pipeline in (stock(masked=False), nearest):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            samples.append(pipeline(image=torch.randn(1, *PATCH), segmentation=labels))
+        linear, other = samples
+        assert torch.equal(linear["image"], other["image"])
+        differing = linear["segmentation"][0] != other["segmentation"][0]
+        assert set(other["segmentation"][0].unique().tolist()) <= set(range(-1, 8))
+        assert differing.float().mean() < 0.1
+        differing_somewhere |= bool(differing.any())
+    assert differing_somewhere

@@ -27,6 +27,7 @@ def test_a_recipe_says_it(tmp_path: Any, recipe_text: str) -> None:
     assert recipe.settings(epochs=1).augmentation == AugmentationSettings(random_contrast=0.3)
     for wrong, message in (
         ("random_contrast: 3", r"training\.augmentation: random_contrast is a share"),
+        ("label_interpolation: cubic", r"training\.augmentation.*label_interpolation.*(linear|nearest)"),
         ("contrast: 0.3", r"training\.augmentation\.contrast: unknown field"),
     ):
         path.write_text(recipe_text.replace("seed: 7", f"seed: 7, augmentation: {{{wrong}}}"))
