@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from distillation.allocator import keep_freed_memory
 from distillation.files import write_json
 from distillation.plans import read_plans
 from distillation.settings import PLANS_KEY, TrainingSettings
@@ -117,6 +118,8 @@ def train(
         if distributed.process_rank() == 0:
             _write_plans(workspace.preprocessed / dataset, plans, started=resume)
         distributed.wait_for_all()
+        if device == "cpu":
+            keep_freed_memory()
         import torch
         from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
