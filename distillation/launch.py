@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillation.allocator import keep_freed_memory
+from distillation.allocator import kept_memory
 from distillation.files import write_json
 from distillation.plans import read_plans
 from distillation.settings import PLANS_KEY, TrainingSettings
@@ -118,8 +118,6 @@ def train(
         if distributed.process_rank() == 0:
             _write_plans(workspace.preprocessed / dataset, plans, started=resume)
         distributed.wait_for_all()
-        if device == "cpu":
-            keep_freed_memory()
         import torch
         from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
@@ -127,7 +125,8 @@ def train(
             dataset, configuration, fold, trainer_name(method), plans["plans_name"], resume, device=torch.device(device)
         )
         maybe_load_checkpoint(trainer, resume, False)
-        trainer.run_training()
+        with kept_memory() if device == "cpu" else nullcontext():
+            trainer.run_training()
         distributed.wait_for_all()
     return folder
 

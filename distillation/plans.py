@@ -96,14 +96,14 @@ def check_architecture(configuration: dict[str, Any]) -> dict[str, Any]:
 
 
 def scale_features(features: list[int], alpha: float, minimum: int = MINIMUM_WIDTH) -> list[int]:
-    """Scale every width by alpha: C' = max(C_min, alpha * C).
+    """Scale every width by alpha: C' = max(C_min, alpha * C), but never beyond C.
 
     Raises:
         InvalidSettingsError: alpha is not in (0, 1].
     """
     if not 0 < alpha <= 1:
         raise InvalidSettingsError(f"alpha must be in (0, 1], got {alpha}")
-    return [max(minimum, round(alpha * width)) for width in features]
+    return [min(width, max(minimum, round(alpha * width))) for width in features]
 
 
 def student_plans(

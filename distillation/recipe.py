@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, field, fields, replace
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from distillation.losses.term import DistillationTerm
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
+
+CONFIGURATIONS = ("3d_fullres", "3d_lowres")
+"""nnU-Net's configurations that students can be packed in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,11 @@ class DatasetRecipe:
             raise InvalidSettingsError(f"spacing must be > 0 mm along every axis, got {list(self.spacing)}")
         if not 0 <= self.fold <= 4:
             raise InvalidSettingsError(f"fold must be 0 to 4, got {self.fold}")
+        if self.configuration not in CONFIGURATIONS:
+            raise InvalidSettingsError(
+                f"configuration must be one of {', '.join(CONFIGURATIONS)}, got {self.configuration!r}; 2d and "
+                "cascades are not supported"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +94,10 @@ class TrainingRecipe:
     mirroring_axes: tuple[int, ...] = (0, 1, 2)
     augmentation: AugmentationSettings = NNUNETS_OWN
     gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.continued_learning_rate < math.inf:
+            raise InvalidSettingsError(f"continued_learning_rate must be > 0, got {self.continued_learning_rate}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,6 +245,7 @@ class Recipe:
                 if method != "plain" and method not in self.methods:
                     raise InvalidSettingsError(f"student {student.size} uses '{method}', which 'methods' does not set")
             self.settings(student.epochs, student.minimum_width)  # the values themselves are checked there
+        self.settings(self.teacher.epochs)
         self._check_methods()
 
     def student(self, size: str) -> StudentRecipe:
@@ -278,6 +292,10 @@ class Recipe:
         for name in self.methods:
             if name in (*UNDISTILLED, "warmup"):
                 raise InvalidSettingsError(f"'{name}' cannot name a distillation method")
+        if not any(self.pack.method in student.methods for student in self.students):
+            raise InvalidSettingsError(
+                f"pack: method '{self.pack.method}' is to be shipped, but no student is trained with it"
+            )
         folds = self.teacher_folds()
         if self.dataset.fold not in folds:
             raise InvalidSettingsError(f"the teacher's folds {list(folds)} lack the dataset's fold {self.dataset.fold}")

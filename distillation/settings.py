@@ -17,6 +17,7 @@ PLANS_KEY = "kdsegmentator"
 """Top-level key of ``plans.json`` that holds the settings."""
 
 MINIMUM_WIDTH = 8
+MAXIMUM_SEED = 2**31
 """C_min: the smallest number of features a scaled stage may have, unless a recipe says otherwise."""
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -158,6 +159,8 @@ class TrainingSettings:
                 raise InvalidSettingsError(f"{name} must be a whole number of at least 1, got {value!r}")
         if self.optimizer not in get_args(Optimizer):
             raise InvalidSettingsError(f"optimizer must be one of {get_args(Optimizer)}, got {self.optimizer!r}")
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or not 0 <= self.seed < MAXIMUM_SEED:
+            raise InvalidSettingsError(f"seed must be a whole number from 0 to {MAXIMUM_SEED - 1}, got {self.seed!r}")
         if not self.initial_learning_rate > 0:
             raise InvalidSettingsError(f"initial_learning_rate must be > 0, got {self.initial_learning_rate}")
         object.__setattr__(self, "mirroring_axes", tuple(self.mirroring_axes))  # JSON knows lists only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from fnmatch import fnmatchcase
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
 from distillation.files import write_json
@@ -92,6 +93,27 @@ def check_splits(path: Path, names: Iterable[str], units: Sequence[Sequence[str]
                     f"{path} trains on a part of the group of {unit[0]} and holds out another, though the recipe keeps "
                     "it together; remove the file, and what was trained with it"
                 )
+
+
+def saw_held_out(fold_folder: Path, held_out: Iterable[str]) -> tuple[str, ...] | None:
+    """Return the held-out cases that a given network was not validated on, so that it was probably trained on them.
+
+    nnU-Net validates a fold on the cases that it holds out, and writes ``validation/summary.json``.
+
+    Args:
+        fold_folder: the network's ``fold_X``.
+        held_out: case names.
+
+    Returns:
+        None if there is no such file, so that nobody knows.
+    """
+    try:
+        content = json.loads((fold_folder / "validation" / "summary.json").read_text(encoding="utf-8"))
+        # of whatever system it was trained on
+        files = {PureWindowsPath(case["prediction_file"]).name for case in content["metric_per_case"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return tuple(name for name in held_out if not any(file.startswith(f"{name}.") for file in files))
 
 
 def grouped(names: Iterable[str], groups: Groups) -> list[tuple[str, ...]]:

@@ -54,10 +54,10 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         device: torch.device = torch.device("cuda"),
     ) -> None:
         self.settings = TrainingSettings.from_plans(plans)
-        if self.settings.batch_size < distributed.process_count():
-            raise TrainingError(
-                f"{distributed.process_count()} processes cannot share a batch of {self.settings.batch_size}; raise "
-                "the recipe's batch_size or start fewer processes"
+        if self.settings.batch_size % distributed.process_count():
+            raise TrainingError(  # unequal shares would weigh their patches unequally
+                f"{distributed.process_count()} processes cannot share a batch of {self.settings.batch_size} equally; "
+                "set the recipe's batch_size to a multiple of them, or start fewer processes"
             )
         _seed_everything(self.settings.seed)  # before the weights are drawn
         super().__init__(plans, configuration, fold, dataset_json, device)
@@ -208,8 +208,9 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
 
     def _diverged(self, what: str) -> TrainingError:
         return TrainingError(
-            f"{what} in epoch {self.current_epoch}; the last good state is in {self.output_folder}. Lower "
-            "initial_learning_rate or set precision to float32, and start again"
+            f"{what} in epoch {self.current_epoch}; the last good state is in {self.output_folder}. Starting "
+            "again goes on from there, with the same batches. If that fails as well, lower initial_learning_rate or "
+            "set precision to float32 in a copy of the recipe, and run it in a workspace of its own"
         )
 
     @property

@@ -50,12 +50,17 @@ def judge_together(step: Step, records: Records, *, device: str) -> Judgement:
         records: of the workspace.
         device: where it trains, which decides how processes talk.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if process_number() == 1:
         return judge(step, records)
     from distillation import distributed
 
     distributed.join_processes(device)
     return distributed.from_first(judge(step, records) if keeps_records() else None)  # type: ignore[return-value]
+
+
+def process_number() -> int:
+    """Return how many processes ``torchrun`` started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def keeps_records() -> bool:

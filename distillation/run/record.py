@@ -63,6 +63,7 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._workspace = folder.parent.absolute()
 
     def read(self, step: str) -> StepRecord | None:
         """Return a step's record; None if there is none, or it is damaged: the step is run again then."""
@@ -72,7 +73,7 @@ class Records:
                 step=str(content["step"]),
                 finished=bool(content["finished"]),
                 inputs={str(name): str(value) for name, value in content["inputs"].items()},
-                outputs=tuple(str(path) for path in content["outputs"]),
+                outputs=tuple(str(self._workspace / path) for path in content["outputs"]),
                 seconds=content["seconds"],
                 peak_bytes=content["peak_bytes"],
                 machine=dict(content["machine"]),
@@ -87,7 +88,8 @@ class Records:
             ImageWriteError: the disk is full or not writable.
         """
         self._folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._path(record.step), asdict(record))
+        outputs = [self._relative(Path(path)) for path in record.outputs]
+        write_json(self._path(record.step), {**asdict(record), "outputs": outputs})
 
     def forget(self, step: str) -> None:
         """Remove a step's record: what it left was changed by other means."""
@@ -106,6 +108,11 @@ class Records:
         if record.finished and not missing:
             return Status(state="done", record=record)
         return Status(state="started", missing=missing, record=record)
+
+    def _relative(self, path: Path) -> str:
+        """Return a path as it is written: relative inside the workspace, which may be moved."""
+        path = path.absolute()
+        return path.relative_to(self._workspace).as_posix() if path.is_relative_to(self._workspace) else str(path)
 
     def _path(self, step: str) -> Path:
         return self._folder / f"{re.sub(r'[^a-z0-9]+', '-', step.lower())}.json"

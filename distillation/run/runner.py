@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from distillation.run.forecast import Forecast, Forecasts, check_machine
-from distillation.run.judgement import judge, judge_together, keeps_records
+from distillation.run.judgement import judge, judge_together, keeps_records, process_number
 from distillation.run.preflight import check_before_start
 from distillation.run.record import Records, Status, StepRecord
 from distillation.splits import SPLITS_NAME
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from distillation.run.steps import Step, Steps
     from distillation.stages import Stages
 
+_TRAININGS = ("teacher", "students")
 _ON_ALL_NETWORKS = ("evaluate", "export", "report")
 
 
@@ -75,10 +76,12 @@ def run(
     Raises:
         KDSegmentatorError: an input does not fit, the machine is too small, or a step failed; finished steps stay.
     """
+    _refuse_in_several_processes(chosen)
     check_before_start(stages)
     stages.folder.mkdir(parents=True, exist_ok=True)
     records = Records(stages.folder / "run")
     forecasts = Forecasts(stages, measure=measure)
+    _refuse_stale_data(steps, chosen, records, device=device)
     for number, step in enumerate(chosen, start=1):
         judged = judge_together(step, records, device=device)
         if keeps_records():
@@ -179,7 +182,7 @@ def _refuse_to_lose(step: Step, status: Status, stages: Stages) -> None:
     if step.trained is not None:
         folder = step.trained()
         fold = folder / f"fold_{stages.recipe.dataset.fold}"
-        if any((fold / f"checkpoint_{name}.pth").is_file() for name in ("final", "latest")):
+        if any((fold / f"checkpoint_{name}.pth").is_file() for name in ("final", "latest", "best")):
             raise TrainingError(
                 f"{step.name} was trained with other inputs; changed since then: {changed}. No training is thrown "
                 f"away: put them back, or remove or rename {folder} to train again"
@@ -188,6 +191,38 @@ def _refuse_to_lose(step: Step, status: Status, stages: Stages) -> None:
         raise TrainingError(
             f"the dataset was prepared with other inputs; changed since then: {changed}. Networks were trained on it: "
             f"put them back, give another --workspace, or remove or rename {results}"
+        )
+
+
+def _refuse_in_several_processes(chosen: Sequence[Step]) -> None:
+    """Refuse under ``torchrun`` what every process would do over again, in the same folders.
+
+    Raises:
+        TrainingError: it names the stages.
+    """
+    alone = [stage for stage in dict.fromkeys(step.stage for step in chosen) if stage not in _TRAININGS]
+    if process_number() > 1 and alone:
+        raise TrainingError(
+            f"torchrun is for trainings, not for {', '.join(alone)}: run these with kdseg-distill alone, and "
+            "'run' under torchrun with --stage teacher-students"
+        )
+
+
+def _refuse_stale_data(steps: Steps, chosen: Sequence[Step], records: Records, *, device: str) -> None:
+    """Refuse to train on what was preprocessed from an earlier state of the dataset, where no step prepares it anew.
+
+    Raises:
+        TrainingError: it names what changed.
+    """
+    stages = {step.stage for step in chosen}
+    if "prepare" in stages or stages.isdisjoint(_TRAININGS):
+        return
+    (prepare,) = steps.of("prepare")
+    status = judge_together(prepare, records, device=device).status
+    if status.state == "changed":
+        raise TrainingError(
+            f"the dataset was prepared with other inputs; changed since then: {', '.join(status.changes)}. Run "
+            "'kdseg-distill prepare' first, or put them back"
         )
 
 

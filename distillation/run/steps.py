@@ -8,7 +8,9 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from distillation.dataset import find_dataset
+from distillation.recipe import TrainingRecipe
 from distillation.run.hashes import FileHashes, settings_hash, text_hash
+from distillation.splits import SPLITS_NAME, read_splits, saw_held_out
 from distillation.students import TEACHER_SIZE, Student, select_students
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 
@@ -124,7 +126,7 @@ class Steps:
         def inputs() -> dict[str, str]:
             given = self._stages.given_teacher
             plans = {} if given is None else {"teacher's plans": self.hashes.of(given.folder / "plans.json")}
-            return {**self._dataset_inputs(), **plans, "nnunetv2": metadata.version("nnunetv2")}
+            return {**self._dataset_inputs(), **plans, "nnunetv2": _feature_version("nnunetv2")}
 
         return Step(
             stage="prepare",
@@ -142,14 +144,17 @@ class Steps:
             return Step(
                 stage="teacher",
                 name="teacher",
-                inputs=lambda: {"teacher's checkpoint": self._hash(given.path(self._fold))},
-                outputs=lambda: [given.path(self._fold)],
+                inputs=self._teaching_inputs,
+                outputs=lambda: [given.path(fold) for fold in recipe.teacher_folds()],
                 work=self._check_teacher,
             )
         return Step(
             stage="teacher",
             name="teacher",
-            inputs=lambda: {**self._training_inputs(), "recipe's teacher": settings_hash(recipe.teacher.epochs)},
+            inputs=lambda: {
+                **self._training_inputs(warmed_up=False),
+                "recipe's teacher": settings_hash(recipe.teacher.epochs),
+            },
             outputs=lambda: [self._stages.teacher().path(self._fold)],
             work=lambda: self._say(f"teacher: {self._stages.train_teacher(self._options.device).folder}"),
             found=lambda: self._stages.training(None),
@@ -163,8 +168,9 @@ class Steps:
             own = {"recipe's student": settings_hash(replace(recipe.student(student.size), methods=("plain",)))}
             if student.method != "plain":
                 own["recipe's method"] = settings_hash(_part(recipe.methods, student.method))
-                own["teacher's checkpoint"] = self._checkpoint(TEACHER_SIZE, "teacher")
-            return {**self._training_inputs(), **own}
+                own |= self._teaching_inputs()
+            warmed_up = recipe.student(student.size).warm_up_epochs > 0
+            return {**self._training_inputs(warmed_up=warmed_up), **own}
 
         return Step(
             stage="students",
@@ -184,10 +190,12 @@ class Steps:
             options = self._options.storage, self._options.calibration_windows
             return {
                 **self._dataset_inputs(),
+                **self._split_input(),
                 **self._checkpoint_inputs(),
                 "recipe's title": settings_hash(recipe.dataset.title),
                 "recipe's evaluation": settings_hash(recipe.evaluation),
                 "recipe's pack": settings_hash(recipe.pack),
+                **self._folds_input(),
                 "options": settings_hash(options),
             }
 
@@ -241,9 +249,31 @@ class Steps:
             "recipe's dataset": settings_hash(replace(self._stages.recipe.dataset, title="")),
         }
 
-    def _training_inputs(self) -> dict[str, str]:
-        training = settings_hash(self._stages.recipe.training)
-        return {**self._dataset_inputs(), "recipe's training": training}
+    def _split_input(self) -> dict[str, str]:
+        """Return the hash of who trains and who is held out; the file may be somebody's own."""
+        path = self._stages.workspace.preprocessed / self._stages.recipe.dataset.name / SPLITS_NAME
+        return {"split": settings_hash(read_splits(path)[self._fold : self._fold + 1]) if path.is_file() else _MISSING}
+
+    def _training_inputs(self, *, warmed_up: bool) -> dict[str, str]:
+        training = self._stages.recipe.training
+        if not warmed_up:  # which never sees this setting
+            training = replace(training, continued_learning_rate=TrainingRecipe.continued_learning_rate)
+        return {**self._dataset_inputs(), **self._split_input(), "recipe's training": settings_hash(training)}
+
+    def _folds_input(self) -> dict[str, str]:
+        """Return the hash of which folds teach, where they are several."""
+        teacher = self._stages.recipe.teacher
+        if len(self._stages.recipe.teacher_folds()) == 1:
+            return {}
+        return {"recipe's folds": settings_hash([list(self._stages.recipe.teacher_folds()), teacher.accept_leakage])}
+
+    def _teaching_inputs(self) -> dict[str, str]:
+        """Return the hashes of every network that teaches."""
+        found = {"teacher's checkpoint": self._checkpoint(TEACHER_SIZE, "teacher"), **self._folds_input()}
+        for fold in self._stages.recipe.teacher_folds():
+            if fold != self._fold:
+                found[f"teacher's checkpoint of fold {fold}"] = self._hash(self._stages.teacher().path(fold))
+        return found
 
     def _checkpoint_inputs(self) -> dict[str, str]:
         found = {"teacher": self._checkpoint(TEACHER_SIZE, "teacher")}
@@ -270,8 +300,30 @@ class Steps:
         from distillation.teacher import load_model_folder
 
         source = self._stages.teacher()
+        self._check_split(source.folder)
         model = load_model_folder(source.folder, self._fold, source.checkpoint)
         self._say(f"teacher: {source.folder}, sha256 {model.sha256}")
+
+    def _check_split(self, teacher: Path) -> None:
+        """Refuse a given teacher that has seen the held-out cases, as far as its folder tells.
+
+        Raises:
+            TrainingError: it names cases.
+        """
+        held_out = self._stages.prepared().held_out_cases(self._fold)
+        seen = saw_held_out(teacher / f"fold_{self._fold}", held_out)
+        if seen is None:
+            self._say(
+                f"{teacher} does not tell which cases it has not seen (fold_{self._fold}/validation/summary.json): "
+                "the evaluation is honest only if it was trained on this very split"
+            )
+        elif seen and not self._stages.recipe.teacher.accept_leakage:
+            raise TrainingError(
+                f"the teacher was not validated on {', '.join(seen[:5])}{' and others' if len(seen) > 5 else ''}, "
+                "which this recipe holds out: it was probably trained on them, and the evaluation would flatter it. "
+                f"Put its own {SPLITS_NAME} into {self._stages.prepared().folder}, or set the teacher's "
+                "accept_leakage to true"
+            )
 
     def _packs(self) -> list[StudentPack]:
         return self._exported(select_students(self._stages.recipe))
@@ -316,6 +368,11 @@ class Steps:
         from distillation.report.write import write_report
 
         self._say(f"report: {write_report(self._stages)}")
+
+
+def _feature_version(package: str) -> str:
+    """Return major.minor of a package: a patch does not prepare a dataset in another way."""
+    return ".".join(metadata.version(package).split(".")[:2])
 
 
 def describe_agreement(name: str, agreement: Agreement) -> str:

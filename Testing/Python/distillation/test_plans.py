@@ -20,7 +20,7 @@ from KDSegmentatorLib.errors import InvalidSettingsError, TeacherError
         ([32, 64, 128, 256, 320, 320], 0.5, [16, 32, 64, 128, 160, 160]),
         ([32, 64, 128, 256, 320, 320], 0.25, [8, 16, 32, 64, 80, 80]),
         ([32, 64, 128], 0.125, [8, 8, 16]),  # C_min
-        ([6, 40], 1.0, [8, 40]),
+        ([6, 40], 1.0, [6, 40]),  # no student is wider than its teacher
     ],
 )
 def test_widths_scale_down_to_the_minimum(features, alpha, expected):

@@ -50,7 +50,7 @@ def test_the_brain_extraction_recipe():
     assert recipe.dataset.spacing == (2.0, 2.0, 2.0)
     assert recipe.dataset.groups == tuple((f"labels_{number:02d}_*",) for number in range(1, 21))
     assert recipe.pack.data.license == recipe.pack.weights.license == "Apache-2.0"
-    assert {student.size for student in recipe.students} == {"x1/2", "x1/4"}
+    assert {student.size for student in recipe.students} == {"x1/4"}
 
 
 def test_the_brain_structures_recipe():
@@ -76,7 +76,9 @@ def test_the_brain_structures_recipe():
         assert hue_distance(left.color, right.color) < 15
         assert sum(right.color) > sum(left.color) + 60
     assert recipe.training.mirroring_axes == ()
-    assert min(asdict(recipe.training.augmentation).values()) >= 0.25
+    shares = asdict(recipe.training.augmentation)
+    assert shares.pop("label_interpolation") == "nearest"
+    assert min(shares.values()) >= 0.25
     assert recipe.dataset.groups == (("OAS_1003", "OAS_1023"), ("OAS_1004", "OAS_1024"), ("OAS_1005", "OAS_1025"))
     assert recipe.pack.data.license == recipe.pack.weights.license == "CC-BY-NC-3.0"
     for text in (recipe.pack.intended_use, recipe.pack.limits, recipe.pack.weights.text):
@@ -137,7 +139,13 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
     [
         ("epochs: 2, methods", "epoch: 2, methods", r"students\[0\]\.epoch: unknown field; known are: epochs, methods"),
         ("fold: 0", "fold: 7", "dataset: fold must be 0 to 4"),
+        ("fold: 0", "fold: 0, configuration: 3d_cascade_fullres", "dataset: configuration must be one of 3d_fullres"),
         ("batch_size: 2", "batch_size: 0", "batch_size"),
+        ("seed: 7", "seed: -1", "seed must be a whole number from 0"),
+        ("seed: 7", "seed: 5000000000", "seed must be a whole number from 0"),
+        ("seed: 7", "seed: 7, continued_learning_rate: -1.0", "training: continued_learning_rate must be > 0"),
+        ("teacher: {epochs: 2}", "teacher: {epochs: 0}", "epochs must be a whole number of at least 1"),
+        ("[plain, logit]", "[plain]", "pack: method 'logit' is to be shipped, but no student is trained with it"),
         ("temperature: 2.0", "temperature: warm", r"methods\['logit'\]\.logit\.temperature: must be a number"),
         (
             "temperature: 2.0",
@@ -215,7 +223,12 @@ def test_a_method_is_any_sum_of_losses(tmp_path, recipe_text):
     assert not recipe.methods["logit"].uses_features
     assert recipe.methods["reco"].uses_features
     assert recipe.methods["reco"].terms["ms_sard"].weight_at(0.3) == pytest.approx(0.005)
-    without = changed(tmp_path, recipe_text.replace("[plain, logit]", "[plain]"), METHODS, "methods: {}")
+    without = changed(
+        tmp_path,
+        recipe_text.replace("[plain, logit]", "[plain]").replace("method: logit", "method: plain"),
+        METHODS,
+        "methods: {}",
+    )
     assert read_recipe(without).methods == {}  # each one is optional
 
 

@@ -39,6 +39,15 @@ def test_where_a_step_stands(tmp_path: Path) -> None:
     assert (status.state, status.missing) == ("started", (str(tmp_path / "output"),))
 
 
+def test_a_workspace_may_be_moved(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    Records(here / "run").write(record(here))
+    assert str(here) not in (here / "run" / "student-x1-4-logit.json").read_text()
+    here.rename(there)
+    assert Records(there / "run").status("student x1/4 logit", INPUTS).state == "done"
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"step": 1, "inputs": 3}'])
 def test_a_damaged_record_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "evaluate.json").write_text(text)
