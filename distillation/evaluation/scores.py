@@ -108,15 +108,16 @@ class ReducedEngine:
 
 
 def pack_hash(pack: StudentPack, reduced: ReducedEngine | None = None) -> str:
-    """Return a hash of everything that can change a pack's result.
+    """Return a hash that changes with everything that can change a pack's result.
 
-    In float32 that is all but its evaluation, its probe and its reduced precisions; of these, the one that is used
-    counts when it is run in a reduced precision.
+    In float32 that is all but its evaluation, what is expected of results, its probe and its reduced precisions; of
+    these, the one that is used counts when it is run in a reduced precision. Texts count too: a pack that says
+    something else is evaluated anew.
     """
     manifest = pack.manifest
     network = dataclasses.replace(manifest.network, probe=None, reduced_precisions=())
     files = {name: record for name, record in manifest.files.items() if name not in _unused_files(manifest)}
-    text = write_manifest(dataclasses.replace(manifest, evaluation=None, network=network, files=files))
+    text = write_manifest(dataclasses.replace(manifest, evaluation=None, expected=None, network=network, files=files))
     if reduced is not None:
         text += f"{reduced.precision} {reduced.body_sha256}"
     return hashlib.sha256(text.encode()).hexdigest()
