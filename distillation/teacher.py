@@ -144,11 +144,8 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_checkpoint(data: bytes, path: Path) -> dict[str, Any]:
-    scalar = np.float64(0).__reduce__()[0]
-    # nnU-Net's training log holds numpy scalars; their dtype classes are what weights_only asks for.
-    numpy_types = [scalar, np.dtype, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}]
     try:
-        with torch.serialization.safe_globals(numpy_types):
+        with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damaged bytes lead to
         raise TeacherError(
@@ -158,6 +155,18 @@ def _parse_checkpoint(data: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint")
     return content
+
+
+def _numpy_globals() -> list[Any]:
+    """Return what nnU-Net's log and best score, which are numpy scalars, name in a checkpoint.
+
+    A checkpoint has the names of the numpy that wrote it: ``numpy.core`` became ``numpy._core`` in numpy 2.
+    """
+    scalar = np.float64(0).__reduce__()[0]
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    # a dtype is built through numpy.dtype, but torch asks for the class of what came out
+    classes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8")}
+    return [*((scalar, name) for name in names), (np.dtype, "numpy.dtype"), *classes]
 
 
 def _trained_with(content: dict[str, Any]) -> dict[str, str] | None:

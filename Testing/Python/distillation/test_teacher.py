@@ -1,14 +1,16 @@
 import hashlib
 import json
 import pickle
+import zipfile
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 from distillation import teacher  # noqa: E402
-from distillation.teacher import load_model_folder  # noqa: E402
+from distillation.teacher import load_model_folder, read_checkpoint  # noqa: E402
 from KDSegmentatorLib.errors import TeacherError  # noqa: E402
 
 
@@ -61,6 +63,47 @@ def test_prefixes_of_ddp_and_compile_are_dropped(plans, model_folder):
     )
     found = load_model_folder(folder, 0).network.state_dict()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def written_by(path, core):
+    """Rename numpy's core in a checkpoint, as if the numpy that calls it so had written it; return how often it is named."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {item: archive.read(item) for item in archive.infolist()}
+    named = 0
+    with zipfile.ZipFile(path, "w") as archive:
+        for item, data in parts.items():
+            if item.filename.endswith("/data.pkl"):
+                for name in (b"numpy.core.", b"numpy._core."):
+                    data = data.replace(b"c" + name, b"c" + core)  # the opcode GLOBAL; its arguments end in newlines
+                named = data.count(b"c" + core)
+            archive.writestr(item, data)
+    return named
+
+
+@pytest.mark.parametrize("core", [b"numpy.core.", b"numpy._core."])
+def test_scalars_of_any_numpy(plans, model_folder, core):
+    folder = model_folder(plans())
+    log = {
+        "mean_fg_dice": [np.float64(0.5)],
+        "dice_per_class_or_region": [[np.float64(0.25), np.float64(0.75)]],
+        "train_losses": [np.float32(1), np.float16(2)],
+        "counts": [np.int64(3), np.int32(4)],
+    }
+    edit(folder, lambda content: content.update(logging=log, _best_ema=np.float64(0.5)))
+    assert written_by(checkpoint(folder), core) > 0
+    assert load_model_folder(folder, 0).fold == 0
+    content = read_checkpoint(checkpoint(folder))
+    assert (content["logging"], content["_best_ema"]) == (log, 0.5)
+    resumed = torch.load(checkpoint(folder), weights_only=False)  # as nnU-Net does, after our own trainers read it
+    assert resumed["logging"] == log
+
+
+def test_a_name_of_numpy_that_no_log_needs_is_refused(plans, model_folder):
+    folder = model_folder(plans())
+    edit(folder, lambda content: content.update(extra=np.zeros(3)))
+    assert written_by(checkpoint(folder), b"numpy.core.") > 0
+    with pytest.raises(TeacherError, match="could run code"):
+        load_model_folder(folder, 0)
 
 
 class Bomb:
