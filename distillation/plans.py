@@ -1,4 +1,4 @@
-"""nnU-Net plans: reading them safely and scaling them to a student's width."""
+"""nnU-Net plans, of the older layout too: reading them safely and scaling them to a student's width."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ ALLOWED_ARCHITECTURES = frozenset(
         "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
     }
+)
+_LAYERS_PER_STAGE = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+_OLDER_KEYS = (
+    "UNet_class_name",
+    "UNet_base_num_features",
+    "unet_max_num_features",
+    "n_conv_per_stage_encoder",
+    "n_conv_per_stage_decoder",
+    "num_pool_per_axis",
+    "pool_op_kernel_sizes",
+    "conv_kernel_sizes",
 )
 ALLOWED_OPERATIONS = frozenset(
     {
@@ -50,8 +61,11 @@ def read_plans(path: Path) -> dict[str, Any]:
 def resolve_configuration(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     """Return a deep copy of one configuration with ``inherits_from`` resolved.
 
+    Plans from before nnU-Net 2.4 get the architecture section that they lack.
+
     Raises:
-        TeacherError: the configuration is not in the plans or inherits from itself.
+        TeacherError: the configuration is not in the plans, inherits from itself, or is of the older layout and
+            incomplete or of another network.
     """
     configurations: dict[str, dict[str, Any]] = plans["configurations"]
     chain: list[str] = []
@@ -68,7 +82,7 @@ def resolve_configuration(plans: dict[str, Any], configuration: str) -> dict[str
     for ancestor in reversed(chain):
         resolved.update(copy.deepcopy(configurations[ancestor]))
     resolved.pop("inherits_from", None)
-    return resolved
+    return _in_current_layout(resolved, configuration)
 
 
 def check_architecture(configuration: dict[str, Any]) -> dict[str, Any]:
@@ -78,11 +92,14 @@ def check_architecture(configuration: dict[str, Any]) -> dict[str, Any]:
     code, so only known classes pass.
 
     Raises:
-        TeacherError: a class is not on the list, or the plans predate nnU-Net 2.4's architecture section.
+        TeacherError: a class is not on the list, or there is no architecture section.
     """
     architecture = configuration.get("architecture")
     if not isinstance(architecture, dict):
-        raise TeacherError("the plans have no 'architecture' section; plan again with nnU-Net 2.4 or later")
+        raise TeacherError(
+            "the plans have neither an 'architecture' section nor the older 'UNet_class_name'; plan again with nnU-Net "
+            "2.4 or later"
+        )
     network = architecture.get("network_class_name")
     if not isinstance(network, str) or network not in ALLOWED_ARCHITECTURES:
         allowed = ", ".join(sorted(ALLOWED_ARCHITECTURES))
@@ -93,6 +110,50 @@ def check_architecture(configuration: dict[str, Any]) -> dict[str, Any]:
         if operation is not None and not (isinstance(operation, str) and operation in ALLOWED_OPERATIONS):
             raise TeacherError(f"'{name}' names {operation!r}, which is not on the list of allowed operations")
     return architecture
+
+
+def _in_current_layout(configuration: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a configuration with an architecture section in place of the keys that described a U-Net before 2.4.
+
+    What nnU-Net's own ``ConfigurationManager`` does when it reads such plans.
+    """
+    if "architecture" in configuration or "UNet_class_name" not in configuration:
+        return configuration
+    network = configuration["UNet_class_name"]
+    if not isinstance(network, str) or network not in _LAYERS_PER_STAGE:
+        raise TeacherError(f"network class {network!r} is not supported; supported are: {', '.join(_LAYERS_PER_STAGE)}")
+    try:
+        dimensions = len(configuration["patch_size"])
+        layers = list(configuration["n_conv_per_stage_encoder"])
+        first, largest = int(configuration["UNet_base_num_features"]), int(configuration["unet_max_num_features"])
+        arguments = {
+            "n_stages": len(layers),
+            "features_per_stage": [min(first * 2**stage, largest) for stage in range(len(layers))],
+            "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
+            "kernel_sizes": configuration["conv_kernel_sizes"],
+            "strides": configuration["pool_op_kernel_sizes"],
+            _LAYERS_PER_STAGE[network]: layers,
+            "n_conv_per_stage_decoder": configuration["n_conv_per_stage_decoder"],
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise TeacherError(
+            f"configuration '{name}' is of nnU-Net's layout before 2.4, but incomplete or damaged ({error!r}); take "
+            "the plans.json that the network was trained with"
+        ) from error
+    current = {key: value for key, value in configuration.items() if key not in _OLDER_KEYS}
+    current["architecture"] = {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
+        "arch_kwargs": arguments,
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+    return current
 
 
 def scale_features(features: list[int], alpha: float, minimum: int = MINIMUM_WIDTH) -> list[int]:

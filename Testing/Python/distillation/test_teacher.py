@@ -38,6 +38,16 @@ def test_loads_both_architectures(plans, model_folder, each_architecture):
     assert model.sha256 == hashlib.sha256(checkpoint(folder).read_bytes()).hexdigest()
 
 
+def test_plans_of_the_older_layout_give_the_same_network(plans, model_folder, older, each_architecture):
+    content = plans(each_architecture, (8, 16, 16))
+    folder = model_folder(content)
+    expected = load_model_folder(folder, 0).network.state_dict()
+    (folder / "plans.json").write_text(json.dumps(older(content)))
+    found = load_model_folder(folder, 0).network.state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
 def test_the_hash_is_that_of_the_loaded_bytes(plans, model_folder, monkeypatch):
     folder = model_folder(plans())
     loaded = hashlib.sha256(checkpoint(folder).read_bytes()).hexdigest()
@@ -66,7 +76,7 @@ def test_prefixes_of_ddp_and_compile_are_dropped(plans, model_folder):
 
 
 def written_by(path, core):
-    """Rename numpy's core in a checkpoint, as if the numpy that calls it so had written it; return how often it is named."""
+    """Rename numpy's core in a checkpoint, as if the numpy that calls it so had written it; return how often it is."""
     with zipfile.ZipFile(path) as archive:
         parts = {item: archive.read(item) for item in archive.infolist()}
     named = 0
