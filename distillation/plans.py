@@ -17,6 +17,7 @@ ALLOWED_ARCHITECTURES = frozenset(
     }
 )
 _LAYERS_PER_STAGE = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+_ARGUMENTS = ("n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage_decoder")
 _OLDER_KEYS = (
     "UNet_class_name",
     "UNet_base_num_features",
@@ -51,10 +52,16 @@ def read_plans(path: Path) -> dict[str, Any]:
         plans: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TeacherError(f"{path}: no such file; an nnU-Net v2 model folder holds a plans.json") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TeacherError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(plans, dict) or "configurations" not in plans or "plans_name" not in plans:
+    except (OSError, ValueError, RecursionError) as error:  # not text, not JSON, or nested without end
+        raise TeacherError(f"{path} cannot be read as JSON: {error}; take the plans.json of the training") from error
+    if not isinstance(plans, dict) or "configurations" not in plans or not isinstance(plans.get("plans_name"), str):
         raise TeacherError(f"{path} is not an nnU-Net v2 plans file (it has no 'configurations' and 'plans_name')")
+    configurations = plans["configurations"]
+    if not isinstance(configurations, dict) or not all(isinstance(each, dict) for each in configurations.values()):
+        raise TeacherError(
+            f"{path} is not an nnU-Net v2 plans file: 'configurations' must map names to settings; take the plans.json "
+            "of the training"
+        )
     return plans
 
 
@@ -78,6 +85,8 @@ def resolve_configuration(plans: dict[str, Any], configuration: str) -> dict[str
             raise TeacherError(f"configuration '{configuration}' inherits from itself")
         chain.append(name)
         name = configurations[name].get("inherits_from")
+        if not isinstance(name, str | None):
+            raise TeacherError(f"configuration '{chain[-1]}' inherits from {name!r}, which is not a name")
     resolved: dict[str, Any] = {}
     for ancestor in reversed(chain):
         resolved.update(copy.deepcopy(configurations[ancestor]))
@@ -92,7 +101,7 @@ def check_architecture(configuration: dict[str, Any]) -> dict[str, Any]:
     code, so only known classes pass.
 
     Raises:
-        TeacherError: a class is not on the list, or there is no architecture section.
+        TeacherError: a class is not on the list, or the section is missing or incomplete.
     """
     architecture = configuration.get("architecture")
     if not isinstance(architecture, dict):
@@ -104,9 +113,21 @@ def check_architecture(configuration: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(network, str) or network not in ALLOWED_ARCHITECTURES:
         allowed = ", ".join(sorted(ALLOWED_ARCHITECTURES))
         raise TeacherError(f"network class {network!r} is not supported; supported are: {allowed}")
-    arguments = architecture.get("arch_kwargs", {})
-    for name in architecture.get("_kw_requires_import", ()):
-        operation = arguments.get(name)
+    arguments, imported = architecture.get("arch_kwargs"), architecture.get("_kw_requires_import")
+    if not isinstance(arguments, dict) or not isinstance(imported, list):
+        raise TeacherError(
+            "the architecture section lacks 'arch_kwargs' (settings by name) or '_kw_requires_import' (a list of "
+            "names); take the plans.json that the network was trained with"
+        )
+    layers = _LAYERS_PER_STAGE[network.rpartition(".")[2]]
+    missing = [name for name in (*_ARGUMENTS, layers, *imported) if not isinstance(name, str) or name not in arguments]
+    if missing:
+        raise TeacherError(
+            f"'arch_kwargs' lacks {', '.join(map(repr, missing))}; take the plans.json that the network was trained "
+            "with"
+        )
+    for name in imported:
+        operation = arguments[name]
         if operation is not None and not (isinstance(operation, str) and operation in ALLOWED_OPERATIONS):
             raise TeacherError(f"'{name}' names {operation!r}, which is not on the list of allowed operations")
     return architecture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from distillation.dataset import read_description
 from distillation.plans import check_architecture, read_plans, resolve_configuration
 from distillation.settings import PLANS_KEY
-from KDSegmentatorLib.errors import TeacherError
+from KDSegmentatorLib.errors import TeacherError, TrainingError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +54,14 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
     classes are allow-listed, so that a foreign folder cannot run code.
 
     Raises:
-        TeacherError: a file is missing, damaged or holds code, or the network does not fit its plans.
+        TeacherError: a file is missing, damaged, incomplete or holds code, what it describes is not supported, or the
+            network does not fit its plans; the message names the file.
     """
     plans = read_plans(folder / "plans.json")
     try:
-        dataset: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TeacherError(f"{folder / 'dataset.json'} cannot be read: {error}") from error
+        dataset = read_description(folder / "dataset.json")
+    except TrainingError as error:
+        raise TeacherError(str(error)) from error
     path = folder / f"fold_{fold}" / checkpoint
     if not path.is_file():
         raise TeacherError(f"{path}: no such file; train this fold first, or name another fold or checkpoint")
@@ -70,13 +71,19 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
         configuration_name = str(content["init_args"]["configuration"])
         weights = content["network_weights"]
         mirroring_axes = tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ())
-    except (KeyError, TypeError) as error:
-        raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint (missing {error})") from error
-    _refuse_unsupported(plans, dataset, configuration_name)
-    configuration = resolve_configuration(plans, configuration_name)
-    network = build_network(
-        configuration, channels=len(dataset["channel_names"]), labels=len(dataset["labels"]), deep_supervision=False
-    )
+    except (KeyError, TypeError, ValueError) as error:
+        raise TeacherError(
+            f"{path} is not an nnU-Net v2 checkpoint (missing or not valid: {error}); take one that nnU-Net wrote"
+        ) from error
+    try:
+        configuration = resolve_configuration(plans, configuration_name)
+        if configuration.get("previous_stage"):
+            raise TeacherError(f"{configuration_name} is the second stage of a cascade, which is not supported")
+        network = build_network(
+            configuration, channels=len(dataset["channel_names"]), labels=len(dataset["labels"]), deep_supervision=False
+        )
+    except TeacherError as error:
+        raise TeacherError(f"{folder / 'plans.json'}, {configuration_name}: {error}") from error
     _put_weights(network, weights, path)
     return ModelFolder(
         folder=folder,
@@ -110,20 +117,26 @@ def build_network(configuration: dict[str, Any], *, channels: int, labels: int, 
     """Build the network that a configuration describes, with nnU-Net's own factory.
 
     Raises:
-        TeacherError: the configuration names a class that is not allow-listed.
+        TeacherError: the configuration names a class that is not allow-listed, or its settings make no network.
     """
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     architecture = check_architecture(configuration)
-    network: nn.Module = get_network_from_plans(
-        architecture["network_class_name"],
-        architecture["arch_kwargs"],
-        architecture["_kw_requires_import"],
-        channels,
-        labels,
-        allow_init=True,
-        deep_supervision=deep_supervision,
-    )
+    try:
+        network: nn.Module = get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            channels,
+            labels,
+            allow_init=True,
+            deep_supervision=deep_supervision,
+        )
+    except Exception as error:  # whatever a wrong value leads to
+        raise TeacherError(
+            f"nnU-Net cannot build a network of 'arch_kwargs' ({error}); take the plans.json that the network was "
+            "trained with"
+        ) from error
     return network
 
 
@@ -176,20 +189,14 @@ def _trained_with(content: dict[str, Any]) -> dict[str, str] | None:
     return {str(name): str(version) for name, version in versions.items()} if isinstance(versions, dict) else None
 
 
-def _put_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+def _put_weights(network: nn.Module, weights: Any, path: Path) -> None:
     try:
         network.load_state_dict({_without_prefix(name): value for name, value in weights.items()})
-    except RuntimeError as error:
-        raise TeacherError(f"the weights in {path} do not fit the network in the plans: {error}") from error
-
-
-def _refuse_unsupported(plans: dict[str, Any], dataset: dict[str, Any], configuration_name: str) -> None:
-    if any(isinstance(value, list) for value in dataset["labels"].values()):
-        raise TeacherError("region-based training is not supported; train with plain labels")
-    if "ignore" in dataset["labels"]:
-        raise TeacherError("a dataset with an ignore label is not supported")
-    if resolve_configuration(plans, configuration_name).get("previous_stage"):
-        raise TeacherError(f"{configuration_name} is the second stage of a cascade, which is not supported")
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise TeacherError(
+            f"the weights in {path} do not fit the network in the plans; take plans and checkpoint of one training: "
+            f"{error}"
+        ) from error
 
 
 def _without_prefix(name: str) -> str:

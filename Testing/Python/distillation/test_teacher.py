@@ -1,6 +1,7 @@
 import hashlib
 import json
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -197,4 +198,94 @@ def test_cascades_are_not_supported(plans, model_folder):
     content["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
     folder = model_folder(content)
     with pytest.raises(TeacherError, match="cascade"):
+        load_model_folder(folder, 0)
+
+
+def without(*keys):
+    """Return a change of JSON that removes what lies at the end of the keys."""
+    return put(*keys, None, remove=True)
+
+
+def put(*keys_and_value, remove=False):
+    """Return a change of JSON that replaces what lies at the end of the keys, or everything if there are none."""
+    *keys, value = keys_and_value
+
+    def change(content):
+        if not keys:
+            return value
+        part = content
+        for key in keys[:-1]:
+            part = part[key]
+        if remove:
+            del part[keys[-1]]
+        else:
+            part[keys[-1]] = value
+        return content
+
+    return change
+
+
+FULL = ("configurations", "3d_fullres")
+ARGUMENTS = (*FULL, "architecture", "arch_kwargs")
+NEEDED = (
+    *("n_stages", "features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_conv_per_stage_decoder"),
+    *("conv_op", "norm_op", "dropout_op", "nonlin"),
+)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("dataset.json", without("channel_names"), "channel_names"),
+        ("dataset.json", without("labels"), "labels"),
+        ("dataset.json", put([1]), "channel_names"),
+        ("dataset.json", put(None), "channel_names"),
+        ("dataset.json", put("channel_names", ["MRI"]), "channel_names"),
+        ("dataset.json", put("channel_names", {"0": "T1", "1": "T2"}), "2 channels"),
+        ("dataset.json", put("labels", ["background", "Front"]), "labels"),
+        ("dataset.json", put("labels", "Front", 1.5), "'Front' has the value 1.5"),
+        ("dataset.json", put("labels", "Front", "²"), "'Front' has the value '²'"),
+        ("dataset.json", put("labels", "Back", 3), "without gaps"),
+        ("plans.json", put([1]), "configurations"),
+        ("plans.json", without("plans_name"), "plans_name"),
+        ("plans.json", put("plans_name", 1), "plans_name"),
+        ("plans.json", put("configurations", [1]), "configurations"),
+        ("plans.json", put("configurations", "2d", [1]), "configurations"),
+        ("plans.json", without(*FULL), "no configuration '3d_fullres'"),
+        ("plans.json", put(*FULL, "inherits_from", ["2d"]), "inherits from"),
+        ("plans.json", put(*FULL, "architecture", [1]), "plan again"),
+        ("plans.json", without(*ARGUMENTS), "arch_kwargs"),
+        ("plans.json", put(*ARGUMENTS, [1]), "arch_kwargs"),
+        ("plans.json", without(*FULL, "architecture", "_kw_requires_import"), "_kw_requires_import"),
+        ("plans.json", put(*FULL, "architecture", "_kw_requires_import", [["conv_op"]]), "conv_op"),
+        *(("plans.json", without(*ARGUMENTS, name), f"lacks '{name}'") for name in NEEDED),
+        ("plans.json", put(*ARGUMENTS, "n_stages", "two"), "cannot build a network"),
+        ("plans.json", put(*ARGUMENTS, "strides", None), "cannot build a network"),
+        ("plans.json", put(*ARGUMENTS, "surprise", 1), "surprise"),
+    ],
+)
+def test_a_folder_that_is_not_quite_a_teacher(plans, model_folder, file, change, message):
+    folder = model_folder(plans())
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(change(content)))
+    with pytest.raises(TeacherError, match=re.escape(str(folder / file))) as error:
+        load_model_folder(folder, 0)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network_weights": [1]},
+        {"network_weights": {1: torch.zeros(1)}},
+        {"network_weights": {"encoder": "none"}},
+        {"init_args": [1]},
+        {"inference_allowed_mirroring_axes": ["x"]},
+        {"inference_allowed_mirroring_axes": 1},
+    ],
+)
+def test_a_checkpoint_that_is_not_quite_nnunets(plans, model_folder, changes):
+    folder = model_folder(plans())
+    edit(folder, lambda content: content.update(changes))
+    with pytest.raises(TeacherError, match=r"checkpoint_final\.pth.*[Tt]ake"):
         load_model_folder(folder, 0)
