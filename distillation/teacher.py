@@ -6,16 +6,19 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from distillation.dataset import read_description
+from distillation.dataset import label_values, read_description
 from distillation.plans import check_architecture, read_plans, resolve_configuration
 from distillation.settings import PLANS_KEY
 from KDSegmentatorLib.errors import TeacherError, TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +102,56 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
     )
 
 
+def load_teacher_fold(
+    folder: Path, fold: int, checkpoint: str, *, dataset: Mapping[str, Any], configuration: str
+) -> ModelFolder:
+    """Load one fold of a teacher and check that it fits what students are trained on.
+
+    Label values count, and names are for people: another wording passes, but not one name with two values. Names are
+    compared without regard to letter case.
+
+    Args:
+        folder: the teacher's model folder.
+        fold: which network of it.
+        checkpoint: file name in its fold folder.
+        dataset: the students' ``dataset.json``, checked.
+        configuration: the students', for example ``3d_fullres``.
+
+    Raises:
+        TeacherError: it cannot be loaded, or its labels, channels or configuration are others.
+    """
+    model = load_model_folder(folder, fold, checkpoint)
+    path = folder / "dataset.json"
+    labels, wanted = label_values(model.dataset), label_values(dataset)
+    if sorted(labels.values()) != sorted(wanted.values()):
+        raise TeacherError(
+            f"the teacher's labels {labels} in {path} are not those of the students' dataset, {wanted}; give a teacher "
+            "that was trained on this dataset"
+        )
+    by_name = {**{name.casefold(): value for name, value in labels.items()}, **labels}
+    swapped = [
+        name for name, value in wanted.items() if by_name.get(name, by_name.get(name.casefold(), value)) != value
+    ]
+    if swapped:
+        raise TeacherError(
+            f"the teacher's labels {labels} in {path} give {', '.join(swapped)} another value than the students' "
+            f"dataset, {wanted}; every structure would be learnt as another one"
+        )
+    channels, expected = _channels(model.dataset), _channels(dataset)
+    if [name.casefold() for name in channels] != [name.casefold() for name in expected]:
+        raise TeacherError(
+            f"the teacher's channels {channels} in {path} are not those of the students' dataset, {expected}; give a "
+            "teacher that was trained on such images, or correct the name if it means the same"
+        )
+    if model.configuration_name != configuration:
+        raise TeacherError(
+            f"{folder / f'fold_{fold}' / checkpoint} was trained for {model.configuration_name} and the students are "
+            f"to be trained for {configuration}: they see patches of different resolution. Give a teacher of "
+            f"{configuration}, or set the recipe's configuration to {model.configuration_name}"
+        )
+    return model
+
+
 def load_weights(network: nn.Module, path: Path) -> None:
     """Put a checkpoint's weights into a network of the same architecture.
 
@@ -162,12 +215,16 @@ def _parse_checkpoint(data: bytes, path: Path) -> dict[str, Any]:
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damaged bytes lead to
         raise TeacherError(
-            f"{path} cannot be loaded as plain weights: {error}. It is damaged, or it holds Python objects that "
-            "could run code; nnU-Net's own checkpoints do not"
+            f"{path} cannot be loaded as plain weights: it is damaged, or it holds Python objects that could run code, "
+            f"as nnU-Net's own checkpoints do not; take the file that nnU-Net wrote. torch says: {error}"
         ) from error
     if not isinstance(content, dict):
         raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint")
     return content
+
+
+def _channels(dataset: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name in dataset["channel_names"].values()]
 
 
 def _numpy_globals() -> list[Any]:
