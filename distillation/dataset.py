@@ -6,11 +6,14 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from KDSegmentatorLib.errors import GeometryError, ImageReadError, InvalidSettingsError, TrainingError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import read_grid
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _MESSAGES_SHOWN = 3
 
@@ -41,7 +44,7 @@ class RawDataset:
     @property
     def labels(self) -> dict[str, int]:
         """Label names with their values, background included."""
-        return {str(name): int(value) for name, value in self.description["labels"].items()}
+        return label_values(self.description)
 
     def case(self, name: str) -> Case:
         """Return a case by its name.
@@ -63,7 +66,7 @@ def read_dataset(folder: Path) -> RawDataset:
     """
     if not re.fullmatch(r"Dataset\d{3}_.+", folder.name):
         raise TrainingError(f"{folder}: nnU-Net datasets are folders called DatasetXXX_Name with three digits")
-    description = _read_description(folder / "dataset.json")
+    description = read_description(folder / "dataset.json")
     ending = description["file_ending"]
     images = _names(folder / "imagesTr", ending)
     labels = _names(folder / "labelsTr", ending)
@@ -74,6 +77,11 @@ def read_dataset(folder: Path) -> RawDataset:
             f"{len(cases)} cases in imagesTr; correct the number or add the missing files"
         )
     return RawDataset(folder=folder, description=description, cases=cases)
+
+
+def label_values(description: Mapping[str, Any]) -> dict[str, int]:
+    """Return the label names of a checked ``dataset.json`` with their values, which may be text there."""
+    return {str(name): int(value) for name, value in description["labels"].items()}
 
 
 def read_header(path: Path) -> Volume:
@@ -119,12 +127,20 @@ def check_grids(dataset: RawDataset) -> str:
     return next(iter(by_codes))
 
 
-def _read_description(path: Path) -> dict[str, Any]:
+def read_description(path: Path) -> dict[str, Any]:
+    """Read and check the ``dataset.json`` of a dataset or of a model folder.
+
+    Raises:
+        TrainingError: it is missing, damaged or incomplete, or describes what is not supported (regions, an ignore
+            label, several channels); the message says what.
+    """
     try:
         description = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TrainingError(f"{path}: no such file; give a dataset in nnU-Net v2's raw layout") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TrainingError(
+            f"{path}: no such file; datasets in nnU-Net v2's raw layout and trained model folders hold one"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:  # not text, not JSON, or nested without end
         raise TrainingError(f"{path} cannot be read as JSON: {error}") from error
     for key, kind in (("channel_names", dict), ("labels", dict), ("file_ending", str)):
         if not isinstance(description, dict) or not isinstance(description.get(key), kind):
@@ -139,11 +155,13 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 def _check_labels(path: Path, labels: dict[str, Any]) -> None:
     if "ignore" in labels:
-        raise TrainingError(f"{path} has an ignore label, which is not supported")
+        raise TrainingError(f"{path} has an ignore label, which is not supported; train without it")
     for name, value in labels.items():
         if isinstance(value, list | tuple):
-            raise TrainingError(f"{path}: label '{name}' is a region; only plain labels are supported")
-        if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).isdigit():
+            raise TrainingError(
+                f"{path}: label '{name}' is a region; only plain labels are supported, so train with these"
+            )
+        if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).isdecimal():
             raise TrainingError(f"{path}: label '{name}' has the value {value!r}, which is not a whole number")
     values = sorted(int(value) for value in labels.values())
     if int(labels.get("background", -1)) != 0 or values != list(range(len(values))) or len(values) < 2:

@@ -16,7 +16,7 @@ from distillation.losses.registry import read_terms
 from distillation.losses.term import Signals
 from distillation.settings import DistillationSettings
 from distillation.taps import EncoderTaps
-from distillation.teacher import ModelFolder, load_model_folder
+from distillation.teacher import ModelFolder, load_teacher_fold
 from KDSegmentatorLib.errors import InvalidSettingsError, TeacherError
 from KDSegmentatorLib.packs.strict_json import FieldError
 
@@ -120,14 +120,14 @@ def mean_logits(networks: Sequence[nn.Module], data: torch.Tensor) -> list[torch
 
 
 def load_teachers(
-    settings: DistillationSettings, *, fold: int, labels: Mapping[str, Any], configuration: str
+    settings: DistillationSettings, *, fold: int, dataset: Mapping[str, Any], configuration: str
 ) -> list[ModelFolder]:
     """Load the teacher of a distillation, each of its folds, after checks that take seconds.
 
     Args:
         settings: which teacher.
         fold: the student's fold.
-        labels: the student's labels as in ``dataset.json``.
+        dataset: the student's ``dataset.json``.
         configuration: the student's, for example ``3d_fullres``.
 
     Raises:
@@ -139,19 +139,15 @@ def load_teachers(
             f"the teacher was trained on {_folds_text(teacher.folds)} and the student is to be trained on fold {fold}: "
             "the teacher has seen the student's held-out cases. Use the same fold"
         )
-    found = [load_model_folder(Path(teacher.folder), each, teacher.checkpoint) for each in teacher.folds]
+    found = [
+        load_teacher_fold(Path(teacher.folder), each, teacher.checkpoint, dataset=dataset, configuration=configuration)
+        for each in teacher.folds
+    ]
     for number, model in enumerate(found):
         if teacher.sha256 is not None and teacher.sha256[number] != model.sha256:
             raise TeacherError(
                 f"the teacher in {teacher.folder} changed since these plans were written; run 'kdseg-distill distil' "
                 "again"
-            )
-        if model.dataset["labels"] != labels:
-            raise TeacherError(f"the teacher's labels {model.dataset['labels']} are not the student's {dict(labels)}")
-        if model.configuration_name != configuration:
-            raise TeacherError(
-                f"the teacher was trained for {model.configuration_name} and the student is to be trained for "
-                f"{configuration}: they see patches of different resolution"
             )
     return found
 

@@ -1,4 +1,4 @@
-"""nnU-Net plans: reading them safely and scaling them to a student's width."""
+"""nnU-Net plans, of the older layout too: reading them safely and scaling them to a student's width."""
 
 from __future__ import annotations
 
@@ -15,6 +15,18 @@ ALLOWED_ARCHITECTURES = frozenset(
         "dynamic_network_architectures.architectures.unet.PlainConvUNet",
         "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
     }
+)
+_LAYERS_PER_STAGE = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
+_ARGUMENTS = ("n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "n_conv_per_stage_decoder")
+_OLDER_KEYS = (
+    "UNet_class_name",
+    "UNet_base_num_features",
+    "unet_max_num_features",
+    "n_conv_per_stage_encoder",
+    "n_conv_per_stage_decoder",
+    "num_pool_per_axis",
+    "pool_op_kernel_sizes",
+    "conv_kernel_sizes",
 )
 ALLOWED_OPERATIONS = frozenset(
     {
@@ -40,18 +52,27 @@ def read_plans(path: Path) -> dict[str, Any]:
         plans: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TeacherError(f"{path}: no such file; an nnU-Net v2 model folder holds a plans.json") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TeacherError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(plans, dict) or "configurations" not in plans or "plans_name" not in plans:
+    except (OSError, ValueError, RecursionError) as error:  # not text, not JSON, or nested without end
+        raise TeacherError(f"{path} cannot be read as JSON: {error}; take the plans.json of the training") from error
+    if not isinstance(plans, dict) or "configurations" not in plans or not isinstance(plans.get("plans_name"), str):
         raise TeacherError(f"{path} is not an nnU-Net v2 plans file (it has no 'configurations' and 'plans_name')")
+    configurations = plans["configurations"]
+    if not isinstance(configurations, dict) or not all(isinstance(each, dict) for each in configurations.values()):
+        raise TeacherError(
+            f"{path} is not an nnU-Net v2 plans file: 'configurations' must map names to settings; take the plans.json "
+            "of the training"
+        )
     return plans
 
 
 def resolve_configuration(plans: dict[str, Any], configuration: str) -> dict[str, Any]:
     """Return a deep copy of one configuration with ``inherits_from`` resolved.
 
+    Plans from before nnU-Net 2.4 get the architecture section that they lack.
+
     Raises:
-        TeacherError: the configuration is not in the plans or inherits from itself.
+        TeacherError: the configuration is not in the plans, inherits from itself, or is of the older layout and
+            incomplete or of another network.
     """
     configurations: dict[str, dict[str, Any]] = plans["configurations"]
     chain: list[str] = []
@@ -64,11 +85,13 @@ def resolve_configuration(plans: dict[str, Any], configuration: str) -> dict[str
             raise TeacherError(f"configuration '{configuration}' inherits from itself")
         chain.append(name)
         name = configurations[name].get("inherits_from")
+        if not isinstance(name, str | None):
+            raise TeacherError(f"configuration '{chain[-1]}' inherits from {name!r}, which is not a name")
     resolved: dict[str, Any] = {}
     for ancestor in reversed(chain):
         resolved.update(copy.deepcopy(configurations[ancestor]))
     resolved.pop("inherits_from", None)
-    return resolved
+    return _in_current_layout(resolved, configuration)
 
 
 def check_architecture(configuration: dict[str, Any]) -> dict[str, Any]:
@@ -78,21 +101,80 @@ def check_architecture(configuration: dict[str, Any]) -> dict[str, Any]:
     code, so only known classes pass.
 
     Raises:
-        TeacherError: a class is not on the list, or the plans predate nnU-Net 2.4's architecture section.
+        TeacherError: a class is not on the list, or the section is missing or incomplete.
     """
     architecture = configuration.get("architecture")
     if not isinstance(architecture, dict):
-        raise TeacherError("the plans have no 'architecture' section; plan again with nnU-Net 2.4 or later")
+        raise TeacherError(
+            "the plans have neither an 'architecture' section nor the older 'UNet_class_name'; plan again with nnU-Net "
+            "2.4 or later"
+        )
     network = architecture.get("network_class_name")
     if not isinstance(network, str) or network not in ALLOWED_ARCHITECTURES:
         allowed = ", ".join(sorted(ALLOWED_ARCHITECTURES))
         raise TeacherError(f"network class {network!r} is not supported; supported are: {allowed}")
-    arguments = architecture.get("arch_kwargs", {})
-    for name in architecture.get("_kw_requires_import", ()):
-        operation = arguments.get(name)
+    arguments, imported = architecture.get("arch_kwargs"), architecture.get("_kw_requires_import")
+    if not isinstance(arguments, dict) or not isinstance(imported, list):
+        raise TeacherError(
+            "the architecture section lacks 'arch_kwargs' (settings by name) or '_kw_requires_import' (a list of "
+            "names); take the plans.json that the network was trained with"
+        )
+    layers = _LAYERS_PER_STAGE[network.rpartition(".")[2]]
+    missing = [name for name in (*_ARGUMENTS, layers, *imported) if not isinstance(name, str) or name not in arguments]
+    if missing:
+        raise TeacherError(
+            f"'arch_kwargs' lacks {', '.join(map(repr, missing))}; take the plans.json that the network was trained "
+            "with"
+        )
+    for name in imported:
+        operation = arguments[name]
         if operation is not None and not (isinstance(operation, str) and operation in ALLOWED_OPERATIONS):
             raise TeacherError(f"'{name}' names {operation!r}, which is not on the list of allowed operations")
     return architecture
+
+
+def _in_current_layout(configuration: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a configuration with an architecture section in place of the keys that described a U-Net before 2.4.
+
+    What nnU-Net's own ``ConfigurationManager`` does when it reads such plans.
+    """
+    if "architecture" in configuration or "UNet_class_name" not in configuration:
+        return configuration
+    network = configuration["UNet_class_name"]
+    if not isinstance(network, str) or network not in _LAYERS_PER_STAGE:
+        raise TeacherError(f"network class {network!r} is not supported; supported are: {', '.join(_LAYERS_PER_STAGE)}")
+    try:
+        dimensions = len(configuration["patch_size"])
+        layers = list(configuration["n_conv_per_stage_encoder"])
+        first, largest = int(configuration["UNet_base_num_features"]), int(configuration["unet_max_num_features"])
+        arguments = {
+            "n_stages": len(layers),
+            "features_per_stage": [min(first * 2**stage, largest) for stage in range(len(layers))],
+            "conv_op": f"torch.nn.modules.conv.Conv{dimensions}d",
+            "kernel_sizes": configuration["conv_kernel_sizes"],
+            "strides": configuration["pool_op_kernel_sizes"],
+            _LAYERS_PER_STAGE[network]: layers,
+            "n_conv_per_stage_decoder": configuration["n_conv_per_stage_decoder"],
+            "conv_bias": True,
+            "norm_op": f"torch.nn.modules.instancenorm.InstanceNorm{dimensions}d",
+            "norm_op_kwargs": {"eps": 1e-05, "affine": True},
+            "dropout_op": None,
+            "dropout_op_kwargs": None,
+            "nonlin": "torch.nn.LeakyReLU",
+            "nonlin_kwargs": {"inplace": True},
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise TeacherError(
+            f"configuration '{name}' is of nnU-Net's layout before 2.4, but incomplete or damaged ({error!r}); take "
+            "the plans.json that the network was trained with"
+        ) from error
+    current = {key: value for key, value in configuration.items() if key not in _OLDER_KEYS}
+    current["architecture"] = {
+        "network_class_name": f"dynamic_network_architectures.architectures.unet.{network}",
+        "arch_kwargs": arguments,
+        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+    }
+    return current
 
 
 def scale_features(features: list[int], alpha: float, minimum: int = MINIMUM_WIDTH) -> list[int]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from distillation.dataset import label_values, read_description
 from distillation.plans import check_architecture, read_plans, resolve_configuration
 from distillation.settings import PLANS_KEY
-from KDSegmentatorLib.errors import TeacherError
+from KDSegmentatorLib.errors import TeacherError, TrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +57,14 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
     classes are allow-listed, so that a foreign folder cannot run code.
 
     Raises:
-        TeacherError: a file is missing, damaged or holds code, or the network does not fit its plans.
+        TeacherError: a file is missing, damaged, incomplete or holds code, what it describes is not supported, or the
+            network does not fit its plans; the message names the file.
     """
     plans = read_plans(folder / "plans.json")
     try:
-        dataset: dict[str, Any] = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TeacherError(f"{folder / 'dataset.json'} cannot be read: {error}") from error
+        dataset = read_description(folder / "dataset.json")
+    except TrainingError as error:
+        raise TeacherError(str(error)) from error
     path = folder / f"fold_{fold}" / checkpoint
     if not path.is_file():
         raise TeacherError(f"{path}: no such file; train this fold first, or name another fold or checkpoint")
@@ -70,13 +74,19 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
         configuration_name = str(content["init_args"]["configuration"])
         weights = content["network_weights"]
         mirroring_axes = tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ())
-    except (KeyError, TypeError) as error:
-        raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint (missing {error})") from error
-    _refuse_unsupported(plans, dataset, configuration_name)
-    configuration = resolve_configuration(plans, configuration_name)
-    network = build_network(
-        configuration, channels=len(dataset["channel_names"]), labels=len(dataset["labels"]), deep_supervision=False
-    )
+    except (KeyError, TypeError, ValueError) as error:
+        raise TeacherError(
+            f"{path} is not an nnU-Net v2 checkpoint (missing or not valid: {error}); take one that nnU-Net wrote"
+        ) from error
+    try:
+        configuration = resolve_configuration(plans, configuration_name)
+        if configuration.get("previous_stage"):
+            raise TeacherError(f"{configuration_name} is the second stage of a cascade, which is not supported")
+        network = build_network(
+            configuration, channels=len(dataset["channel_names"]), labels=len(dataset["labels"]), deep_supervision=False
+        )
+    except TeacherError as error:
+        raise TeacherError(f"{folder / 'plans.json'}, {configuration_name}: {error}") from error
     _put_weights(network, weights, path)
     return ModelFolder(
         folder=folder,
@@ -90,6 +100,56 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
         sha256=hashlib.sha256(data).hexdigest(),  # of the very bytes that were loaded
         trained_with=_trained_with(content),
     )
+
+
+def load_teacher_fold(
+    folder: Path, fold: int, checkpoint: str, *, dataset: Mapping[str, Any], configuration: str
+) -> ModelFolder:
+    """Load one fold of a teacher and check that it fits what students are trained on.
+
+    Label values count, and names are for people: another wording passes, but not one name with two values. Names are
+    compared without regard to letter case.
+
+    Args:
+        folder: the teacher's model folder.
+        fold: which network of it.
+        checkpoint: file name in its fold folder.
+        dataset: the students' ``dataset.json``, checked.
+        configuration: the students', for example ``3d_fullres``.
+
+    Raises:
+        TeacherError: it cannot be loaded, or its labels, channels or configuration are others.
+    """
+    model = load_model_folder(folder, fold, checkpoint)
+    path = folder / "dataset.json"
+    labels, wanted = label_values(model.dataset), label_values(dataset)
+    if sorted(labels.values()) != sorted(wanted.values()):
+        raise TeacherError(
+            f"the teacher's labels {labels} in {path} are not those of the students' dataset, {wanted}; give a teacher "
+            "that was trained on this dataset"
+        )
+    by_name = {**{name.casefold(): value for name, value in labels.items()}, **labels}
+    swapped = [
+        name for name, value in wanted.items() if by_name.get(name, by_name.get(name.casefold(), value)) != value
+    ]
+    if swapped:
+        raise TeacherError(
+            f"the teacher's labels {labels} in {path} give {', '.join(swapped)} another value than the students' "
+            f"dataset, {wanted}; every structure would be learnt as another one"
+        )
+    channels, expected = _channels(model.dataset), _channels(dataset)
+    if [name.casefold() for name in channels] != [name.casefold() for name in expected]:
+        raise TeacherError(
+            f"the teacher's channels {channels} in {path} are not those of the students' dataset, {expected}; give a "
+            "teacher that was trained on such images, or correct the name if it means the same"
+        )
+    if model.configuration_name != configuration:
+        raise TeacherError(
+            f"{folder / f'fold_{fold}' / checkpoint} was trained for {model.configuration_name} and the students are "
+            f"to be trained for {configuration}: they see patches of different resolution. Give a teacher of "
+            f"{configuration}, or set the recipe's configuration to {model.configuration_name}"
+        )
+    return model
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
@@ -110,20 +170,26 @@ def build_network(configuration: dict[str, Any], *, channels: int, labels: int, 
     """Build the network that a configuration describes, with nnU-Net's own factory.
 
     Raises:
-        TeacherError: the configuration names a class that is not allow-listed.
+        TeacherError: the configuration names a class that is not allow-listed, or its settings make no network.
     """
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
     architecture = check_architecture(configuration)
-    network: nn.Module = get_network_from_plans(
-        architecture["network_class_name"],
-        architecture["arch_kwargs"],
-        architecture["_kw_requires_import"],
-        channels,
-        labels,
-        allow_init=True,
-        deep_supervision=deep_supervision,
-    )
+    try:
+        network: nn.Module = get_network_from_plans(
+            architecture["network_class_name"],
+            architecture["arch_kwargs"],
+            architecture["_kw_requires_import"],
+            channels,
+            labels,
+            allow_init=True,
+            deep_supervision=deep_supervision,
+        )
+    except Exception as error:  # whatever a wrong value leads to
+        raise TeacherError(
+            f"nnU-Net cannot build a network of 'arch_kwargs' ({error}); take the plans.json that the network was "
+            "trained with"
+        ) from error
     return network
 
 
@@ -144,20 +210,33 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _parse_checkpoint(data: bytes, path: Path) -> dict[str, Any]:
-    scalar = np.float64(0).__reduce__()[0]
-    # nnU-Net's training log holds numpy scalars; their dtype classes are what weights_only asks for.
-    numpy_types = [scalar, np.dtype, *{type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")}]
     try:
-        with torch.serialization.safe_globals(numpy_types):
+        with torch.serialization.safe_globals(_numpy_globals()):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the damaged bytes lead to
         raise TeacherError(
-            f"{path} cannot be loaded as plain weights: {error}. It is damaged, or it holds Python objects that "
-            "could run code; nnU-Net's own checkpoints do not"
+            f"{path} cannot be loaded as plain weights: it is damaged, or it holds Python objects that could run code, "
+            f"as nnU-Net's own checkpoints do not; take the file that nnU-Net wrote. torch says: {error}"
         ) from error
     if not isinstance(content, dict):
         raise TeacherError(f"{path} is not an nnU-Net v2 checkpoint")
     return content
+
+
+def _channels(dataset: Mapping[str, Any]) -> list[str]:
+    return [str(name) for name in dataset["channel_names"].values()]
+
+
+def _numpy_globals() -> list[Any]:
+    """Return what nnU-Net's log and best score, which are numpy scalars, name in a checkpoint.
+
+    A checkpoint has the names of the numpy that wrote it: ``numpy.core`` became ``numpy._core`` in numpy 2.
+    """
+    scalar = np.float64(0).__reduce__()[0]
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    # a dtype is built through numpy.dtype, but torch asks for the class of what came out
+    classes = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8")}
+    return [*((scalar, name) for name in names), (np.dtype, "numpy.dtype"), *classes]
 
 
 def _trained_with(content: dict[str, Any]) -> dict[str, str] | None:
@@ -167,20 +246,14 @@ def _trained_with(content: dict[str, Any]) -> dict[str, str] | None:
     return {str(name): str(version) for name, version in versions.items()} if isinstance(versions, dict) else None
 
 
-def _put_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path) -> None:
+def _put_weights(network: nn.Module, weights: Any, path: Path) -> None:
     try:
         network.load_state_dict({_without_prefix(name): value for name, value in weights.items()})
-    except RuntimeError as error:
-        raise TeacherError(f"the weights in {path} do not fit the network in the plans: {error}") from error
-
-
-def _refuse_unsupported(plans: dict[str, Any], dataset: dict[str, Any], configuration_name: str) -> None:
-    if any(isinstance(value, list) for value in dataset["labels"].values()):
-        raise TeacherError("region-based training is not supported; train with plain labels")
-    if "ignore" in dataset["labels"]:
-        raise TeacherError("a dataset with an ignore label is not supported")
-    if resolve_configuration(plans, configuration_name).get("previous_stage"):
-        raise TeacherError(f"{configuration_name} is the second stage of a cascade, which is not supported")
+    except (RuntimeError, AttributeError, TypeError) as error:
+        raise TeacherError(
+            f"the weights in {path} do not fit the network in the plans; take plans and checkpoint of one training: "
+            f"{error}"
+        ) from error
 
 
 def _without_prefix(name: str) -> str:

@@ -291,7 +291,7 @@ class KDSegDistillingTrainer(KDSegPlainTrainer):
         if settings is None:
             raise TeacherError("these plans name no teacher; write them with 'kdseg-distill distil'")
         teachers = load_teachers(
-            settings, fold=self.fold, labels=self.dataset_json["labels"], configuration=self.configuration_name
+            settings, fold=self.fold, dataset=self.dataset_json, configuration=self.configuration_name
         )
         self.distiller = Distiller(settings, self.bare_network, teachers, self.device, self._autocast)
         self.trained_along = list(self.distiller.parts.parameters())

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from distillation.dataset import find_dataset
-from KDSegmentatorLib.errors import TeacherError, TrainingError
+from KDSegmentatorLib.errors import TrainingError
 
 if TYPE_CHECKING:
-    from distillation.dataset import RawDataset
     from distillation.stages import Stages
+    from distillation.teacher import ModelFolder
 
 
 def check_before_start(stages: Stages) -> None:
-    """Check that the labels of the recipe's pack, of the dataset and of a given teacher are the same.
+    """Check that the labels of the recipe's pack are the dataset's, and that a given teacher can teach.
 
     Raises:
         TrainingError: the recipe describes other labels than the dataset has.
-        TeacherError: the given teacher was trained on other labels, or is not an nnU-Net folder.
+        TeacherError: see :func:`load_given_teacher`.
         KDSegmentatorError: the dataset is not complete.
     """
     raw = find_dataset(stages.workspace.raw, stages.recipe.dataset.name)
@@ -30,28 +29,28 @@ def check_before_start(stages: Stages) -> None:
             "recipe before anything is trained"
         )
     if stages.given_teacher is not None:
-        _check_teacher(stages, raw)
+        load_given_teacher(stages)
 
 
-def _check_teacher(stages: Stages, raw: RawDataset) -> None:
-    given = stages.given_teacher
-    assert given is not None  # noqa: S101 - for the type checker
-    path = given.folder / "dataset.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        labels = {str(name): int(value) for name, value in content["labels"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TeacherError(
-            f"{path} cannot be read ({error}), or its labels are regions; give an nnU-Net v2 folder with plain labels"
-        ) from error
-    if sorted(labels.values()) != sorted(raw.labels.values()):
-        raise TeacherError(
-            f"the teacher's labels {labels} are not those of {raw.folder.name}, {raw.labels}; give a teacher that was "
-            "trained on this dataset"
+def load_given_teacher(stages: Stages) -> ModelFolder:
+    """Load every fold of a given teacher that the recipe takes, as every distilled training will.
+
+    Returns:
+        The network of the dataset's fold.
+
+    Raises:
+        TeacherError: a fold is missing, damaged or holds code, or was trained for other labels, channels or another
+            configuration; see :func:`distillation.teacher.load_teacher_fold`.
+        KDSegmentatorError: the dataset is not complete.
+    """
+    from distillation.teacher import load_teacher_fold
+
+    recipe, source = stages.recipe, stages.teacher()
+    dataset = find_dataset(stages.workspace.raw, recipe.dataset.name).description
+    models = {
+        fold: load_teacher_fold(
+            source.folder, fold, source.checkpoint, dataset=dataset, configuration=recipe.dataset.configuration
         )
-    swapped = [name for name, value in raw.labels.items() if name in labels and labels[name] != value]
-    if swapped:
-        raise TeacherError(
-            f"the teacher gives {', '.join(swapped)} another value than {raw.folder.name} does: {labels} and "
-            f"{raw.labels}; every structure would be learnt as another one"
-        )
+        for fold in recipe.teacher_folds()
+    }
+    return models[recipe.dataset.fold]

@@ -297,11 +297,11 @@ class Steps:
         self._say(f"{len(prepared.raw.cases)} cases prepared in {prepared.folder}, {len(held_out)} of them held out")
 
     def _check_teacher(self) -> None:
-        from distillation.teacher import load_model_folder
+        from distillation.run.preflight import load_given_teacher
 
         source = self._stages.teacher()
         self._check_split(source.folder)
-        model = load_model_folder(source.folder, self._fold, source.checkpoint)
+        model = load_given_teacher(self._stages)
         self._say(f"teacher: {source.folder}, sha256 {model.sha256}")
 
     def _check_split(self, teacher: Path) -> None:

@@ -90,6 +90,27 @@ def make_plans(
     }
 
 
+def make_older(plans: dict) -> dict:
+    """Return plans in the layout before nnU-Net 2.4, which described a U-Net beside the other settings."""
+    older = copy.deepcopy(plans)
+    for configuration in older["configurations"].values():
+        architecture = configuration.pop("architecture")
+        arguments = architecture["arch_kwargs"]
+        residual = architecture["network_class_name"] == RESIDUAL
+        strides = np.array(arguments["strides"])
+        configuration.update(
+            UNet_class_name=architecture["network_class_name"].rpartition(".")[2],
+            UNet_base_num_features=arguments["features_per_stage"][0],
+            unet_max_num_features=max(arguments["features_per_stage"]),
+            n_conv_per_stage_encoder=arguments["n_blocks_per_stage" if residual else "n_conv_per_stage"],
+            n_conv_per_stage_decoder=arguments["n_conv_per_stage_decoder"],
+            num_pool_per_axis=(strides > 1).sum(0).tolist(),
+            pool_op_kernel_sizes=arguments["strides"],
+            conv_kernel_sizes=arguments["kernel_sizes"],
+        )
+    return older
+
+
 DATASET_JSON = {
     "channel_names": {"0": "MRI"},
     "labels": {"background": 0, "Front": 1, "Back": 2},
@@ -101,6 +122,12 @@ DATASET_JSON = {
 def plans():
     """A function that returns plans: plans(class name, features, patch)."""
     return lambda *arguments, **options: copy.deepcopy(make_plans(*arguments, **options))
+
+
+@pytest.fixture(scope="session")
+def older():
+    """A function that returns plans in the layout before nnU-Net 2.4: older(plans)."""
+    return make_older
 
 
 @pytest.fixture(params=[PLAIN, RESIDUAL], ids=["PlainConvUNet", "ResidualEncoderUNet"])

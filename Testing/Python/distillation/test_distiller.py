@@ -14,7 +14,7 @@ from KDSegmentatorLib.errors import InvalidSettingsError, TeacherError  # noqa: 
 LOGIT = {"logit": {"weight": 2.0, "temperature": 2.0}}
 HEADS = {"logit": {"weight": 1.0, "temperature": 2.0, "deep_supervision": True}}
 RECO = {"ms_sard": {"weight": 0.01, "ramp": 0.5}, "ms_ca": {"weight": 0.01}}
-LABELS = {"background": 0, "Front": 1, "Back": 2}
+DATASET = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "Front": 1, "Back": 2}}
 CPU = torch.device("cpu")
 
 
@@ -31,7 +31,7 @@ def setting(plans, model_folder, distillation, each_architecture):
                 (folder / f"fold_{fold}").rename(folder.with_name(f"teacher_{folds[0]}") / f"fold_{fold}")
         folder = folder.with_name(f"teacher_{folds[0]}")
         settings = distillation(folder, "some", losses, folds, accept_leakage=len(folds) > 1)
-        teachers = load_teachers(settings, fold=0, labels=LABELS, configuration="3d_fullres")
+        teachers = load_teachers(settings, fold=0, dataset=DATASET, configuration="3d_fullres")
         torch.manual_seed(99)
         student = build_network(
             resolve_configuration(plans(each_architecture, student_features), "3d_fullres"),
@@ -120,12 +120,12 @@ def folder(plans, model_folder):
     ("changes", "message"),
     [
         ({"fold": 1}, "trained on fold 0 .* fold 1: .* Use the same fold"),
-        ({"labels": {"background": 0, "Back": 1, "Front": 2}}, "labels .* are not the student's"),
+        ({"dataset": {**DATASET, "labels": {"background": 0, "Back": 1, "Front": 2}}}, "labels .* another value"),
         ({"configuration": "3d_lowres"}, "trained for 3d_fullres .* for 3d_lowres"),
     ],
 )
 def test_a_teacher_that_does_not_fit(folder, distillation, changes, message):
-    wanted = {"fold": 0, "labels": LABELS, "configuration": "3d_fullres"}
+    wanted = {"fold": 0, "dataset": DATASET, "configuration": "3d_fullres"}
     assert len(load_teachers(distillation(folder), **wanted)) == 1
     with pytest.raises(TeacherError, match=message):
         load_teachers(distillation(folder), **{**wanted, **changes})
@@ -134,14 +134,14 @@ def test_a_teacher_that_does_not_fit(folder, distillation, changes, message):
 def test_folds_that_saw_the_held_out_cases_need_consent(plans, model_folder, distillation):
     folder = model_folder(plans(), name="two")
     (model_folder(plans(), name="other", fold=1) / "fold_1").rename(folder / "fold_1")
-    wanted = {"fold": 0, "labels": LABELS, "configuration": "3d_fullres"}
+    wanted = {"fold": 0, "dataset": DATASET, "configuration": "3d_fullres"}
     with pytest.raises(TeacherError, match=r"the folds 0, 1 .* held-out cases"):
         load_teachers(distillation(folder, folds=(0, 1)), **wanted)
     assert len(load_teachers(distillation(folder, folds=(0, 1), accept_leakage=True), **wanted)) == 2
 
 
 def test_a_teacher_that_changed_or_is_none(folder, distillation, tmp_path):
-    wanted = {"fold": 0, "labels": LABELS, "configuration": "3d_fullres"}
+    wanted = {"fold": 0, "dataset": DATASET, "configuration": "3d_fullres"}
     with pytest.raises(TeacherError, match="changed since"):
         load_teachers(distillation(folder, sha256=("0" * 64,)), **wanted)
     with pytest.raises(TeacherError, match="no such file"):

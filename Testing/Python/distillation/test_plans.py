@@ -101,11 +101,60 @@ def test_any_argument_that_is_imported_is_checked(plans):
         check_architecture(configuration)
 
 
-def test_old_plans_are_refused(plans):
-    configuration = plans()["configurations"]["3d_fullres"]
-    del configuration["architecture"]
+def test_plans_without_any_architecture_are_refused(plans):
+    content = plans()
+    del content["configurations"]["3d_fullres"]["architecture"]
     with pytest.raises(TeacherError, match="plan again"):
-        check_architecture(configuration)
+        check_architecture(resolve_configuration(content, "3d_fullres"))
+
+
+@pytest.mark.parametrize("features", [(16, 32), (8, 16, 32, 32)])
+def test_the_older_layout_is_the_same_configuration(plans, older, each_architecture, features):
+    current = plans(each_architecture, features)
+    before = older(current)
+    assert "architecture" not in before["configurations"]["3d_fullres"]
+    assert resolve_configuration(before, "3d_fullres") == current["configurations"]["3d_fullres"]
+    before["configurations"]["child"] = {"inherits_from": "3d_fullres", "unet_max_num_features": 24}
+    child = check_architecture(resolve_configuration(before, "child"))
+    assert child["arch_kwargs"]["features_per_stage"] == [min(width, 24) for width in features]
+    assert "architecture" not in before["configurations"]["3d_fullres"]  # left alone
+
+
+def test_the_older_layout_is_read_as_nnunet_reads_it(plans, older, each_architecture):
+    handler = pytest.importorskip("nnunetv2.utilities.plans_handling.plans_handler")
+    before = older(plans(each_architecture, (8, 16, 32, 32)))
+    own = resolve_configuration(before, "3d_fullres")
+    with pytest.warns(UserWarning, match="old nnU-Net plans"):
+        nnunets = handler.ConfigurationManager(before["configurations"]["3d_fullres"]).configuration
+    for each in (own, nnunets):  # nnU-Net looks for a class that moved by its last name
+        each["architecture"]["network_class_name"] = each["architecture"]["network_class_name"].rpartition(".")[2]
+    assert own == nnunets
+
+
+def test_a_student_of_older_plans_is_in_the_current_layout(plans, older):
+    settings = TrainingSettings(epochs=1)
+    expected = student_plans(plans(), "3d_fullres", alpha=0.5, name="n", settings=settings)
+    assert student_plans(older(plans()), "3d_fullres", alpha=0.5, name="n", settings=settings) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"UNet_class_name": "os.system"}, r"'os\.system' is not supported"),
+        ({"UNet_class_name": ["PlainConvUNet"]}, "is not supported"),
+        ({"conv_kernel_sizes": None}, "conv_kernel_sizes"),
+        ({"unet_max_num_features": "many"}, "many"),
+        ({"n_conv_per_stage_encoder": 2}, "incomplete or damaged"),
+        ({"patch_size": [16, 16]}, "Conv2d"),
+    ],
+)
+def test_older_plans_that_do_not_do(plans, older, changes, message):
+    content = older(plans())
+    configuration = content["configurations"]["3d_fullres"]
+    configuration.update(changes)
+    content["configurations"]["3d_fullres"] = {key: value for key, value in configuration.items() if value is not None}
+    with pytest.raises(TeacherError, match=message):
+        check_architecture(resolve_configuration(content, "3d_fullres"))
 
 
 def test_read_plans(tmp_path, plans):
