@@ -27,6 +27,9 @@ METRIC_TITLES: dict[Metric, str] = {"dice": "Dice", "nsd": "NSD", "hd95_mm": "HD
 
 LOWER_IS_BETTER: frozenset[Metric] = frozenset({"hd95_mm"})
 
+AGREEMENT: dict[Metric, float] = {"dice": 1.0, "nsd": 1.0, "hd95_mm": 0.0}
+"""What two segmentations without a label score where they are compared with ones that have it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MetricResult:
@@ -186,6 +189,14 @@ def metric_value(score: Score, metric: Metric) -> float:
     """Return what a score counts as in means: an infinite HD95 is replaced by the diagonal of the image."""
     value = float(getattr(score, metric))
     return score.diagonal_mm if math.isinf(value) else value
+
+
+def or_agreement(value: float, metric: Metric) -> float:
+    """Return a score, or that of full agreement if it is undefined.
+
+    Without this, the segmentation that rightly finds nothing could not be compared with the one that finds something.
+    """
+    return AGREEMENT[metric] if math.isnan(value) else value
 
 
 def _summarise(scores: Sequence[Score], metric: Metric) -> MetricResult:

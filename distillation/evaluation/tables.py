@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from distillation.evaluation.reduced_precision import LARGEST_LOSS
-from distillation.evaluation.statistics import METRIC_TITLES, METRICS
+from distillation.evaluation.statistics import AGREEMENT, METRIC_TITLES, METRICS
 from KDSegmentatorLib.io.atomic import atomic_output
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 DIGITS: dict[Metric, int] = {"dice": 4, "nsd": 4, "hd95_mm": 2}
 """Decimal places in tables."""
+
+AGREEMENT_TEXT = f"Dice and NSD {AGREEMENT['dice']:g}, HD95 {AGREEMENT['hd95_mm']:g} mm"
+"""What an undefined score counts as where it has to be compared with a defined one."""
 
 
 def definitions(surface: SurfaceSettings) -> str:
@@ -132,15 +135,19 @@ def interval_text(interval: Interval | None, metric: Metric, *, signed: bool = F
     return f"{interval.mean:{number}} ({interval.low:{number}} to {interval.high:{number}})"
 
 
+def empty_text(result: ModelResult) -> str:
+    """Return how many scores are undefined or replaced."""
+    return (
+        f"{result.model}: {result.undefined} scores are undefined (label in neither segmentation) and left out; "
+        f"{result.replaced} labels are in one segmentation only, their HD95 counts as the image's diagonal."
+    )
+
+
 def _empty_lines(results: Sequence[ModelResult]) -> list[str]:
     lines = []
     for result in results:
         if result.undefined or result.replaced:
-            lines += [
-                "",
-                f"{result.model}: {result.undefined} scores are undefined (label in neither segmentation), left out; "
-                f"{result.replaced} labels are in one segmentation only, their HD95 counts as the image's diagonal.",
-            ]
+            lines += ["", empty_text(result)]
     return lines
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -11,7 +12,14 @@ from typing import Any
 
 from distillation.evaluation.efficiency import Efficiency, read_efficiency
 from distillation.evaluation.scores import Score, SurfaceSettings, read_scores
-from distillation.evaluation.statistics import Comparison, ModelResult, compare_all, metric_value, summarise
+from distillation.evaluation.statistics import (
+    Comparison,
+    ModelResult,
+    compare_all,
+    metric_value,
+    or_agreement,
+    summarise,
+)
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
 
 TEACHER = "x1 teacher"
@@ -46,15 +54,23 @@ class TaskResults:
     efficiency: tuple[Efficiency, ...]
 
     def by_seed(self) -> list[dict[str, ModelResult]]:
-        """Return the results of every seed by model."""
-        return [{model: summarise(model, rows) for model in self.models} for rows in self.scores]
+        """Return the results of every seed by model; their average is what :meth:`joined` has.
+
+        A label of a case is undefined only if it is so in all seeds. Where it is undefined in some of them, it counts
+        there as agreement: Dice and NSD 1, HD95 0 mm.
+        """
+        found = {model: self._common_rows(model) for model in self.models}
+        return [
+            {model: summarise(model, rows[seed]) for model, rows in found.items()} for seed in range(len(self.scores))
+        ]
 
     def joined(self) -> dict[str, ModelResult]:
-        """Return the results by model with every case's score averaged over the seeds.
+        """Return the results by model with every case's score averaged over the seeds, by the rule of :meth:`by_seed`.
 
         Cases are what the statistics draw from: more seeds make a case's score steadier, they are not more cases.
+        Undefined and replaced scores are counted as they were measured, over all seeds.
         """
-        return {model: summarise(model, self._averaged(model)) for model in self.models}
+        return {model: self._joined(model) for model in self.models}
 
     def comparisons(self) -> tuple[Comparison, ...]:
         """Compare every distilled student with the plain one of its size, on scores averaged over the seeds."""
@@ -67,16 +83,8 @@ class TaskResults:
         results = self.joined()
         return compare_all(pairs, results, results.get(TEACHER))
 
-    def _averaged(self, model: str) -> list[Score]:
-        """Return one row a case and label: the mean over seeds of what the rows count as in means."""
-        if len(self.scores) == 1:
-            return [row for row in self.scores[0] if row.model == model]
-        groups: dict[tuple[str, int], list[Score]] = {}
-        for rows in self.scores:
-            for row in rows:
-                if row.model == model:
-                    groups.setdefault((row.case, row.label), []).append(row)
-        return [
+    def _joined(self, model: str) -> ModelResult:
+        averaged = [
             replace(
                 rows[0],
                 dice=fmean(metric_value(row, "dice") for row in rows),
@@ -84,8 +92,25 @@ class TaskResults:
                 hd95_mm=fmean(metric_value(row, "hd95_mm") for row in rows),
                 seconds=fmean(row.seconds for row in rows),
             )
-            for rows in groups.values()
+            for rows in zip(*self._common_rows(model), strict=True)
         ]
+        measured = [row for rows in self.scores for row in rows if row.model == model]
+        return replace(
+            summarise(model, averaged),
+            undefined=sum(math.isnan(row.dice) for row in measured),
+            replaced=sum(math.isinf(row.hd95_mm) for row in measured),
+        )
+
+    def _common_rows(self, model: str) -> list[list[Score]]:
+        """Return the rows of every seed in one order, filled in by the rule of :meth:`by_seed`."""
+        seeds = [{(row.case, row.label): row for row in rows if row.model == model} for rows in self.scores]
+        common: list[list[Score]] = [[] for _ in seeds]
+        for key in seeds[0]:
+            rows = [rows[key] for rows in seeds]
+            nowhere = all(math.isnan(row.dice) for row in rows)
+            for n, row in enumerate(rows):
+                common[n].append(row if nowhere else _filled(row))
+        return common
 
 
 def read_results(folder: Path) -> TaskResults:
@@ -147,8 +172,9 @@ def join_seeds(results: Sequence[TaskResults]) -> list[TaskResults]:
         if before is None:
             joined[each.task] = each
             continue
-        same = (before.surface, before.labels, before.dataset, before.split)
-        if same != (each.surface, each.labels, each.dataset, each.split) or _cases(before) != _cases(each):
+        models = tuple(model for model in before.models if model in each.models)
+        same = (before.surface, before.labels, before.dataset, before.split, _scored(before.scores[0], models))
+        if same != (each.surface, each.labels, each.dataset, each.split, _scored(each.scores[0], models)):
             raise InvalidSettingsError(
                 f"the workspaces of {each.task} were evaluated on other cases or labels, or with another NSD; their "
                 "seeds cannot be joined"
@@ -160,11 +186,21 @@ def join_seeds(results: Sequence[TaskResults]) -> list[TaskResults]:
         joined[each.task] = replace(
             before,
             seeds=before.seeds + each.seeds,
-            models=tuple(model for model in before.models if model in each.models),
+            models=models,
             scores=before.scores + each.scores,
         )
     return list(joined.values())
 
 
-def _cases(results: TaskResults) -> set[str]:
-    return {row.case for rows in results.scores for row in rows}
+def _filled(row: Score) -> Score:
+    return replace(
+        row,
+        dice=or_agreement(row.dice, "dice"),
+        nsd=or_agreement(row.nsd, "nsd"),
+        hd95_mm=or_agreement(row.hd95_mm, "hd95_mm"),
+    )
+
+
+def _scored(rows: Sequence[Score], models: Collection[str]) -> set[tuple[str, str, int]]:
+    """Return what was scored of these models: model, case and label."""
+    return {(row.model, row.case, row.label) for row in rows if row.model in models}

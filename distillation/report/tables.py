@@ -8,7 +8,7 @@ from statistics import stdev
 from typing import TYPE_CHECKING
 
 from distillation.evaluation.statistics import METRIC_TITLES, METRICS
-from distillation.evaluation.tables import DIGITS, definitions, interval_text, row
+from distillation.evaluation.tables import AGREEMENT_TEXT, DIGITS, definitions, empty_text, interval_text, row
 from distillation.report.content import TEACHER
 
 if TYPE_CHECKING:
@@ -77,7 +77,12 @@ def accuracy_table(results: TaskResults) -> Table:
             cells.append(f"{spread:.4f}" if spread else "same network")
         rows.append(tuple(cells))
     count = next(iter(joined.values())).case_count
-    trained = f"Means over {len(seeds)} seeds for each case. " if len(seeds) > 1 else ""
+    trained = ""
+    if len(seeds) > 1:
+        trained = (
+            f"Means over {len(seeds)} seeds for each case and label; a label of a case that is undefined in some seeds "
+            f"only counts there as agreement ({AGREEMENT_TEXT}). "
+        )
     caption = (
         f"Accuracy on {results.dataset}, {results.split}, n = {count} cases; mean with 95 % bootstrap interval (BCa, "
         f"over cases). {trained}{definitions(results.surface)}"
@@ -159,12 +164,9 @@ def verdicts(results: TaskResults) -> list[str]:
     """Return sentences that say where distillation helps, where it does not, and how much is left out or replaced."""
     joined = results.joined()
     sentences = [_verdict(each) for each in results.comparisons()]
-    for model, result in joined.items():
+    for result in joined.values():
         if result.undefined or result.replaced:
-            sentences.append(
-                f"{model}: {result.undefined} scores are undefined (label in neither segmentation) and left out; "
-                f"{result.replaced} labels are in one segmentation only, their HD95 counts as the image's diagonal."
-            )
+            sentences.append(empty_text(result) + (" Counted over all seeds." if len(results.seeds) > 1 else ""))
     sentences += _label_losses(results, joined)
     return sentences
 

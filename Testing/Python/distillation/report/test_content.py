@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,45 @@ def test_seeds_are_averaged_case_by_case(tmp_path: Path) -> None:
     table = accuracy_table(joined)
     assert table.header[-1] == "SD of Dice over seeds"
     assert table.rows[1][-1] == f"{spread:.4f}"
+
+
+def test_a_label_found_falsely_or_missed_in_one_seed_counts(tmp_path: Path) -> None:
+    """Case b has no label 2: seed 0 finds none, seed 1 finds one; case c has one, which seed 1 misses."""
+    tables = (
+        {"a": (0.8, 0.7), "b": (0.9, math.nan), "c": (0.75, 0.6), "d": (0.85, math.nan)},
+        {"a": (0.7, 0.8), "b": (0.9, 0.0), "c": (0.8, 0.0), "d": (0.8, math.nan)},
+    )
+    measured = [
+        [
+            score(model="x1/4 plain", pack_hash=str(seed), case=case, label=label, dice=dice)
+            for case, values in table.items()
+            for label, dice in enumerate(values, start=1)
+        ]
+        for seed, table in enumerate(tables)
+    ]
+    several = [read_results(workspace(tmp_path / str(seed), seed, scores=found)) for seed, found in enumerate(measured)]
+    (joined,) = join_seeds(several)
+    result = joined.joined()["x1/4 plain"]
+    # In seed 0, the empty label 2 of b is agreement, because seed 1 found something; that of d is empty in both.
+    by_seed = (
+        {"a": 0.75, "b": (0.9 + 1) / 2, "c": 0.675, "d": 0.85},
+        {"a": 0.75, "b": 0.9 / 2, "c": 0.4, "d": 0.8},
+    )
+    for metric in ("dice", "nsd"):
+        found = result.metrics[metric].cases
+        assert found == pytest.approx({case: (by_seed[0][case] + by_seed[1][case]) / 2 for case in "abcd"})
+    for case, hd95 in {"b": ((1 + 0) / 2 + (1 + 50) / 2) / 2, "c": ((2.5 + 4) / 2 + (2 + 50) / 2) / 2}.items():
+        assert result.metrics["hd95_mm"].cases[case] == pytest.approx(hd95)
+    seeds = [each["x1/4 plain"].mean("dice") for each in joined.by_seed()]
+    assert seeds == pytest.approx([sum(cases.values()) / 4 for cases in by_seed])
+    assert result.mean("dice") == pytest.approx(sum(seeds) / 2)
+    assert (result.undefined, result.replaced, result.label_cases) == (3, 2, {1: 4, 2: 3})
+    (said,) = verdicts(joined)
+    assert said.startswith("x1/4 plain: 3 scores are undefined (label in neither segmentation) and left out; 2 labels")
+    assert said.endswith("Counted over all seeds.")
+    caption = accuracy_table(joined).caption
+    assert "undefined in some seeds only counts there as agreement (Dice and NSD 1, HD95 0 mm)" in caption
+    assert "seeds" not in accuracy_table(several[0]).caption
 
 
 def test_seeds_that_do_not_fit_together(tmp_path: Path) -> None:
