@@ -8,7 +8,17 @@ from statistics import stdev
 from typing import TYPE_CHECKING
 
 from distillation.evaluation.statistics import METRIC_TITLES, METRICS
-from distillation.evaluation.tables import AGREEMENT_TEXT, DIGITS, definitions, empty_text, interval_text, row
+from distillation.evaluation.tables import (
+    AGREEMENT_TEXT,
+    DIGITS,
+    PAIRING_TEXT,
+    cases_text,
+    definitions,
+    empty_text,
+    interval_text,
+    row,
+    share_text,
+)
 from distillation.report.content import TEACHER
 
 if TYPE_CHECKING:
@@ -71,12 +81,11 @@ def accuracy_table(results: TaskResults) -> Table:
     rows = []
     for model, result in joined.items():
         cells = [model, *(interval_text(result.metrics[metric].mean, metric) for metric in METRICS)]
-        cells.append("-" if teacher is None else f"{result.mean('dice') / teacher.mean('dice'):.1%}")
+        cells.append(share_text(result, teacher))
         if len(seeds) > 1:
             spread = stdev(each[model].mean("dice") for each in seeds)
             cells.append(f"{spread:.4f}" if spread else "same network")
         rows.append(tuple(cells))
-    count = next(iter(joined.values())).case_count
     trained = ""
     if len(seeds) > 1:
         trained = (
@@ -84,8 +93,8 @@ def accuracy_table(results: TaskResults) -> Table:
             f"only counts there as agreement ({AGREEMENT_TEXT}). "
         )
     caption = (
-        f"Accuracy on {results.dataset}, {results.split}, n = {count} cases; mean with 95 % bootstrap interval (BCa, "
-        f"over cases). {trained}{definitions(results.surface)}"
+        f"Accuracy on {results.dataset}, {results.split}, {cases_text(list(joined.values()))}; mean with "
+        f"95 % bootstrap interval (BCa, over cases). {trained}{definitions(results.surface)}"
     )
     return Table(title="Table 1.", caption=caption, header=tuple(header), rows=tuple(rows))
 
@@ -108,7 +117,8 @@ def comparison_table(results: TaskResults) -> Table | None:
             )
         )
     caption = (
-        "Distilled - plain of the same size, paired by case: mean difference with 95 % interval, Wilcoxon signed-rank "
+        f"Distilled - plain of the same size, paired by case; {PAIRING_TEXT}. Mean difference with 95 % interval, "
+        "Wilcoxon signed-rank "
         "test (two-sided, zeros by Pratt), p adjusted by Holm over the networks, metric by metric. Recovered loss = "
         "(distilled - plain) / (teacher - plain); '-' where plain does not lose anything. A fall of HD95 is a gain."
     )
