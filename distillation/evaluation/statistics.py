@@ -89,6 +89,10 @@ class Comparison:
         baseline: name of the one it is compared with (plain).
         metric: what is compared.
         difference: mean of the paired differences of the cases, better - baseline, in the metric's unit.
+        improved: number of cases that are better.
+        worsened: number of cases that are worse; the others are equal.
+        rank_sum: of the ranks that the test gives the cases, those of better ones minus those of worse ones: positive
+            where the test speaks for the better network, whatever the sign of the metric.
         p_value: Wilcoxon signed-rank test, two-sided, zeros by Pratt's method.
         p_holm: the p value adjusted by Holm's method over all comparisons by this metric.
         recovered: (better - baseline) / (teacher - baseline) of the means over what can be compared of all three, the
@@ -99,6 +103,9 @@ class Comparison:
     baseline: str
     metric: Metric
     difference: Interval
+    improved: int
+    worsened: int
+    rank_sum: float
     p_value: float
     p_holm: float
     recovered: float | None
@@ -156,15 +163,19 @@ def compare(better: ModelResult, baseline: ModelResult, teacher: ModelResult | N
     Raises:
         InvalidSettingsError: they were not evaluated on the same cases.
     """
-    from scipy.stats import wilcoxon
+    from scipy.stats import rankdata, wilcoxon
 
     differences = list(paired_differences(better, baseline, metric).values())
+    gains = [-each if metric in LOWER_IS_BETTER else each for each in differences]
     p_value = float(wilcoxon(differences, zero_method="pratt").pvalue) if any(differences) else 1.0
     return Comparison(
         better=better.model,
         baseline=baseline.model,
         metric=metric,
         difference=mean_interval(differences, seed=SEED),
+        improved=sum(gain > 0 for gain in gains),
+        worsened=sum(gain < 0 for gain in gains),
+        rank_sum=float(np.dot(np.sign(gains), rankdata(np.abs(gains)))),
         p_value=p_value,
         p_holm=p_value,
         recovered=None if teacher is None else _recovered(better, baseline, teacher, metric),

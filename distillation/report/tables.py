@@ -188,9 +188,30 @@ def _verdict(found: Comparison) -> str:
     test = f"p = {found.p_holm:.2g} after Holm"
     if found.p_holm >= SIGNIFICANT:
         return f"{found.better}: no difference in {title} from {found.baseline} was shown ({amount}, {test})."
-    if found.gain > 0:
+    if found.gain > 0 and found.rank_sum > 0:
         return f"{found.better} is better than {found.baseline} by {title} ({amount}, {test})."
-    return f"{found.better} is WORSE than {found.baseline} by {title} ({amount}, {test}): distillation does not help."
+    if found.gain < 0 and found.rank_sum < 0:
+        return (
+            f"{found.better} is WORSE than {found.baseline} by {title} ({amount}, {test}): distillation does not help."
+        )
+    return _mixed_verdict(found, title, amount, test)
+
+
+def _mixed_verdict(found: Comparison, title: str, amount: str, test: str) -> str:
+    """Say what is known where ranks and mean disagree: a test of ranks does not see by how much a case fails."""
+    better, worse = found.improved, found.worsened
+    if found.rank_sum > 0:
+        cases = f"{'most cases are' if better > worse else 'by the ranks of its cases it is'} better"
+        mean, others = "worse", worse
+    else:
+        cases = f"{'most cases are' if worse > better else 'by the ranks of its cases it is'} WORSE"
+        mean, others = "better", better
+    if not found.gain:
+        mean = "no other"
+    return (
+        f"{found.better} against {found.baseline} by {title}: {cases} ({better} better, {worse} worse, {test}), the "
+        f"mean is {mean} because of {others} {'case' if others == 1 else 'cases'} ({amount}): no verdict."
+    )
 
 
 def _label_losses(results: TaskResults, joined: dict[str, ModelResult]) -> list[str]:

@@ -95,6 +95,32 @@ def test_it_says_plainly_where_distillation_does_not_help(results: TaskResults) 
     assert any(line.startswith("x1/4 reco has a lower mean Dice than x1/4 plain in: Front | left") for line in said)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_verdict_where_ranks_and_mean_disagree(tmp_path: Path, sign: int) -> None:
+    """40 of 42 cases change a little one way, two of them a lot the other way."""
+    random = np.random.default_rng(3)
+    found = []
+    for case in range(42):
+        change = -0.3 if case >= 40 else random.uniform(0.002, 0.004)
+        for model, dice in (("x1/4 plain", 0.6), ("x1/4 logit", 0.6 + sign * change)):
+            found.append(score(model=model, pack_hash=model, case=f"c{case:02d}", dice=dice))
+    results = read_results(workspace(tmp_path / "work", scores=found))
+    dice = next(each for each in results.comparisons() if each.metric == "dice")
+    assert dice.p_holm < 0.001
+    assert (dice.gain < 0) == (sign > 0)
+    assert (dice.improved, dice.worsened) == ((40, 2) if sign > 0 else (2, 40))
+    # places 1 to 40 against 41 and 42
+    assert dice.rank_sum == sign * (40 * 41 / 2 - (41.5 + 41.5))
+    said = [line for line in verdicts(results) if "not tested" not in line]
+    assert len(said) == 3
+    for line, title in zip(said, ("Dice", "NSD", "HD95"), strict=True):
+        if sign > 0:
+            words = r"most cases are better \(40 better, 2 worse, p = \S+ after Holm\), the mean is worse because of 2"
+        else:
+            words = r"most cases are WORSE \(2 better, 40 worse, p = \S+ after Holm\), the mean is better because of 2"
+        assert re.match(rf"x1/4 logit against x1/4 plain by {title}: {words} cases \(.*\): no verdict\.", line)
+
+
 def test_nothing_shown_is_said_as_such(tmp_path: Path) -> None:
     equal = [row for row in rows() if row.model != "x1/4 logit"]
     equal += [replace(row, model="x1/4 logit") for row in equal if row.model == "x1/4 plain"]
