@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -40,6 +40,7 @@ class TaskResults:
         models: names of the networks, the teacher first.
         scores: float32 rows of all seeds; those of a seed have its number.
         efficiency: what the networks cost, of the first workspace.
+        lacking: networks that are left out because not every seed has them, and the seeds that do not.
     """
 
     task: str
@@ -52,6 +53,7 @@ class TaskResults:
     models: tuple[str, ...]
     scores: tuple[tuple[Score, ...], ...]
     efficiency: tuple[Efficiency, ...]
+    lacking: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def by_seed(self) -> list[dict[str, ModelResult]]:
         """Return the results of every seed by model; their average is what :meth:`joined` has.
@@ -160,36 +162,46 @@ def read_results(folder: Path) -> TaskResults:
 def join_seeds(results: Sequence[TaskResults]) -> list[TaskResults]:
     """Return one result a task; workspaces of one task are its seeds.
 
-    Networks that not every seed has are left out.
+    Networks that not every seed has are left out and named in ``lacking``.
 
     Raises:
         InvalidSettingsError: workspaces of one task were evaluated on other cases, or with another NSD, or have the
-            same seed.
+            same seed, or no network in common.
     """
-    joined: dict[str, TaskResults] = {}
+    tasks: dict[str, list[TaskResults]] = {}
     for each in results:
-        before = joined.get(each.task)
-        if before is None:
-            joined[each.task] = each
-            continue
-        models = tuple(model for model in before.models if model in each.models)
-        same = (before.surface, before.labels, before.dataset, before.split, _scored(before.scores[0], models))
-        if same != (each.surface, each.labels, each.dataset, each.split, _scored(each.scores[0], models)):
+        tasks.setdefault(each.task, []).append(each)
+    return [_join(seeds) if len(seeds) > 1 else seeds[0] for seeds in tasks.values()]
+
+
+def _join(seeds: Sequence[TaskResults]) -> TaskResults:
+    first = seeds[0]
+    known = tuple(dict.fromkeys(model for each in seeds for model in each.models))
+    lacking = {model: tuple(each.seeds[0] for each in seeds if model not in each.models) for model in known}
+    models = tuple(model for model in known if not lacking[model])
+    if not models:
+        raise InvalidSettingsError(f"the workspaces of {first.task} have no network in common; evaluate the same ones")
+    same = (first.surface, first.labels, first.dataset, first.split, _scored(first, models))
+    numbers: set[int] = set()
+    for each in seeds:
+        if same != (each.surface, each.labels, each.dataset, each.split, _scored(each, models)):
             raise InvalidSettingsError(
                 f"the workspaces of {each.task} were evaluated on other cases or labels, or with another NSD; their "
                 "seeds cannot be joined"
             )
-        if set(before.seeds) & set(each.seeds):
+        if each.seeds[0] in numbers:
             raise InvalidSettingsError(
                 f"two workspaces of {each.task} have the seed {each.seeds[0]}; set another one in the recipe's training"
             )
-        joined[each.task] = replace(
-            before,
-            seeds=before.seeds + each.seeds,
-            models=models,
-            scores=before.scores + each.scores,
-        )
-    return list(joined.values())
+        numbers.add(each.seeds[0])
+    return replace(
+        first,
+        seeds=tuple(each.seeds[0] for each in seeds),
+        models=models,
+        lacking={model: missing for model, missing in lacking.items() if missing},
+        scores=tuple(each.scores[0] for each in seeds),
+        efficiency=tuple(row for row in first.efficiency if row.model in models),
+    )
 
 
 def _filled(row: Score) -> Score:
@@ -201,6 +213,6 @@ def _filled(row: Score) -> Score:
     )
 
 
-def _scored(rows: Sequence[Score], models: Collection[str]) -> set[tuple[str, str, int]]:
+def _scored(results: TaskResults, models: Collection[str]) -> set[tuple[str, str, int]]:
     """Return what was scored of these models: model, case and label."""
-    return {(row.model, row.case, row.label) for row in rows if row.model in models}
+    return {(row.model, row.case, row.label) for rows in results.scores for row in rows if row.model in models}

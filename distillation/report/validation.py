@@ -35,7 +35,11 @@ def validation_page(workspaces: Sequence[Path]) -> str:
 
 def _task(results: TaskResults) -> list[str]:
     seeds = ", ".join(map(str, results.seeds))
-    lines = [f"{'Seeds' if len(results.seeds) > 1 else 'One seed'}: {seeds}.", "", "What the figures say:", ""]
+    lines = [f"{'Seeds' if len(results.seeds) > 1 else 'One seed'}: {seeds}.", ""]
+    for model, missing in results.lacking.items():
+        those = f"seed{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
+        lines += [f"{model} is left out: {those} did not evaluate it.", ""]
+    lines += ["What the figures say:", ""]
     lines += [f"- {sentence}" for sentence in verdicts(results)] or ["- There is no pair of networks to compare."]
     lines.append("")
     tables = [accuracy_table(results), comparison_table(results), efficiency_table(results)]

@@ -5,6 +5,7 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import pytest
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
 from distillation.cli import main
+from distillation.evaluation.efficiency import Efficiency, write_efficiency
+from distillation.evaluation.running_cost import RunningCost
 from distillation.evaluation.scores import Score, write_scores
 from distillation.evaluation.statistics import summarise
 from distillation.report.content import TaskResults, join_seeds, read_results
@@ -58,6 +61,22 @@ def workspace(folder: Path, seed: int = 0, task: str = "spheres", scores: list[S
     }
     (into / "evaluation.json").write_text(json.dumps(content))
     return folder
+
+
+def cost(model: str, **changes: Any) -> Efficiency:
+    running = RunningCost(seconds=0.5, peak_bytes=10**9, rounds=3, engine="openvino", threads=None)
+    made = Efficiency(
+        model=model,
+        parameters=1000,
+        flops=10**9,
+        paper_flops=10**9,
+        file_bytes=10**6,
+        case="c00",
+        size=(32, 32, 32),
+        running=running,
+        machine="a machine",
+    )
+    return replace(made, **changes)
 
 
 @pytest.fixture
@@ -189,6 +208,24 @@ def test_seeds_that_do_not_fit_together(tmp_path: Path) -> None:
     fewer = [row for row in rows(1) if row.case != "c03"]
     with pytest.raises(InvalidSettingsError, match="evaluated on other cases"):
         join_seeds([first, read_results(workspace(tmp_path / "c", 1, scores=fewer))])
+
+
+def test_what_not_every_seed_has_is_named_and_left_out_everywhere(tmp_path: Path) -> None:
+    folders = [
+        workspace(tmp_path / "a", 0, scores=[row for row in rows(0) if row.model != "x1/4 reco"]),
+        workspace(tmp_path / "b", 1, scores=[row for row in rows(1) if row.model != "x1/4 logit"]),
+        workspace(tmp_path / "c", 2, scores=[row for row in rows(2) if row.model != "x1/4 logit"]),
+    ]
+    write_efficiency(folders[0] / "evaluation" / "efficiency.json", [cost(model) for model in list(MODELS)[:3]])
+    page = validation_page(folders)
+    assert "x1/4 logit is left out: seeds 1, 2 did not evaluate it." in page
+    assert "x1/4 reco is left out: seed 0 did not evaluate it." in page
+    assert "**Table 2.**" in page
+    assert not [line for line in page.splitlines() if line.startswith("|") and re.search("logit|reco", line)]
+    only = [[row for row in rows(n) if row.model == model] for n, model in enumerate(("x1/4 plain", "x1/4 logit"))]
+    nothing = [read_results(workspace(tmp_path / f"only {n}", n, scores=found)) for n, found in enumerate(only)]
+    with pytest.raises(InvalidSettingsError, match="have no network in common"):
+        join_seeds(nothing)
 
 
 def test_the_validation_page_has_every_task(tmp_path: Path) -> None:
