@@ -40,6 +40,7 @@ class TaskResults:
         models: names of the networks, the teacher first.
         scores: float32 rows of all seeds; those of a seed have its number.
         efficiency: what the networks cost, of the first workspace.
+        other_costs: names of networks whose cost is known of another pack only than the one that was evaluated.
         lacking: networks that are left out because not every seed has them, and the seeds that do not.
     """
 
@@ -53,6 +54,7 @@ class TaskResults:
     models: tuple[str, ...]
     scores: tuple[tuple[Score, ...], ...]
     efficiency: tuple[Efficiency, ...]
+    other_costs: tuple[str, ...] = ()
     lacking: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def by_seed(self) -> list[dict[str, ModelResult]]:
@@ -145,6 +147,8 @@ def read_results(folder: Path) -> TaskResults:
     models = tuple(model for model in hashes if any(row.model == model for row in rows))
     if not models:
         raise ExportError(f"{folder} holds no scores of its networks; run 'kdseg-distill evaluate' again")
+    costs = read_efficiency(folder / "evaluation" / "efficiency.json")
+    efficiency = tuple(cost for cost in costs if cost.model in models and cost.pack_hash in (None, hashes[cost.model]))
     return TaskResults(
         task=task,
         title=title,
@@ -155,7 +159,8 @@ def read_results(folder: Path) -> TaskResults:
         seeds=(seed,),
         models=models,
         scores=(rows,),
-        efficiency=tuple(read_efficiency(folder / "evaluation" / "efficiency.json")),
+        efficiency=efficiency,
+        other_costs=tuple(cost.model for cost in costs if cost not in efficiency),
     )
 
 

@@ -62,6 +62,9 @@ def accuracy_plot(results: TaskResults) -> Picture | None:
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     caption = "Accuracy against size: means over cases with 95 % bootstrap intervals; dotted: the teacher."
+    unknown = [model for model in results.models if model not in parameters]
+    if unknown:
+        caption += f" Left out, their size was not measured: {', '.join(unknown)}."
     return save(figure, "accuracy", caption)
 
 

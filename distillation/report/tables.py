@@ -127,7 +127,7 @@ def comparison_table(results: TaskResults) -> Table | None:
 
 
 def efficiency_table(results: TaskResults) -> Table | None:
-    """Return Table 2; None if nothing was measured."""
+    """Return Table 2; None if nothing was measured of the networks that were evaluated."""
     if not results.efficiency:
         return None
     first = results.efficiency[0]
@@ -146,12 +146,20 @@ def efficiency_table(results: TaskResults) -> Table | None:
             )
         )
     size = " x ".join(map(str, first.size))
+    threads = "the engine's own number of threads"
+    if first.running.threads is not None:
+        threads = f"{first.running.threads} thread{'s' if first.running.threads > 1 else ''}"
     caption = (
-        "Efficiency. GFLOPs of one window: 2 x multiply-accumulate of all convolutions, and as the paper counts "
-        "(transposed convolutions left out). Peak memory of the whole process and wall time (median of "
-        f"{first.running.rounds} runs after a first one) for the case {first.case}, {size} voxels, in float32 with "
-        f"{first.running.engine} on {first.machine}."
+        "Efficiency. GFLOPs of one window: 2 x multiply-accumulate of all convolutions, transposed ones too; as the "
+        "paper counts: transposed convolutions left out, normalisation, activations, residual additions and average "
+        f"pooling added. Peak memory of the whole process and wall time (median of {first.running.rounds} runs after a "
+        f"first one) for the case {first.case}, {size} voxels, in float32 with {first.running.engine} and {threads} on "
+        f"{first.machine}."
     )
+    if len(results.seeds) > 1:
+        caption += f" Networks of seed {results.seeds[0]}."
+    if results.other_costs:
+        caption += f" Left out, measured of another pack than was evaluated: {', '.join(results.other_costs)}."
     header = ("Network", "Parameters", "GFLOPs", "GFLOPs (paper)", "Pack (MB)", "Peak memory (GB)", "Seconds")
     return Table(title="Table 2.", caption=caption, header=header, rows=tuple(rows))
 
