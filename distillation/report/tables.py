@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from distillation.evaluation.statistics import METRIC_TITLES, METRICS
+from distillation.evaluation.statistics import METRIC_TITLES, METRICS, paired
 from distillation.evaluation.tables import (
     AGREEMENT_TEXT,
     DIGITS,
@@ -181,11 +181,13 @@ def label_table(results: TaskResults, metric: Metric) -> Table:
 def verdicts(results: TaskResults) -> list[str]:
     """Return sentences that say where distillation helps, where it does not, and how much is left out or replaced."""
     joined = results.joined()
-    sentences = [_verdict(each) for each in results.comparisons()]
+    comparisons = results.comparisons()
+    sentences = [_verdict(each) for each in comparisons]
+    sentences += _nothing_lost(results, comparisons)
     for result in joined.values():
         if result.undefined or result.replaced:
             sentences.append(empty_text(result) + (" Counted over all seeds." if len(results.seeds) > 1 else ""))
-    sentences += _label_losses(results, joined)
+    sentences += _label_losses(results, joined, comparisons)
     return sentences
 
 
@@ -222,17 +224,37 @@ def _mixed_verdict(found: Comparison, title: str, amount: str, test: str) -> str
     )
 
 
-def _label_losses(results: TaskResults, joined: dict[str, ModelResult]) -> list[str]:
-    """Name the structures whose mean Dice is lower with distillation than without."""
+def _nothing_lost(results: TaskResults, comparisons: Sequence[Comparison]) -> list[str]:
+    """Name the plain students that are as good as the teacher: distillation cannot win back what is not lost."""
+    if TEACHER not in results.models:
+        return []
     sentences = []
-    pairs = {(found.better, found.baseline) for found in results.comparisons()}
-    for better, baseline in sorted(pairs, key=lambda pair: results.models.index(pair[0])):
-        new, old = (joined[name].metrics["dice"].labels for name in (better, baseline))
-        worse = [
-            f"{name} ({new[value].mean - old[value].mean:+.4f})"
-            for value, name in results.labels.items()
-            if value in new and value in old and new[value].mean < old[value].mean
+    for baseline in dict.fromkeys(each.baseline for each in comparisons):
+        own = [each for each in comparisons if each.baseline == baseline]
+        titles = [
+            METRIC_TITLES[metric].removesuffix(" (mm)")
+            for metric in METRICS
+            if all(each.recovered is None for each in own if each.metric == metric)
         ]
+        if titles:
+            words = " and ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
+            sentences.append(f"{baseline} is not below {TEACHER} by {words}: nothing is left to recover.")
+    return sentences
+
+
+def _label_losses(results: TaskResults, joined: dict[str, ModelResult], comparisons: Sequence[Comparison]) -> list[str]:
+    """Name the structures whose mean Dice is lower with distillation than without, as far as tables show it."""
+    sentences = []
+    pairs = {(found.better, found.baseline) for found in comparisons}
+    for better, baseline in sorted(pairs, key=lambda pair: results.models.index(pair[0])):
+        new, old = (list(table.values()) for table in paired("dice", joined[better], joined[baseline]))
+        worse = []
+        for value, name in results.labels.items():
+            differences = [
+                labels[value] - others[value] for labels, others in zip(new, old, strict=True) if value in labels
+            ]
+            if differences and round(fmean(differences), DIGITS["dice"]) < 0:
+                worse.append(f"{name} ({fmean(differences):+.{DIGITS['dice']}f})")
         if worse:
             sentences.append(f"{better} has a lower mean Dice than {baseline} in: {', '.join(worse)} (not tested).")
     return sentences

@@ -18,7 +18,7 @@ from distillation.evaluation.running_cost import RunningCost
 from distillation.evaluation.scores import Score, write_scores
 from distillation.evaluation.statistics import summarise
 from distillation.report.content import TaskResults, join_seeds, read_results
-from distillation.report.tables import accuracy_table, comparison_table, label_table, verdicts
+from distillation.report.tables import accuracy_table, comparison_table, efficiency_table, label_table, verdicts
 from distillation.report.validation import validation_page
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
 from support.scores import score
@@ -208,6 +208,58 @@ def test_seeds_that_do_not_fit_together(tmp_path: Path) -> None:
     fewer = [row for row in rows(1) if row.case != "c03"]
     with pytest.raises(InvalidSettingsError, match="evaluated on other cases"):
         join_seeds([first, read_results(workspace(tmp_path / "c", 1, scores=fewer))])
+
+
+def test_costs_are_of_the_networks_that_were_evaluated(tmp_path: Path) -> None:
+    folder = workspace(tmp_path / "work")
+    costs = [
+        cost("x1 teacher"),  # of a version that did not write which pack
+        cost("x1/4 plain", pack_hash="x1/4 plain 0"),
+        cost("x1/4 logit", pack_hash="an earlier pack"),
+        cost("x1/8 plain"),
+    ]
+    write_efficiency(folder / "evaluation" / "efficiency.json", costs)
+    table = efficiency_table(read_results(folder))
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["x1 teacher", "x1/4 plain"]
+    assert "measured of another pack than was evaluated: x1/4 logit, x1/8 plain." in table.caption
+    assert "with openvino and the engine's own number of threads on a machine." in table.caption
+    running = replace(costs[0].running, threads=2)
+    write_efficiency(folder / "evaluation" / "efficiency.json", [replace(costs[0], running=running)])
+    table = efficiency_table(read_results(folder))
+    assert table is not None
+    assert "with openvino and 2 threads on a machine." in table.caption
+    assert table.caption.endswith("a machine.")
+
+
+def test_the_page_says_what_a_teacher_has_seen(tmp_path: Path) -> None:
+    folder = workspace(tmp_path / "work")
+    path = folder / "evaluation" / "evaluation.json"
+    content = json.loads(path.read_text())
+    split = "validation cases of fold 0, which the teacher's other folds have seen"
+    path.write_text(json.dumps({**content, "split": split}))
+    page = validation_page([folder])
+    assert f"\nCases: Generated spheres, {split}.\n" in page
+    assert "neither teacher nor students" not in page
+
+
+def test_a_plain_student_that_loses_nothing_is_named(tmp_path: Path, results: TaskResults) -> None:
+    assert not any("nothing is left" in line for line in verdicts(results))
+    weak = [replace(row, dice=row.dice - 0.1) if row.model == "x1 teacher" else row for row in rows()]  # by Dice only
+    said = verdicts(read_results(workspace(tmp_path / "weak", scores=weak)))
+    assert "x1/4 plain is not below x1 teacher by Dice: nothing is left to recover." in said
+    weak = [
+        replace(row, nsd=row.nsd - 0.1, hd95_mm=row.hd95_mm + 1) if row.model == "x1 teacher" else row for row in weak
+    ]
+    said = verdicts(read_results(workspace(tmp_path / "weaker", scores=weak)))
+    assert "x1/4 plain is not below x1 teacher by Dice, NSD and HD95: nothing is left to recover." in said
+
+
+def test_a_label_that_loses_next_to_nothing_is_not_named(tmp_path: Path) -> None:
+    plain = [row for row in rows() if row.model == "x1/4 plain"]
+    found = [replace(row, model="x1/4 logit", dice=row.dice - (4e-5, 6e-5)[row.label - 1]) for row in plain]
+    said = verdicts(read_results(workspace(tmp_path / "work", scores=plain + found)))
+    assert said[-1] == "x1/4 logit has a lower mean Dice than x1/4 plain in: Back (-0.0001) (not tested)."
 
 
 def test_what_not_every_seed_has_is_named_and_left_out_everywhere(tmp_path: Path) -> None:
