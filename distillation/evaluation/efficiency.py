@@ -13,6 +13,7 @@ import numpy as np
 from distillation.dataset import read_header
 from distillation.efficiency import network_cost
 from distillation.evaluation.running_cost import RunningCost, running_cost
+from distillation.evaluation.scores import pack_hash
 from distillation.files import write_json
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.machine.processor import processor_name
@@ -39,6 +40,7 @@ class Efficiency:
         size: of its image, (i, j, k) voxels.
         running: wall time and memory.
         machine: processor and operating system.
+        pack_hash: :func:`distillation.evaluation.scores.pack_hash` of the pack; None in files of earlier versions.
     """
 
     model: str
@@ -50,6 +52,7 @@ class Efficiency:
     size: tuple[int, int, int]
     running: RunningCost
     machine: str
+    pack_hash: str | None = None
 
 
 def measure_family(
@@ -83,6 +86,7 @@ def measure_family(
                 size=sizes[middle],
                 running=running_cost(pack, cases[middle].image, threads=threads),
                 machine=f"{processor_name()}, {platform.system()} {platform.machine()}",
+                pack_hash=pack_hash(pack),
             )
         )
     return rows

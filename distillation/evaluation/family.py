@@ -122,6 +122,7 @@ def evaluate_family(
     table = markdown(
         list(results.values()),
         comparisons,
+        teacher=teacher,
         title=f"{dataset}: {split}" + (", mirrored windows averaged" if mirroring else ""),
         labels=members[0].pack.manifest.labels,
         parameters={member.name: member.pack.manifest.network.parameters for member in members},

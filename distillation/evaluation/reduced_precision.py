@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distillation.evaluation.scores import ReducedEngine, Score
+from distillation.evaluation.statistics import or_agreement
 from KDSegmentatorLib.engines.loading import load_engine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_devices
 from KDSegmentatorLib.engines.self_check import agreement
@@ -143,7 +144,7 @@ def compare_with_float32(
         other = found[score.case, score.label]
         if math.isnan(score.dice) and math.isnan(other):
             continue
-        loss = _or_one(score.dice) - _or_one(other)
+        loss = or_agreement(score.dice, "dice") - or_agreement(other, "dice")
         by_label[score.label].append(loss)
         by_case.setdefault(score.case, []).append(loss)
     return ReducedResult(
@@ -155,10 +156,6 @@ def compare_with_float32(
         probe_agreement=reduced.probe_agreement,
         seconds=float(np.median([score.seconds for score in approximate])),
     )
-
-
-def _or_one(dice: float) -> float:
-    return 1.0 if math.isnan(dice) else dice
 
 
 def _mean(values: Sequence[float]) -> float:

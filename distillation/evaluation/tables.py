@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from distillation.evaluation.reduced_precision import LARGEST_LOSS
-from distillation.evaluation.statistics import METRIC_TITLES, METRICS
+from distillation.evaluation.statistics import AGREEMENT, METRIC_TITLES, METRICS
 from KDSegmentatorLib.io.atomic import atomic_output
 
 if TYPE_CHECKING:
@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 
 DIGITS: dict[Metric, int] = {"dice": 4, "nsd": 4, "hd95_mm": 2}
 """Decimal places in tables."""
+
+AGREEMENT_TEXT = f"Dice and NSD {AGREEMENT['dice']:g}, HD95 {AGREEMENT['hd95_mm']:g} mm"
+"""What an undefined score counts as where it has to be compared with a defined one."""
+
+
+PAIRING_TEXT = (
+    "a label that is undefined for both networks is left out, for one network only it counts there as agreement "
+    f"({AGREEMENT_TEXT})"
+)
+"""How scores are paired; stands next to every table of differences."""
 
 
 def definitions(surface: SurfaceSettings) -> str:
@@ -44,6 +54,7 @@ def markdown(
     results: Sequence[ModelResult],
     comparisons: Sequence[Comparison],
     *,
+    teacher: ModelResult | None,
     title: str,
     labels: Sequence[Label],
     parameters: dict[str, int],
@@ -54,7 +65,8 @@ def markdown(
     """Return the tables as Markdown.
 
     Args:
-        results: the teacher first.
+        results: in the order of the rows.
+        teacher: one of them; None if it was not evaluated.
         comparisons: distilled against plain.
         title: dataset and split, one line.
         labels: for the names of the rows.
@@ -67,16 +79,21 @@ def markdown(
     lines = [
         f"### {title}",
         "",
-        f"n = {results[0].case_count} cases, with 95 % bootstrap intervals (BCa). {definitions(surface)}",
+        f"{cases_text(results)}, with 95 % bootstrap intervals (BCa). {definitions(surface)}",
         "",
         row("Model", "Parameters", *(f"Mean {each}" for each in titles), "% of teacher's Dice", "Median s a case"),
         row("---", "---:", *["---"] * len(titles), "---:", "---:"),
     ]
     for result in results:
         means = [interval_text(result.metrics[metric].mean, metric) for metric in METRICS]
-        share = result.mean("dice") / results[0].mean("dice")
         lines.append(
-            row(result.model, f"{parameters[result.model]:,}", *means, f"{share:.1%}", f"{result.seconds:.2f}")
+            row(
+                result.model,
+                f"{parameters[result.model]:,}",
+                *means,
+                share_text(result, teacher),
+                f"{result.seconds:.2f}",
+            )
         )
     lines += ["", row("Label", "Model", *titles, "Cases"), row("---", "---", *["---"] * len(titles), "---:")]
     for label in labels:
@@ -98,10 +115,10 @@ def to_json(
     notes: Sequence[str] = (),
     **about: Any,
 ) -> str:
-    """Return everything as JSON text."""
+    """Return everything as JSON text, but the single scores: ``scores.csv`` has them."""
     content = {
         **about,
-        "models": [asdict(result) for result in results],
+        "models": [_without_scores(result) for result in results],
         "comparisons": [asdict(comparison) for comparison in comparisons],
         "reduced_precisions": [{**asdict(each), "accepted": each.accepted} for each in reduced],
         "notes": list(notes),
@@ -132,15 +149,45 @@ def interval_text(interval: Interval | None, metric: Metric, *, signed: bool = F
     return f"{interval.mean:{number}} ({interval.low:{number}} to {interval.high:{number}})"
 
 
+def cases_text(results: Sequence[ModelResult]) -> str:
+    """Return how many cases the means are over; they differ where only some networks find something in an empty case.
+
+    Raises:
+        ValueError: there are no results.
+    """
+    counts = {result.model: result.case_count for result in results}
+    most = max(counts.values())
+    fewer = ", ".join(f"{count} for {model}" for model, count in counts.items() if count != most)
+    return f"n = {most} cases" + (f" ({fewer}; the other cases have none of its labels)" if fewer else "")
+
+
+def share_text(result: ModelResult, teacher: ModelResult | None) -> str:
+    """Return the share of the teacher's mean Dice; ``-`` without a teacher, or with one that finds nothing."""
+    best = 0.0 if teacher is None else teacher.mean("dice")
+    return f"{result.mean('dice') / best:.1%}" if best else "-"
+
+
+def empty_text(result: ModelResult) -> str:
+    """Return how many scores are undefined or replaced."""
+    return (
+        f"{result.model}: {result.undefined} scores are undefined (label in neither segmentation) and left out; "
+        f"{result.replaced} labels are in one segmentation only, their HD95 counts as the image's diagonal."
+    )
+
+
+def _without_scores(result: ModelResult) -> dict[str, Any]:
+    metrics = {name: replace(metric, scores={}) for name, metric in result.metrics.items()}
+    content = asdict(replace(result, metrics=metrics))
+    for metric in content["metrics"].values():
+        del metric["scores"]
+    return content
+
+
 def _empty_lines(results: Sequence[ModelResult]) -> list[str]:
     lines = []
     for result in results:
         if result.undefined or result.replaced:
-            lines += [
-                "",
-                f"{result.model}: {result.undefined} scores are undefined (label in neither segmentation), left out; "
-                f"{result.replaced} labels are in one segmentation only, their HD95 counts as the image's diagonal.",
-            ]
+            lines += ["", empty_text(result)]
     return lines
 
 
@@ -149,8 +196,8 @@ def _comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
         return []
     lines = [
         "",
-        "Paired by case; Wilcoxon signed-rank test, two-sided, zeros by Pratt; p adjusted by Holm over the comparisons "
-        "by the same metric. Recovered loss = (KD - plain) / (teacher - plain).",
+        f"Paired by case; {PAIRING_TEXT}. Wilcoxon signed-rank test, two-sided, zeros by Pratt; p adjusted by Holm "
+        "over the comparisons by the same metric. Recovered loss = (KD - plain) / (teacher - plain).",
         "",
         row("Comparison", "Metric", "Difference", "p", "p (Holm)", "Recovered loss"),
         row("---", "---", "---", "---:", "---:", "---:"),

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from distillation.evaluation.efficiency import Efficiency, read_efficiency
 from distillation.evaluation.scores import Score, SurfaceSettings, read_scores
-from distillation.evaluation.statistics import Comparison, ModelResult, compare_all, metric_value, summarise
+from distillation.evaluation.statistics import (
+    Comparison,
+    ModelResult,
+    compare_all,
+    metric_value,
+    or_agreement,
+    summarise,
+)
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
 
 TEACHER = "x1 teacher"
@@ -32,6 +40,8 @@ class TaskResults:
         models: names of the networks, the teacher first.
         scores: float32 rows of all seeds; those of a seed have its number.
         efficiency: what the networks cost, of the first workspace.
+        other_costs: names of networks whose cost is known of another pack only than the one that was evaluated.
+        lacking: networks that are left out because not every seed has them, and the seeds that do not.
     """
 
     task: str
@@ -44,17 +54,27 @@ class TaskResults:
     models: tuple[str, ...]
     scores: tuple[tuple[Score, ...], ...]
     efficiency: tuple[Efficiency, ...]
+    other_costs: tuple[str, ...] = ()
+    lacking: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def by_seed(self) -> list[dict[str, ModelResult]]:
-        """Return the results of every seed by model."""
-        return [{model: summarise(model, rows) for model in self.models} for rows in self.scores]
+        """Return the results of every seed by model; their average is what :meth:`joined` has.
+
+        A label of a case is undefined only if it is so in all seeds. Where it is undefined in some of them, it counts
+        there as agreement: Dice and NSD 1, HD95 0 mm.
+        """
+        found = {model: self._common_rows(model) for model in self.models}
+        return [
+            {model: summarise(model, rows[seed]) for model, rows in found.items()} for seed in range(len(self.scores))
+        ]
 
     def joined(self) -> dict[str, ModelResult]:
-        """Return the results by model with every case's score averaged over the seeds.
+        """Return the results by model with every case's score averaged over the seeds, by the rule of :meth:`by_seed`.
 
         Cases are what the statistics draw from: more seeds make a case's score steadier, they are not more cases.
+        Undefined and replaced scores are counted as they were measured, over all seeds.
         """
-        return {model: summarise(model, self._averaged(model)) for model in self.models}
+        return {model: self._joined(model) for model in self.models}
 
     def comparisons(self) -> tuple[Comparison, ...]:
         """Compare every distilled student with the plain one of its size, on scores averaged over the seeds."""
@@ -67,16 +87,8 @@ class TaskResults:
         results = self.joined()
         return compare_all(pairs, results, results.get(TEACHER))
 
-    def _averaged(self, model: str) -> list[Score]:
-        """Return one row a case and label: the mean over seeds of what the rows count as in means."""
-        if len(self.scores) == 1:
-            return [row for row in self.scores[0] if row.model == model]
-        groups: dict[tuple[str, int], list[Score]] = {}
-        for rows in self.scores:
-            for row in rows:
-                if row.model == model:
-                    groups.setdefault((row.case, row.label), []).append(row)
-        return [
+    def _joined(self, model: str) -> ModelResult:
+        averaged = [
             replace(
                 rows[0],
                 dice=fmean(metric_value(row, "dice") for row in rows),
@@ -84,8 +96,25 @@ class TaskResults:
                 hd95_mm=fmean(metric_value(row, "hd95_mm") for row in rows),
                 seconds=fmean(row.seconds for row in rows),
             )
-            for rows in groups.values()
+            for rows in zip(*self._common_rows(model), strict=True)
         ]
+        measured = [row for rows in self.scores for row in rows if row.model == model]
+        return replace(
+            summarise(model, averaged),
+            undefined=sum(math.isnan(row.dice) for row in measured),
+            replaced=sum(math.isinf(row.hd95_mm) for row in measured),
+        )
+
+    def _common_rows(self, model: str) -> list[list[Score]]:
+        """Return the rows of every seed in one order, filled in by the rule of :meth:`by_seed`."""
+        seeds = [{(row.case, row.label): row for row in rows if row.model == model} for rows in self.scores]
+        common: list[list[Score]] = [[] for _ in seeds]
+        for key in seeds[0]:
+            rows = [rows[key] for rows in seeds]
+            nowhere = all(math.isnan(row.dice) for row in rows)
+            for n, row in enumerate(rows):
+                common[n].append(row if nowhere else _filled(row))
+        return common
 
 
 def read_results(folder: Path) -> TaskResults:
@@ -118,6 +147,8 @@ def read_results(folder: Path) -> TaskResults:
     models = tuple(model for model in hashes if any(row.model == model for row in rows))
     if not models:
         raise ExportError(f"{folder} holds no scores of its networks; run 'kdseg-distill evaluate' again")
+    costs = read_efficiency(folder / "evaluation" / "efficiency.json")
+    efficiency = tuple(cost for cost in costs if cost.model in models and cost.pack_hash in (None, hashes[cost.model]))
     return TaskResults(
         task=task,
         title=title,
@@ -128,43 +159,65 @@ def read_results(folder: Path) -> TaskResults:
         seeds=(seed,),
         models=models,
         scores=(rows,),
-        efficiency=tuple(read_efficiency(folder / "evaluation" / "efficiency.json")),
+        efficiency=efficiency,
+        other_costs=tuple(cost.model for cost in costs if cost not in efficiency),
     )
 
 
 def join_seeds(results: Sequence[TaskResults]) -> list[TaskResults]:
     """Return one result a task; workspaces of one task are its seeds.
 
-    Networks that not every seed has are left out.
+    Networks that not every seed has are left out and named in ``lacking``.
 
     Raises:
         InvalidSettingsError: workspaces of one task were evaluated on other cases, or with another NSD, or have the
-            same seed.
+            same seed, or no network in common.
     """
-    joined: dict[str, TaskResults] = {}
+    tasks: dict[str, list[TaskResults]] = {}
     for each in results:
-        before = joined.get(each.task)
-        if before is None:
-            joined[each.task] = each
-            continue
-        same = (before.surface, before.labels, before.dataset, before.split)
-        if same != (each.surface, each.labels, each.dataset, each.split) or _cases(before) != _cases(each):
+        tasks.setdefault(each.task, []).append(each)
+    return [_join(seeds) if len(seeds) > 1 else seeds[0] for seeds in tasks.values()]
+
+
+def _join(seeds: Sequence[TaskResults]) -> TaskResults:
+    first = seeds[0]
+    known = tuple(dict.fromkeys(model for each in seeds for model in each.models))
+    lacking = {model: tuple(each.seeds[0] for each in seeds if model not in each.models) for model in known}
+    models = tuple(model for model in known if not lacking[model])
+    if not models:
+        raise InvalidSettingsError(f"the workspaces of {first.task} have no network in common; evaluate the same ones")
+    same = (first.surface, first.labels, first.dataset, first.split, _scored(first, models))
+    numbers: set[int] = set()
+    for each in seeds:
+        if same != (each.surface, each.labels, each.dataset, each.split, _scored(each, models)):
             raise InvalidSettingsError(
                 f"the workspaces of {each.task} were evaluated on other cases or labels, or with another NSD; their "
                 "seeds cannot be joined"
             )
-        if set(before.seeds) & set(each.seeds):
+        if each.seeds[0] in numbers:
             raise InvalidSettingsError(
                 f"two workspaces of {each.task} have the seed {each.seeds[0]}; set another one in the recipe's training"
             )
-        joined[each.task] = replace(
-            before,
-            seeds=before.seeds + each.seeds,
-            models=tuple(model for model in before.models if model in each.models),
-            scores=before.scores + each.scores,
-        )
-    return list(joined.values())
+        numbers.add(each.seeds[0])
+    return replace(
+        first,
+        seeds=tuple(each.seeds[0] for each in seeds),
+        models=models,
+        lacking={model: missing for model, missing in lacking.items() if missing},
+        scores=tuple(each.scores[0] for each in seeds),
+        efficiency=tuple(row for row in first.efficiency if row.model in models),
+    )
 
 
-def _cases(results: TaskResults) -> set[str]:
-    return {row.case for rows in results.scores for row in rows}
+def _filled(row: Score) -> Score:
+    return replace(
+        row,
+        dice=or_agreement(row.dice, "dice"),
+        nsd=or_agreement(row.nsd, "nsd"),
+        hd95_mm=or_agreement(row.hd95_mm, "hd95_mm"),
+    )
+
+
+def _scored(results: TaskResults, models: Collection[str]) -> set[tuple[str, str, int]]:
+    """Return what was scored of these models: model, case and label."""
+    return {(row.model, row.case, row.label) for rows in results.scores for row in rows if row.model in models}

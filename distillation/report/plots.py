@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from distillation.evaluation.statistics import METRIC_TITLES, METRICS
+from distillation.evaluation.statistics import METRIC_TITLES, METRICS, paired_differences
 from distillation.report.content import TEACHER
 from distillation.report.figure import COLORS, Picture, new_figure, save
 
@@ -62,6 +62,9 @@ def accuracy_plot(results: TaskResults) -> Picture | None:
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     caption = "Accuracy against size: means over cases with 95 % bootstrap intervals; dotted: the teacher."
+    unknown = [model for model in results.models if model not in parameters]
+    if unknown:
+        caption += f" Left out, their size was not measured: {', '.join(unknown)}."
     return save(figure, "accuracy", caption)
 
 
@@ -110,8 +113,7 @@ def difference_plot(results: TaskResults) -> Picture | None:
     figure = new_figure(10.5, 1.4 + 0.5 * len(pairs))
     for axes, metric in zip(figure.subplots(1, len(METRICS), sharey=True), METRICS, strict=True):
         for row, (better, baseline) in enumerate(pairs):
-            new, old = (joined[name].metrics[metric].cases for name in (better, baseline))
-            values = [new[case] - old[case] for case in sorted(new)]
+            values = list(paired_differences(joined[better], joined[baseline], metric).values())
             places = [row + 0.3 * _spread(n, len(values)) for n in range(len(values))]
             axes.scatter(values, places, s=9, alpha=0.55, color=colors[better.partition(" ")[2]], linewidths=0)
             axes.plot([sum(values) / len(values)] * 2, [row - 0.35, row + 0.35], color=COLORS[-1], linewidth=1.4)

@@ -40,7 +40,7 @@ class Column:
 
 
 def qualitative_figure(
-    image: Volume, columns: Sequence[Column], labels: Sequence[Label], *, case: str, modality: Modality
+    image: Volume, columns: Sequence[Column], labels: Sequence[Label], *, case: str, chosen: str, modality: Modality
 ) -> Picture:
     """Draw a case: coronal, sagittal and axial plane from top to bottom, one segmentation a column.
 
@@ -53,6 +53,7 @@ def qualitative_figure(
         columns: the reference first; voxels where another one differs from it are marked.
         labels: their values and colours.
         case: its name.
+        chosen: how the case was chosen, for the caption.
         modality: CT is shown from -160 to 240 HU, MR between percentiles of what is shown.
 
     Raises:
@@ -86,8 +87,9 @@ def qualitative_figure(
     seen = {int(code) for view in rows for code in np.unique(view.labels)}
     _legend(figure, labels, {(code // base**n) % base for code in seen for n in range(len(columns))})
     caption = (
-        f"Case {case}, reference and students in the same planes; voxels with another label than the reference "
-        "are magenta. Radiological convention: the patient's left (L) is on the right of coronal and axial pictures."
+        f"Case {case}, {chosen}: reference and networks in the same planes; voxels with another label than the "
+        "reference are magenta. Radiological convention: the patient's left (L) is on the right of coronal and axial "
+        "pictures."
     )
     return save(figure, "qualitative", caption, "png")
 

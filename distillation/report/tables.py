@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from html import escape
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from distillation.evaluation.statistics import METRIC_TITLES, METRICS
-from distillation.evaluation.tables import DIGITS, definitions, interval_text, row
+from distillation.evaluation.statistics import METRIC_TITLES, METRICS, paired
+from distillation.evaluation.tables import (
+    AGREEMENT_TEXT,
+    DIGITS,
+    PAIRING_TEXT,
+    cases_text,
+    definitions,
+    empty_text,
+    interval_text,
+    row,
+    share_text,
+)
 from distillation.report.content import TEACHER
 
 if TYPE_CHECKING:
@@ -71,16 +81,20 @@ def accuracy_table(results: TaskResults) -> Table:
     rows = []
     for model, result in joined.items():
         cells = [model, *(interval_text(result.metrics[metric].mean, metric) for metric in METRICS)]
-        cells.append("-" if teacher is None else f"{result.mean('dice') / teacher.mean('dice'):.1%}")
+        cells.append(share_text(result, teacher))
         if len(seeds) > 1:
             spread = stdev(each[model].mean("dice") for each in seeds)
             cells.append(f"{spread:.4f}" if spread else "same network")
         rows.append(tuple(cells))
-    count = next(iter(joined.values())).case_count
-    trained = f"Means over {len(seeds)} seeds for each case. " if len(seeds) > 1 else ""
+    trained = ""
+    if len(seeds) > 1:
+        trained = (
+            f"Means over {len(seeds)} seeds for each case and label; a label of a case that is undefined in some seeds "
+            f"only counts there as agreement ({AGREEMENT_TEXT}). "
+        )
     caption = (
-        f"Accuracy on {results.dataset}, {results.split}, n = {count} cases; mean with 95 % bootstrap interval (BCa, "
-        f"over cases). {trained}{definitions(results.surface)}"
+        f"Accuracy on {results.dataset}, {results.split}, {cases_text(list(joined.values()))}; mean with "
+        f"95 % bootstrap interval (BCa, over cases). {trained}{definitions(results.surface)}"
     )
     return Table(title="Table 1.", caption=caption, header=tuple(header), rows=tuple(rows))
 
@@ -103,7 +117,8 @@ def comparison_table(results: TaskResults) -> Table | None:
             )
         )
     caption = (
-        "Distilled - plain of the same size, paired by case: mean difference with 95 % interval, Wilcoxon signed-rank "
+        f"Distilled - plain of the same size, paired by case; {PAIRING_TEXT}. Mean difference with 95 % interval, "
+        "Wilcoxon signed-rank "
         "test (two-sided, zeros by Pratt), p adjusted by Holm over the networks, metric by metric. Recovered loss = "
         "(distilled - plain) / (teacher - plain); '-' where plain does not lose anything. A fall of HD95 is a gain."
     )
@@ -112,7 +127,7 @@ def comparison_table(results: TaskResults) -> Table | None:
 
 
 def efficiency_table(results: TaskResults) -> Table | None:
-    """Return Table 2; None if nothing was measured."""
+    """Return Table 2; None if nothing was measured of the networks that were evaluated."""
     if not results.efficiency:
         return None
     first = results.efficiency[0]
@@ -131,12 +146,20 @@ def efficiency_table(results: TaskResults) -> Table | None:
             )
         )
     size = " x ".join(map(str, first.size))
+    threads = "the engine's own number of threads"
+    if first.running.threads is not None:
+        threads = f"{first.running.threads} thread{'s' if first.running.threads > 1 else ''}"
     caption = (
-        "Efficiency. GFLOPs of one window: 2 x multiply-accumulate of all convolutions, and as the paper counts "
-        "(transposed convolutions left out). Peak memory of the whole process and wall time (median of "
-        f"{first.running.rounds} runs after a first one) for the case {first.case}, {size} voxels, in float32 with "
-        f"{first.running.engine} on {first.machine}."
+        "Efficiency. GFLOPs of one window: 2 x multiply-accumulate of all convolutions, transposed ones too; as the "
+        "paper counts: transposed convolutions left out, normalisation, activations, residual additions and average "
+        f"pooling added. Peak memory of the whole process and wall time (median of {first.running.rounds} runs after a "
+        f"first one) for the case {first.case}, {size} voxels, in float32 with {first.running.engine} and {threads} on "
+        f"{first.machine}."
     )
+    if len(results.seeds) > 1:
+        caption += f" Networks of seed {results.seeds[0]}."
+    if results.other_costs:
+        caption += f" Left out, measured of another pack than was evaluated: {', '.join(results.other_costs)}."
     header = ("Network", "Parameters", "GFLOPs", "GFLOPs (paper)", "Pack (MB)", "Peak memory (GB)", "Seconds")
     return Table(title="Table 2.", caption=caption, header=header, rows=tuple(rows))
 
@@ -158,14 +181,13 @@ def label_table(results: TaskResults, metric: Metric) -> Table:
 def verdicts(results: TaskResults) -> list[str]:
     """Return sentences that say where distillation helps, where it does not, and how much is left out or replaced."""
     joined = results.joined()
-    sentences = [_verdict(each) for each in results.comparisons()]
-    for model, result in joined.items():
+    comparisons = results.comparisons()
+    sentences = [_verdict(each) for each in comparisons]
+    sentences += _nothing_lost(results, comparisons)
+    for result in joined.values():
         if result.undefined or result.replaced:
-            sentences.append(
-                f"{model}: {result.undefined} scores are undefined (label in neither segmentation) and left out; "
-                f"{result.replaced} labels are in one segmentation only, their HD95 counts as the image's diagonal."
-            )
-    sentences += _label_losses(results, joined)
+            sentences.append(empty_text(result) + (" Counted over all seeds." if len(results.seeds) > 1 else ""))
+    sentences += _label_losses(results, joined, comparisons)
     return sentences
 
 
@@ -176,22 +198,63 @@ def _verdict(found: Comparison) -> str:
     test = f"p = {found.p_holm:.2g} after Holm"
     if found.p_holm >= SIGNIFICANT:
         return f"{found.better}: no difference in {title} from {found.baseline} was shown ({amount}, {test})."
-    if found.gain > 0:
+    if found.gain > 0 and found.rank_sum > 0:
         return f"{found.better} is better than {found.baseline} by {title} ({amount}, {test})."
-    return f"{found.better} is WORSE than {found.baseline} by {title} ({amount}, {test}): distillation does not help."
+    if found.gain < 0 and found.rank_sum < 0:
+        return (
+            f"{found.better} is WORSE than {found.baseline} by {title} ({amount}, {test}): distillation does not help."
+        )
+    return _mixed_verdict(found, title, amount, test)
 
 
-def _label_losses(results: TaskResults, joined: dict[str, ModelResult]) -> list[str]:
-    """Name the structures whose mean Dice is lower with distillation than without."""
+def _mixed_verdict(found: Comparison, title: str, amount: str, test: str) -> str:
+    """Say what is known where ranks and mean disagree: a test of ranks does not see by how much a case fails."""
+    better, worse = found.improved, found.worsened
+    if found.rank_sum > 0:
+        cases = f"{'most cases are' if better > worse else 'by the ranks of its cases it is'} better"
+        mean, others = "worse", worse
+    else:
+        cases = f"{'most cases are' if worse > better else 'by the ranks of its cases it is'} WORSE"
+        mean, others = "better", better
+    if not found.gain:
+        mean = "no other"
+    return (
+        f"{found.better} against {found.baseline} by {title}: {cases} ({better} better, {worse} worse, {test}), the "
+        f"mean is {mean} because of {others} {'case' if others == 1 else 'cases'} ({amount}): no verdict."
+    )
+
+
+def _nothing_lost(results: TaskResults, comparisons: Sequence[Comparison]) -> list[str]:
+    """Name the plain students that are as good as the teacher: distillation cannot win back what is not lost."""
+    if TEACHER not in results.models:
+        return []
     sentences = []
-    pairs = {(found.better, found.baseline) for found in results.comparisons()}
-    for better, baseline in sorted(pairs, key=lambda pair: results.models.index(pair[0])):
-        new, old = (joined[name].metrics["dice"].labels for name in (better, baseline))
-        worse = [
-            f"{name} ({new[value].mean - old[value].mean:+.4f})"
-            for value, name in results.labels.items()
-            if value in new and value in old and new[value].mean < old[value].mean
+    for baseline in dict.fromkeys(each.baseline for each in comparisons):
+        own = [each for each in comparisons if each.baseline == baseline]
+        titles = [
+            METRIC_TITLES[metric].removesuffix(" (mm)")
+            for metric in METRICS
+            if all(each.recovered is None for each in own if each.metric == metric)
         ]
+        if titles:
+            words = " and ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
+            sentences.append(f"{baseline} is not below {TEACHER} by {words}: nothing is left to recover.")
+    return sentences
+
+
+def _label_losses(results: TaskResults, joined: dict[str, ModelResult], comparisons: Sequence[Comparison]) -> list[str]:
+    """Name the structures whose mean Dice is lower with distillation than without, as far as tables show it."""
+    sentences = []
+    pairs = {(found.better, found.baseline) for found in comparisons}
+    for better, baseline in sorted(pairs, key=lambda pair: results.models.index(pair[0])):
+        new, old = (list(table.values()) for table in paired("dice", joined[better], joined[baseline]))
+        worse = []
+        for value, name in results.labels.items():
+            differences = [
+                labels[value] - others[value] for labels, others in zip(new, old, strict=True) if value in labels
+            ]
+            if differences and round(fmean(differences), DIGITS["dice"]) < 0:
+                worse.append(f"{name} ({fmean(differences):+.{DIGITS['dice']}f})")
         if worse:
             sentences.append(f"{better} has a lower mean Dice than {baseline} in: {', '.join(worse)} (not tested).")
     return sentences

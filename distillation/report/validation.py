@@ -25,7 +25,7 @@ def validation_page(workspaces: Sequence[Path]) -> str:
         "# Validation",
         "",
         "Written by `kdseg-distill validation`; do not edit. Every network was run through the library's own pipeline, "
-        "in float32, on cases that neither teacher nor students have seen in training.",
+        "in float32, on the cases that its task names, with what a teacher has seen of them.",
         "",
     ]
     for each in results:
@@ -35,7 +35,12 @@ def validation_page(workspaces: Sequence[Path]) -> str:
 
 def _task(results: TaskResults) -> list[str]:
     seeds = ", ".join(map(str, results.seeds))
-    lines = [f"{'Seeds' if len(results.seeds) > 1 else 'One seed'}: {seeds}.", "", "What the figures say:", ""]
+    lines = [f"Cases: {results.dataset}, {results.split}.", ""]
+    lines += [f"{'Seeds' if len(results.seeds) > 1 else 'One seed'}: {seeds}.", ""]
+    for model, missing in results.lacking.items():
+        those = f"seed{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
+        lines += [f"{model} is left out: {those} did not evaluate it.", ""]
+    lines += ["What the figures say:", ""]
     lines += [f"- {sentence}" for sentence in verdicts(results)] or ["- There is no pair of networks to compare."]
     lines.append("")
     tables = [accuracy_table(results), comparison_table(results), efficiency_table(results)]

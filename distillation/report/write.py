@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from html import escape
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from distillation.evaluation.scores import pack_hash
-from distillation.evaluation.statistics import METRICS
+from distillation.evaluation.statistics import METRICS, case_means, paired
 from distillation.evaluation.tables import write_text
 from distillation.report.content import TEACHER, TaskResults, read_results
 from distillation.report.plots import accuracy_plot, difference_plot, label_plot, training_plot
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from distillation.evaluation.statistics import ModelResult
     from distillation.report.figure import Picture
     from distillation.stages import Stages
 
@@ -97,27 +99,37 @@ def _pictures(stages: Stages, results: TaskResults, packs: dict[str, StudentPack
 
 
 def _qualitative(stages: Stages, results: TaskResults, packs: dict[str, StudentPack]) -> Picture:
-    """Show the smallest size that has most methods, on the case whose mean Dice is that size's median: nobody's choice.
-
-    Without any student the teacher is shown.
-    """
+    """Show the smallest size that has most methods, on its median case. Without any student the teacher is shown."""
     by_size: dict[str, list[str]] = {}
     for model in results.models:
         if model != TEACHER:
             by_size.setdefault(model.partition(" ")[0], []).append(model)
     shown = max(by_size.values(), key=lambda models: (len(models), -_parameters(packs[models[0]])), default=[TEACHER])
-    cases = results.joined()[shown[0]].metrics["dice"].cases
-    ordered = sorted(cases, key=lambda case: (cases[case], case))
-    case = stages.prepared().raw.case(ordered[len(ordered) // 2])
+    joined = results.joined()
+    name, count = median_case([joined[model] for model in shown])
+    case = stages.prepared().raw.case(name)
     image = read_volume(case.image)
     columns = [Column(title="reference", segmentation=read_volume(case.label, allow_constant=True))]
     for model in shown:
         engine = choose_engine(packs[model], EngineRequest(precision="float32")).engine
-        dice = results.joined()[model].metrics["dice"].cases[case.name]
+        dice = joined[model].metrics["dice"].cases.get(case.name)
+        title = f"{model}\n{'no label, no Dice' if dice is None else f'mean Dice {dice:.3f}'}"
         segmentation = segment(image, packs[model], engine, region="given").volume
-        columns.append(Column(title=f"{model}\nmean Dice {dice:.3f}", segmentation=segmentation))
+        columns.append(Column(title=title, segmentation=segmentation))
     recipe = stages.recipe.pack
-    return qualitative_figure(image, columns, recipe.labels, case=case.name, modality=recipe.modality)
+    chosen = f"the median of {count} by the mean Dice of the networks shown (of two in the middle, the better one)"
+    return qualitative_figure(image, columns, recipe.labels, case=case.name, chosen=chosen, modality=recipe.modality)
+
+
+def median_case(shown: Sequence[ModelResult]) -> tuple[str, int]:
+    """Return the case that is nobody's choice, and of how many: the median of the networks' mean Dice.
+
+    Of an even number it is the better one of the two in the middle. Cases without any label are left out.
+    """
+    tables = [case_means(table) for table in paired("dice", *shown)]
+    means = {case: fmean(table[case] for table in tables) for case in tables[0]}
+    ordered = sorted(means, key=lambda case: (means[case], case))
+    return ordered[len(ordered) // 2], len(ordered)
 
 
 def _parameters(pack: StudentPack) -> int:

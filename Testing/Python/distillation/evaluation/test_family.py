@@ -107,6 +107,15 @@ def test_a_family_is_evaluated_resumed_and_written(members, dataset, tmp_path, m
         evaluate(members, dataset, into, mirroring=True)
 
 
+def test_without_a_teacher_there_is_no_share_of_it(members, dataset, tmp_path):
+    table = evaluate(members[1:], dataset, tmp_path / "students").table
+    shares = [line.split("|")[-3].strip() for line in table.splitlines() if line.startswith("| x1/2")][:2]
+    assert shares == ["-", "-"]
+    table = evaluate(members[:1], dataset, tmp_path / "teacher").table
+    teacher = next(line for line in table.splitlines() if line.startswith("| x1 teacher |"))
+    assert teacher.split("|")[-3].strip() == "100.0%"
+
+
 def test_an_interrupted_run_keeps_its_cases(members, dataset, tmp_path, monkeypatch):
     into = tmp_path / "evaluation"
     original, calls = scores_module.segment, []
@@ -182,11 +191,58 @@ def test_scores_are_those_of_the_surface_metrics(members, dataset):
     assert [row.nsd_surface for row in again] == ["voxels", "voxels"]
 
 
-def test_a_case_without_any_label_is_scored(members, dataset, tmp_path):
+@pytest.fixture
+def empty_case(dataset, tmp_path):
     case = dataset.cases[0]
     reference = read_volume(case.label)
     empty = tmp_path / "empty.nii.gz"
     write_volume(reference.with_voxels(reference.voxels * 0), empty)
-    scores = score_pack(members[0].pack, "x1 teacher", [replace(case, label=empty)], [], threads=1)
-    assert len(scores) == 2
-    assert all(math.isnan(score.dice) or score.dice == 0 for score in scores)
+    return replace(case, label=empty)
+
+
+def predicting(monkeypatch, voxels_of):
+    """Let packs predict ``voxels_of(pack, voxels)`` instead of what their random weights do."""
+    original = scores_module.segment
+
+    def changed(image, pack, *arguments, **options):
+        result = original(image, pack, *arguments, **options)
+        voxels = voxels_of(pack, result.volume.voxels)
+        return replace(result, volume=result.volume.with_voxels(voxels.astype(np.uint8)))
+
+    monkeypatch.setattr(scores_module, "segment", changed)
+
+
+def test_a_case_without_any_label_is_scored(members, empty_case, monkeypatch):
+    def only_label_1(_, voxels):
+        found = np.zeros_like(voxels)
+        found[:2, :2, :2] = 1
+        return found
+
+    predicting(monkeypatch, only_label_1)
+    first, second = score_pack(members[0].pack, "x1 teacher", [empty_case], [], threads=1)
+    assert (first.label, first.reference_voxels, first.predicted_voxels) == (1, 0, 8)
+    assert (first.dice, first.nsd, first.hd95_mm) == (0, 0, math.inf)
+    assert (second.label, second.reference_voxels, second.predicted_voxels) == (2, 0, 0)
+    assert all(math.isnan(value) for value in (second.dice, second.nsd, second.hd95_mm))
+
+
+def test_a_family_is_compared_where_only_one_network_finds_nothing(members, dataset, empty_case, tmp_path, monkeypatch):
+    def nothing_by_logit(pack, voxels):
+        found = np.zeros_like(voxels)
+        if pack.manifest.provenance.method != "logit" or len(seen) % 3:
+            found[:2, :2, :2] = 1
+        seen.append(pack)
+        return found
+
+    seen = []
+    predicting(monkeypatch, nothing_by_logit)
+    cases = [empty_case, *dataset.cases[1:3]]
+    into = tmp_path / "evaluation"
+    result = evaluate_family(members, cases, dataset="Spheres", split="three cases", into=into, threads=1)
+    assert [model.case_count for model in result.models] == [3, 3, 2]
+    dice = result.comparisons[0]
+    assert "n = 3 cases (2 for x1/2 logit" in result.table
+    teacher = next(line for line in result.table.splitlines() if line.startswith("| x1 teacher |"))
+    assert teacher.split("|")[-3].strip() == "-"  # there is no share of nothing
+    assert dice.difference.mean == pytest.approx(1 / 3)  # agreement against a false label, and no other difference
+    json.loads((into / "evaluation.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

@@ -9,7 +9,15 @@ pytest.importorskip("torch", reason="install the extra 'distill'")
 
 from distillation.evaluation.manifest import to_evaluation
 from distillation.evaluation.scores import SurfaceSettings
-from distillation.evaluation.statistics import METRICS, compare, compare_all, holm, summarise
+from distillation.evaluation.statistics import (
+    METRICS,
+    compare,
+    compare_all,
+    holm,
+    paired,
+    paired_differences,
+    summarise,
+)
 from KDSegmentatorLib.errors import InvalidSettingsError
 from support.scores import score
 
@@ -98,6 +106,33 @@ def test_only_the_same_cases_can_be_compared(base):
     fewer = {case: base[case] for case in list(base)[1:]}
     with pytest.raises(InvalidSettingsError, match="same cases"):
         compare(summarise("a", scores("a", base)), summarise("b", scores("b", fewer)), None, "dice")
+
+
+def test_what_one_network_finds_where_nothing_is_counts_against_it(base):
+    """Case e has no label at all: plain finds label 1 falsely, logit and the teacher find nothing."""
+    nan = math.nan
+    plain = summarise("plain", scores("plain", {**base, "e": (0.0, nan), "f": (nan, nan)}))
+    logit = summarise("logit", scores("logit", {**constant_shift(base, 0.02), "e": (nan, nan), "f": (nan, nan)}))
+    teacher = summarise("teacher", scores("teacher", {**constant_shift(base, 0.05), "e": (nan, nan), "f": (nan, nan)}))
+    assert (plain.case_count, logit.case_count) == (13, 12)
+    for metric, gain, empty in (("dice", 0.02, 1.0), ("nsd", 0.02, 1.0), ("hd95_mm", -0.2, -50.0)):
+        differences = paired_differences(logit, plain, metric)
+        assert differences == pytest.approx({**dict.fromkeys(base, gain), "e": empty})
+        assert paired_differences(plain, logit, metric) == {case: -value for case, value in differences.items()}
+        found = compare(logit, plain, teacher, metric)
+        assert found.difference.mean == pytest.approx((12 * gain + empty) / 13)
+        # what plain loses there, the distilled student does not lose
+        assert found.recovered == pytest.approx((12 * gain + empty) / (12 * 2.5 * gain + empty))
+    first, second = paired("dice", logit, plain)
+    assert (first["e"], second["e"]) == ({1: 1.0}, {1: 0.0})
+    assert "f" not in first
+
+
+def test_a_label_counts_for_both_or_for_neither():
+    nan = math.nan
+    first = summarise("a", scores("a", {"c": (0.5, nan), "d": (0.6, 0.8), "e": (0.6, nan)}))
+    second = summarise("b", scores("b", {"c": (0.5, 0.0), "d": (0.6, 0.8), "e": (0.7, nan)}))
+    assert paired_differences(first, second, "dice") == pytest.approx({"c": 0.5, "d": 0, "e": -0.1})
 
 
 def test_the_same_scores_give_the_same_intervals(base):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ import pytest
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
 from distillation.cli import main
+from distillation.evaluation.efficiency import Efficiency, write_efficiency
+from distillation.evaluation.running_cost import RunningCost
 from distillation.evaluation.scores import Score, write_scores
 from distillation.evaluation.statistics import summarise
 from distillation.report.content import TaskResults, join_seeds, read_results
-from distillation.report.tables import accuracy_table, comparison_table, label_table, verdicts
+from distillation.report.tables import accuracy_table, comparison_table, efficiency_table, label_table, verdicts
 from distillation.report.validation import validation_page
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
 from support.scores import score
@@ -59,6 +63,22 @@ def workspace(folder: Path, seed: int = 0, task: str = "spheres", scores: list[S
     return folder
 
 
+def cost(model: str, **changes: Any) -> Efficiency:
+    running = RunningCost(seconds=0.5, peak_bytes=10**9, rounds=3, engine="openvino", threads=None)
+    made = Efficiency(
+        model=model,
+        parameters=1000,
+        flops=10**9,
+        paper_flops=10**9,
+        file_bytes=10**6,
+        case="c00",
+        size=(32, 32, 32),
+        running=running,
+        machine="a machine",
+    )
+    return replace(made, **changes)
+
+
 @pytest.fixture
 def results(tmp_path: Path) -> TaskResults:
     return read_results(workspace(tmp_path / "work"))
@@ -94,6 +114,32 @@ def test_it_says_plainly_where_distillation_does_not_help(results: TaskResults) 
     assert any(line.startswith("x1/4 reco has a lower mean Dice than x1/4 plain in: Front | left") for line in said)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_no_verdict_where_ranks_and_mean_disagree(tmp_path: Path, sign: int) -> None:
+    """40 of 42 cases change a little one way, two of them a lot the other way."""
+    random = np.random.default_rng(3)
+    found = []
+    for case in range(42):
+        change = -0.3 if case >= 40 else random.uniform(0.002, 0.004)
+        for model, dice in (("x1/4 plain", 0.6), ("x1/4 logit", 0.6 + sign * change)):
+            found.append(score(model=model, pack_hash=model, case=f"c{case:02d}", dice=dice))
+    results = read_results(workspace(tmp_path / "work", scores=found))
+    dice = next(each for each in results.comparisons() if each.metric == "dice")
+    assert dice.p_holm < 0.001
+    assert (dice.gain < 0) == (sign > 0)
+    assert (dice.improved, dice.worsened) == ((40, 2) if sign > 0 else (2, 40))
+    # places 1 to 40 against 41 and 42
+    assert dice.rank_sum == sign * (40 * 41 / 2 - (41.5 + 41.5))
+    said = [line for line in verdicts(results) if "not tested" not in line]
+    assert len(said) == 3
+    for line, title in zip(said, ("Dice", "NSD", "HD95"), strict=True):
+        if sign > 0:
+            words = r"most cases are better \(40 better, 2 worse, p = \S+ after Holm\), the mean is worse because of 2"
+        else:
+            words = r"most cases are WORSE \(2 better, 40 worse, p = \S+ after Holm\), the mean is better because of 2"
+        assert re.match(rf"x1/4 logit against x1/4 plain by {title}: {words} cases \(.*\): no verdict\.", line)
+
+
 def test_nothing_shown_is_said_as_such(tmp_path: Path) -> None:
     equal = [row for row in rows() if row.model != "x1/4 logit"]
     equal += [replace(row, model="x1/4 logit") for row in equal if row.model == "x1/4 plain"]
@@ -116,6 +162,45 @@ def test_seeds_are_averaged_case_by_case(tmp_path: Path) -> None:
     assert table.rows[1][-1] == f"{spread:.4f}"
 
 
+def test_a_label_found_falsely_or_missed_in_one_seed_counts(tmp_path: Path) -> None:
+    """Case b has no label 2: seed 0 finds none, seed 1 finds one; case c has one, which seed 1 misses."""
+    tables = (
+        {"a": (0.8, 0.7), "b": (0.9, math.nan), "c": (0.75, 0.6), "d": (0.85, math.nan)},
+        {"a": (0.7, 0.8), "b": (0.9, 0.0), "c": (0.8, 0.0), "d": (0.8, math.nan)},
+    )
+    measured = [
+        [
+            score(model="x1/4 plain", pack_hash=str(seed), case=case, label=label, dice=dice)
+            for case, values in table.items()
+            for label, dice in enumerate(values, start=1)
+        ]
+        for seed, table in enumerate(tables)
+    ]
+    several = [read_results(workspace(tmp_path / str(seed), seed, scores=found)) for seed, found in enumerate(measured)]
+    (joined,) = join_seeds(several)
+    result = joined.joined()["x1/4 plain"]
+    # In seed 0, the empty label 2 of b is agreement, because seed 1 found something; that of d is empty in both.
+    by_seed = (
+        {"a": 0.75, "b": (0.9 + 1) / 2, "c": 0.675, "d": 0.85},
+        {"a": 0.75, "b": 0.9 / 2, "c": 0.4, "d": 0.8},
+    )
+    for metric in ("dice", "nsd"):
+        found = result.metrics[metric].cases
+        assert found == pytest.approx({case: (by_seed[0][case] + by_seed[1][case]) / 2 for case in "abcd"})
+    for case, hd95 in {"b": ((1 + 0) / 2 + (1 + 50) / 2) / 2, "c": ((2.5 + 4) / 2 + (2 + 50) / 2) / 2}.items():
+        assert result.metrics["hd95_mm"].cases[case] == pytest.approx(hd95)
+    seeds = [each["x1/4 plain"].mean("dice") for each in joined.by_seed()]
+    assert seeds == pytest.approx([sum(cases.values()) / 4 for cases in by_seed])
+    assert result.mean("dice") == pytest.approx(sum(seeds) / 2)
+    assert (result.undefined, result.replaced, result.label_cases) == (3, 2, {1: 4, 2: 3})
+    (said,) = verdicts(joined)
+    assert said.startswith("x1/4 plain: 3 scores are undefined (label in neither segmentation) and left out; 2 labels")
+    assert said.endswith("Counted over all seeds.")
+    caption = accuracy_table(joined).caption
+    assert "undefined in some seeds only counts there as agreement (Dice and NSD 1, HD95 0 mm)" in caption
+    assert "seeds" not in accuracy_table(several[0]).caption
+
+
 def test_seeds_that_do_not_fit_together(tmp_path: Path) -> None:
     first = read_results(workspace(tmp_path / "a", 0))
     with pytest.raises(InvalidSettingsError, match="two workspaces of spheres have the seed 0"):
@@ -123,6 +208,76 @@ def test_seeds_that_do_not_fit_together(tmp_path: Path) -> None:
     fewer = [row for row in rows(1) if row.case != "c03"]
     with pytest.raises(InvalidSettingsError, match="evaluated on other cases"):
         join_seeds([first, read_results(workspace(tmp_path / "c", 1, scores=fewer))])
+
+
+def test_costs_are_of_the_networks_that_were_evaluated(tmp_path: Path) -> None:
+    folder = workspace(tmp_path / "work")
+    costs = [
+        cost("x1 teacher"),  # of a version that did not write which pack
+        cost("x1/4 plain", pack_hash="x1/4 plain 0"),
+        cost("x1/4 logit", pack_hash="an earlier pack"),
+        cost("x1/8 plain"),
+    ]
+    write_efficiency(folder / "evaluation" / "efficiency.json", costs)
+    table = efficiency_table(read_results(folder))
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["x1 teacher", "x1/4 plain"]
+    assert "measured of another pack than was evaluated: x1/4 logit, x1/8 plain." in table.caption
+    assert "with openvino and the engine's own number of threads on a machine." in table.caption
+    running = replace(costs[0].running, threads=2)
+    write_efficiency(folder / "evaluation" / "efficiency.json", [replace(costs[0], running=running)])
+    table = efficiency_table(read_results(folder))
+    assert table is not None
+    assert "with openvino and 2 threads on a machine." in table.caption
+    assert table.caption.endswith("a machine.")
+
+
+def test_the_page_says_what_a_teacher_has_seen(tmp_path: Path) -> None:
+    folder = workspace(tmp_path / "work")
+    path = folder / "evaluation" / "evaluation.json"
+    content = json.loads(path.read_text())
+    split = "validation cases of fold 0, which the teacher's other folds have seen"
+    path.write_text(json.dumps({**content, "split": split}))
+    page = validation_page([folder])
+    assert f"\nCases: Generated spheres, {split}.\n" in page
+    assert "neither teacher nor students" not in page
+
+
+def test_a_plain_student_that_loses_nothing_is_named(tmp_path: Path, results: TaskResults) -> None:
+    assert not any("nothing is left" in line for line in verdicts(results))
+    weak = [replace(row, dice=row.dice - 0.1) if row.model == "x1 teacher" else row for row in rows()]  # by Dice only
+    said = verdicts(read_results(workspace(tmp_path / "weak", scores=weak)))
+    assert "x1/4 plain is not below x1 teacher by Dice: nothing is left to recover." in said
+    weak = [
+        replace(row, nsd=row.nsd - 0.1, hd95_mm=row.hd95_mm + 1) if row.model == "x1 teacher" else row for row in weak
+    ]
+    said = verdicts(read_results(workspace(tmp_path / "weaker", scores=weak)))
+    assert "x1/4 plain is not below x1 teacher by Dice, NSD and HD95: nothing is left to recover." in said
+
+
+def test_a_label_that_loses_next_to_nothing_is_not_named(tmp_path: Path) -> None:
+    plain = [row for row in rows() if row.model == "x1/4 plain"]
+    found = [replace(row, model="x1/4 logit", dice=row.dice - (4e-5, 6e-5)[row.label - 1]) for row in plain]
+    said = verdicts(read_results(workspace(tmp_path / "work", scores=plain + found)))
+    assert said[-1] == "x1/4 logit has a lower mean Dice than x1/4 plain in: Back (-0.0001) (not tested)."
+
+
+def test_what_not_every_seed_has_is_named_and_left_out_everywhere(tmp_path: Path) -> None:
+    folders = [
+        workspace(tmp_path / "a", 0, scores=[row for row in rows(0) if row.model != "x1/4 reco"]),
+        workspace(tmp_path / "b", 1, scores=[row for row in rows(1) if row.model != "x1/4 logit"]),
+        workspace(tmp_path / "c", 2, scores=[row for row in rows(2) if row.model != "x1/4 logit"]),
+    ]
+    write_efficiency(folders[0] / "evaluation" / "efficiency.json", [cost(model) for model in list(MODELS)[:3]])
+    page = validation_page(folders)
+    assert "x1/4 logit is left out: seeds 1, 2 did not evaluate it." in page
+    assert "x1/4 reco is left out: seed 0 did not evaluate it." in page
+    assert "**Table 2.**" in page
+    assert not [line for line in page.splitlines() if line.startswith("|") and re.search("logit|reco", line)]
+    only = [[row for row in rows(n) if row.model == model] for n, model in enumerate(("x1/4 plain", "x1/4 logit"))]
+    nothing = [read_results(workspace(tmp_path / f"only {n}", n, scores=found)) for n, found in enumerate(only)]
+    with pytest.raises(InvalidSettingsError, match="have no network in common"):
+        join_seeds(nothing)
 
 
 def test_the_validation_page_has_every_task(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -14,9 +15,11 @@ pytest.importorskip("matplotlib", reason="install the extra 'distill'")
 
 import distillation.report.qualitative as module
 from distillation.evaluation.scores import SurfaceSettings
+from distillation.evaluation.statistics import summarise
 from distillation.report.content import TaskResults
 from distillation.report.plots import accuracy_plot, difference_plot, label_plot, training_plot
 from distillation.report.qualitative import Column, qualitative_figure
+from distillation.report.write import median_case
 from distillation.run.curves import TrainingCurves
 from KDSegmentatorLib.analysis.planes import planes
 from KDSegmentatorLib.errors import GeometryError
@@ -58,7 +61,7 @@ def test_the_patients_left_is_on_the_right(axis_codes: str, monkeypatch: pytest.
     missed = reference.with_voxels((reference.voxels != student.voxels).astype(np.uint8))
     monkeypatch.setattr(module, "planes", cut_through(missed))
     columns = [Column(title="reference", segmentation=reference), Column(title="student", segmentation=student)]
-    picture = qualitative_figure(image, columns, LABELS, case="c", modality="MR")
+    picture = qualitative_figure(image, columns, LABELS, case="c", chosen="the only one", modality="MR")
     assert Image.open(BytesIO(picture.content)).mode == "RGBA"
     assert [view.name for _, view in drawn] == ["Coronal"] * 2 + ["Sagittal"] * 2 + ["Axial"] * 2
     for axes, view in drawn:
@@ -99,7 +102,7 @@ def test_a_segmentation_on_another_grid_is_refused() -> None:
     other = Volume(reference.voxels, (1.0, 1.0, 2.0))
     with pytest.raises(GeometryError, match="student: the segmentation is not on the grid of c"):
         columns = [Column(title="reference", segmentation=reference), Column(title="student", segmentation=other)]
-        qualitative_figure(image, columns, LABELS, case="c", modality="CT")
+        qualitative_figure(image, columns, LABELS, case="c", chosen="the only one", modality="CT")
 
 
 @pytest.fixture
@@ -132,6 +135,21 @@ def test_plots_are_drawn_the_same_every_time(results: TaskResults) -> None:
         assert first is not None
         assert first == second
         assert ElementTree.fromstring(first.content).tag.endswith("svg")
+
+
+def test_the_case_shown_is_the_median_of_the_networks_shown() -> None:
+    nan = math.nan
+    tables = {
+        "x1/4 plain": {"a": 0.9, "b": 0.5, "c": 0.8, "d": nan, "e": nan},
+        "x1/4 logit": {"a": 0.5, "b": 0.6, "c": 0.8, "d": nan, "e": 0.0},
+    }
+    shown = [
+        summarise(model, [score(model=model, case=case, dice=dice) for case, dice in table.items()])
+        for model, table in tables.items()
+    ]
+    # means: a 0.7, b 0.55, c 0.8; d is empty for both, e is rightly empty for plain: 0.5
+    assert median_case(shown) == ("a", 4)
+    assert median_case(shown[:1]) == ("c", 3)
 
 
 def test_what_is_not_known_is_not_drawn(results: TaskResults) -> None:
