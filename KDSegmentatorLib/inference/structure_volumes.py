@@ -12,7 +12,9 @@ from KDSegmentatorLib.geometry import MM3_PER_ML, Volume, slabs
 EDGE_SHARE = 0.002
 """A structure touches the edge if more than this share of its voxels is in the outermost layer of the volume.
 
-A plane through a brain holds 0.01 of its voxels, one through a small structure much more; a stray voxel holds less.
+A plane through a brain holds 0.01 of its voxels, one through a small structure much more; a stray voxel beside a
+structure holds less. One that is all there is of a label holds everything: how much a structure has to have is for who
+knows its size (:data:`KDSegmentatorLib.inference.sanity.CUT_OFF_SHARE`).
 """
 
 
