@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,7 +76,9 @@ class ResultWarning:
     sentence: str
 
 
-def check_result(segmentation: Volume, labels: Sequence[Label], manifest: Manifest) -> tuple[ResultWarning, ...]:
+def check_result(
+    segmentation: Volume, labels: Sequence[Label], manifest: Manifest, check: Callable[[], None] = lambda: None
+) -> tuple[ResultWarning, ...]:
     """Return what is odd about a result, the most important first; nothing about most results.
 
     Without ``expected`` in the manifest only structures that were not found are odd.
@@ -85,8 +87,9 @@ def check_result(segmentation: Volume, labels: Sequence[Label], manifest: Manife
         segmentation: label values, unsigned, (z, y, x).
         labels: the structures that were kept; others are not judged, nor is the sum unless all were kept.
         manifest: of the pack.
+        check: called once for each of the :func:`~KDSegmentatorLib.geometry.slabs`; may raise to stop the work.
     """
-    volumes = structure_volumes(segmentation, max(label.value for label in manifest.labels))
+    volumes = structure_volumes(segmentation, max(label.value for label in manifest.labels), check)
     judge = _Judge(volumes, labels, manifest)
     missing = judge.missing()
     if not volumes.ml.any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,18 +32,22 @@ class StructureVolumes:
     at_edge: npt.NDArray[np.bool_]
 
 
-def structure_volumes(segmentation: Volume, largest_value: int) -> StructureVolumes:
+def structure_volumes(
+    segmentation: Volume, largest_value: int, check: Callable[[], None] = lambda: None
+) -> StructureVolumes:
     """Return the volumes of the structures 1 to ``largest_value``.
 
     Args:
         segmentation: label values, unsigned, (z, y, x); larger values are left out.
         largest_value: of the labels.
+        check: called once for each of the :func:`~KDSegmentatorLib.geometry.slabs`; may raise to stop the work.
     """
     voxels, length = segmentation.voxels, largest_value + 1
     counts = np.zeros(length, dtype=np.int64)
     for part in slabs(voxels):
         slab = voxels[part]
         counts += np.bincount(slab[slab > 0], minlength=length)[:length]
+        check()
     outermost = np.zeros(length, dtype=np.int64)
     for axis in range(3):
         for layer in (0, -1):
