@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from KDSegmentatorLib.packs.catalogue import families
-from KDSegmentatorLib.packs.manifest import Interval, LabelScore
+from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore
 from KDSegmentatorLib.packs.pack import StudentPack
 
 
@@ -27,7 +27,7 @@ def _card(packs: Sequence[StudentPack]) -> str:
         _trainings(packs),
     ]
     scores = _scores(packs)
-    return "\n\n".join([*parts, scores] if scores else parts)
+    return "\n\n".join([*parts, _measurement(packs), scores] if scores else parts)
 
 
 def _trainings(packs: Sequence[StudentPack]) -> str:
@@ -47,6 +47,36 @@ def _trainings(packs: Sequence[StudentPack]) -> str:
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _measurement(packs: Sequence[StudentPack]) -> str:
+    """Return a line on how the scores of a family came about; what sizes do not share is said for each."""
+    lines: dict[str, list[str]] = {}
+    for pack in packs:
+        if pack.manifest.evaluation is not None:
+            lines.setdefault(_measured(pack.manifest.evaluation), []).append(pack.manifest.size)
+    if len(lines) == 1:
+        return f"**Measured on** {next(iter(lines))}"
+    return "**Measured on** " + " ".join(f"{', '.join(sizes)}: {line}" for line, sizes in lines.items())
+
+
+def _measured(found: Evaluation) -> str:
+    sentences = [
+        f"{found.dataset}, {found.split}, n = {found.cases}, {'with' if found.mirroring else 'without'} mirroring; "
+        "means over the cases."
+    ]
+    if found.nsd_tolerance_mm is not None:
+        of = "surface voxels" if found.nsd_surface == "voxels" else "sub-voxel patches by area"
+        sentences.append(
+            f"NSD (surface Dice): share of both surfaces ({of}) within {found.nsd_tolerance_mm:g} mm of each other."
+        )
+    if found.hd95_replaced is not None:
+        times = "never" if found.hd95_replaced == 0 else f"{found.hd95_replaced} times"
+        sentences.append(
+            "HD95: an infinite one, of a structure in one of both segmentations only, counts as the image's diagonal: "
+            f"{times} here."
+        )
+    return " ".join(sentences)
 
 
 def _loss(name: str, settings: dict[str, str]) -> str:
