@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from model_cards import model_cards
+from model_cards import CONTINUED_SEED_OFFSET, model_cards
 
 import packs_table
 from KDSegmentatorLib.packs.manifest import Evaluation
@@ -69,3 +69,28 @@ def test_a_card_says_one_line_for_all_sizes_that_were_measured_alike() -> None:
     packs = [measured(), shipped("hippocampus-x1_2")]
     assert model_cards(packs).count("n = 42") == 1
     assert "**Measured on** x1: " in model_cards([measured(cases=41), packs[1]])
+
+
+def trained(method: str, seed: int | None, **versions: str) -> str:
+    """Return the card of the hippocampus teacher with another provenance."""
+    pack = shipped("hippocampus-x1")
+    marked = {name.replace("_export", " (export)"): version for name, version in versions.items()}
+    made = replace(pack.manifest.provenance, method=method, seed=seed, created="2027-01-02", versions=marked)
+    return model_cards([replace(pack, manifest=replace(pack.manifest, provenance=made))])
+
+
+def test_only_versions_that_are_known_to_be_the_trainings_are_shown() -> None:
+    assert "| Seed | Exported | Trained with |" in trained("teacher", 0)
+    both = trained("teacher", 0, torch="2.1", nnunetv2="2.5", torch_export="2.9", onnx_export="1.2")
+    assert "| 0 | 2027-01-02 | nnunetv2 2.5, torch 2.1 |" in both
+    assert "| 2027-01-02 | not recorded |" in trained("teacher", 0, torch="2.1", nnunetv2="2.5"), "of an earlier export"
+    assert "| 2027-01-02 | not recorded |" in trained("teacher", 0, torch_export="2.9"), "a stock teacher"
+
+
+def test_the_seed_is_the_recipes() -> None:
+    students = pytest.importorskip("distillation.students", reason="install the extra 'distill'")
+    assert students._CONTINUED_SEED_OFFSET == CONTINUED_SEED_OFFSET
+    assert "| 3 | 2027-01-02 |" in trained("logit", 3 + CONTINUED_SEED_OFFSET)
+    assert "| 3 | 2027-01-02 |" in trained("plain", 3)
+    assert "| 1003 | 2027-01-02 |" in trained("teacher", 1003), "a teacher has no warm-up"
+    assert "| not recorded | 2027-01-02 |" in trained("teacher", None)
