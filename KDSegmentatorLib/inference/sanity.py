@@ -209,7 +209,7 @@ class _Judge:
 
     def _too_small(self, known: ExpectedLabel) -> bool:
         """Return whether a structure that was found is smaller than it may be."""
-        return 0 < self._volumes.ml[known.value] < LABEL_TIMES_SMALLEST * known.smallest_ml
+        return 0 < float(self._volumes.ml[known.value]) < LABEL_TIMES_SMALLEST * known.smallest_ml
 
     def _at_edge(self, known: ExpectedLabel) -> bool:
         """Return whether enough of a structure is there, at the edge of the volume, for its rest to lie beyond it."""
