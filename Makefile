@@ -37,7 +37,7 @@ lint-types: $(VENV)/dev.stamp
 lint-imports: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
-# Writes docs/benchmarks.md and its picture. Stock nnU-Net is part of it: torch is needed.
+# Writes docs/benchmarks.md and its picture. Stock nnU-Net and MONAI are part of it: torch is needed.
 bench: $(VENV)/dev.stamp
 	$(RUN) Testing/Benchmarks/bench.py $(ARGS)
 

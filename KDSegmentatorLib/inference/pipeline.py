@@ -16,7 +16,7 @@ from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.head import VoxelMaps
 from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
 from KDSegmentatorLib.errors import ImplausibleVolumeError, InvalidSettingsError
-from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.geometry import Volume, slabs
 from KDSegmentatorLib.inference.accumulation import blended_slabs, mirrored_axes, windows_reaching
 from KDSegmentatorLib.inference.head_place import head_comes_early
 from KDSegmentatorLib.inference.network_grid import NetworkGrid
@@ -118,11 +118,12 @@ def segment(
         grid, image, warnings = _preprocessed(volume, found, manifest, request, check_input=check_input)
         preprocessed = watch.elapsed()
         starts = grid.window_starts()
-        maps = _restored_maps(grid, image, pack, watch, starts, mirrorings, request)
+        slabs_to_check = sum(1 for _ in slabs(volume.voxels))
+        maps, steps = _restored_maps(grid, image, pack, watch, starts, mirrorings, request, slabs_to_check)
         del image
         result = _on_the_input_grid(maps, grid, volume)
         labelled = volume.with_voxels(result.labels)
-        warnings += check_result(labelled, request.wanted, manifest)
+        warnings += check_result(labelled, request.wanted, manifest, steps.advance)
     except (MemoryError, RuntimeError) as error:
         if not is_memory_failure(error):
             raise
@@ -248,8 +249,9 @@ def _restored_maps(
     starts: list[tuple[int, int, int]],
     mirrorings: list[tuple[int, ...]],
     request: _Request,
-) -> VoxelMaps:
-    """Return the maps on the transposed grid of the whole volume."""
+    later: int,
+) -> tuple[VoxelMaps, Steps]:
+    """Return the maps on the transposed grid of the whole volume, and the stage with ``later`` steps still to come."""
     manifest = pack.manifest
     head = pack.head()
     early = head_comes_early(manifest)
@@ -271,7 +273,7 @@ def _restored_maps(
         if steps.done < steps.total:
             steps.check()
         elif last is None:  # what is left after the last window
-            last = request.steps("restore", rows + count)
+            last = request.steps("restore", rows + count + later)
         if last is not None:
             last.advance(count)
 
@@ -298,7 +300,7 @@ def _restored_maps(
             ):
                 restoration.push(slab)
             del slab  # makes room for the next strip's
-    return maps
+    return maps, last or request.steps("restore", later)
 
 
 def _on_the_input_grid(maps: VoxelMaps, grid: NetworkGrid, volume: Volume) -> VoxelMaps:

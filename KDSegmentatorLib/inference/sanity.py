@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +41,14 @@ A structure that is not there is missing then, and one that touches the edge of 
 size. The spinal cord, which ends at the edge of 23 of 100 head-and-neck CTs, is cut off only if it is too small.
 """
 
+CUT_OFF_SHARE = 0.05
+"""What touches the edge is called cut off from this share of the structure's smallest volume on; less is just small.
+
+A twentieth of a ball is a cap of a seventh of its diameter: two or three slices of a parotid gland. Less than that
+does not tell that the structure was there and went on, only that something was labelled: a stray voxel at the edge is
+not a cut mandible. A structure that really is cut off with less left is still said to be small.
+"""
+
 WarningKind = Literal["input", "empty", "missing", "small", "large", "cut off", "asymmetric"]
 
 
@@ -51,7 +59,8 @@ class ResultWarning:
     Attributes:
         kind: ``input`` is a volume that does not look like what the pack was made for, segmented all the same because
             the check was switched off; ``cut off`` a structure that touches the edge of the volume and usually does
-            not, or is too small, or much smaller than its other side.
+            not, or is too small, or much smaller than its other side; with less than :data:`CUT_OFF_SHARE` of it left
+            it is ``small``.
         pack_id: the pack that made it, in a chain possibly the earlier one.
         labels: names of the structures, the left one first of a pair; none if it is about all of them.
         found: volume in ml, or the difference ``|L - R| / ((L + R) / 2)`` of a pair; None for the first three kinds.
@@ -67,7 +76,9 @@ class ResultWarning:
     sentence: str
 
 
-def check_result(segmentation: Volume, labels: Sequence[Label], manifest: Manifest) -> tuple[ResultWarning, ...]:
+def check_result(
+    segmentation: Volume, labels: Sequence[Label], manifest: Manifest, check: Callable[[], None] = lambda: None
+) -> tuple[ResultWarning, ...]:
     """Return what is odd about a result, the most important first; nothing about most results.
 
     Without ``expected`` in the manifest only structures that were not found are odd.
@@ -76,15 +87,21 @@ def check_result(segmentation: Volume, labels: Sequence[Label], manifest: Manife
         segmentation: label values, unsigned, (z, y, x).
         labels: the structures that were kept; others are not judged, nor is the sum unless all were kept.
         manifest: of the pack.
+        check: called once for each of the :func:`~KDSegmentatorLib.geometry.slabs`; may raise to stop the work.
     """
-    volumes = structure_volumes(segmentation, max(label.value for label in manifest.labels))
+    volumes = structure_volumes(segmentation, max(label.value for label in manifest.labels), check)
     judge = _Judge(volumes, labels, manifest)
     missing = judge.missing()
     if not volumes.ml.any():
         return judge.empty(missing)
     sizes = judge.sizes()
     said = {name for warning in sizes for name in warning.labels}
-    return (*missing, *judge.total(), *sizes, *(pair for pair in judge.pairs() if said.isdisjoint(pair.labels)))
+    return (
+        *missing,
+        *judge.total(some_missing=bool(missing)),
+        *sizes,
+        *(pair for pair in judge.pairs() if said.isdisjoint(pair.labels)),
+    )
 
 
 def input_warning(finding: str, manifest: Manifest) -> ResultWarning:
@@ -142,15 +159,18 @@ class _Judge:
             ),
         )
 
-    def total(self) -> tuple[ResultWarning, ...]:
-        expected, volumes = self._expected, self._volumes
+    def total(self, *, some_missing: bool) -> tuple[ResultWarning, ...]:
+        """Judge all structures together; too little of them is not said where those that are missing explain it."""
+        expected, volume = self._expected, float(self._volumes.ml.sum())
         if expected is None or not self._complete or len(self._names) == 1:
             return ()
+        if some_missing and volume < expected.smallest_ml and not any(map(self._too_small, self._known.values())):
+            return ()
         return self._size(
-            float(volumes.ml.sum()),
+            volume,
             (expected.smallest_ml, expected.largest_ml),
             (TOTAL_TIMES_SMALLEST, TOTAL_TIMES_LARGEST),
-            at_edge=bool(volumes.at_edge.any()),
+            at_edge=any(_usually_whole(known) and self._at_edge(known) for known in self._known.values()),
         )
 
     def sizes(self) -> tuple[ResultWarning, ...]:
@@ -163,8 +183,8 @@ class _Judge:
                 volume,
                 (known.smallest_ml, known.largest_ml),
                 (LABEL_TIMES_SMALLEST, LABEL_TIMES_LARGEST),
-                at_edge=bool(self._volumes.at_edge[value]),
-                usually_whole=known.at_edge <= (1 - ALMOST_EVERY_CASE) * known.cases,
+                at_edge=self._at_edge(known),
+                usually_whole=_usually_whole(known),
                 name=name,
             )
         return tuple(warnings)
@@ -186,6 +206,15 @@ class _Judge:
             return True
         known = self._known.get(value)
         return known is not None and known.cases >= ALMOST_EVERY_CASE * self._expected.cases
+
+    def _too_small(self, known: ExpectedLabel) -> bool:
+        """Return whether a structure that was found is smaller than it may be."""
+        return 0 < float(self._volumes.ml[known.value]) < LABEL_TIMES_SMALLEST * known.smallest_ml
+
+    def _at_edge(self, known: ExpectedLabel) -> bool:
+        """Return whether enough of a structure is there, at the edge of the volume, for its rest to lie beyond it."""
+        enough = self._volumes.ml[known.value] >= CUT_OFF_SHARE * known.smallest_ml
+        return bool(self._volumes.at_edge[known.value] and enough)
 
     def _size(
         self,
@@ -227,7 +256,7 @@ class _Judge:
     def _asymmetry(self, pair: ExpectedPair, left: float, right: float, difference: float) -> ResultWarning:
         names = self._names[pair.left], self._names[pair.right]
         smaller = pair.left if left < right else pair.right
-        cut = bool(self._volumes.at_edge[smaller])
+        cut = bool(self._volumes.at_edge[smaller])  # large enough, or its size would have been said instead
         if cut:
             what = f"{self._names[smaller]} is cut off at the edge of the volume"
         else:
@@ -257,6 +286,10 @@ class _Judge:
             expected=expected,
             sentence=sentence,
         )
+
+
+def _usually_whole(known: ExpectedLabel) -> bool:
+    return known.at_edge <= (1 - ALMOST_EVERY_CASE) * known.cases
 
 
 def _ml(volume: float) -> str:

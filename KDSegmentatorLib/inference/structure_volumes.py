@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ from KDSegmentatorLib.geometry import MM3_PER_ML, Volume, slabs
 EDGE_SHARE = 0.002
 """A structure touches the edge if more than this share of its voxels is in the outermost layer of the volume.
 
-A plane through a brain holds 0.01 of its voxels, one through a small structure much more; a stray voxel holds less.
+A plane through a brain holds 0.01 of its voxels, one through a small structure much more; a stray voxel beside a
+structure holds less. One that is all there is of a label holds everything: how much a structure has to have is for who
+knows its size (:data:`KDSegmentatorLib.inference.sanity.CUT_OFF_SHARE`).
 """
 
 
@@ -29,18 +32,22 @@ class StructureVolumes:
     at_edge: npt.NDArray[np.bool_]
 
 
-def structure_volumes(segmentation: Volume, largest_value: int) -> StructureVolumes:
+def structure_volumes(
+    segmentation: Volume, largest_value: int, check: Callable[[], None] = lambda: None
+) -> StructureVolumes:
     """Return the volumes of the structures 1 to ``largest_value``.
 
     Args:
         segmentation: label values, unsigned, (z, y, x); larger values are left out.
         largest_value: of the labels.
+        check: called once for each of the :func:`~KDSegmentatorLib.geometry.slabs`; may raise to stop the work.
     """
     voxels, length = segmentation.voxels, largest_value + 1
     counts = np.zeros(length, dtype=np.int64)
     for part in slabs(voxels):
         slab = voxels[part]
         counts += np.bincount(slab[slab > 0], minlength=length)[:length]
+        check()
     outermost = np.zeros(length, dtype=np.int64)
     for axis in range(3):
         for layer in (0, -1):

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from KDSegmentatorLib.packs.catalogue import families
-from KDSegmentatorLib.packs.manifest import Interval, LabelScore
+from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore, Provenance
 from KDSegmentatorLib.packs.pack import StudentPack
+
+CONTINUED_SEED_OFFSET = 1000
+"""What a student that goes on from its warm-up adds to its recipe's seed: that of :mod:`distillation.students`."""
+
+_EXPORT = " (export)"
 
 
 def model_cards(packs: Sequence[StudentPack]) -> str:
@@ -27,26 +32,80 @@ def _card(packs: Sequence[StudentPack]) -> str:
         _trainings(packs),
     ]
     scores = _scores(packs)
-    return "\n\n".join([*parts, scores] if scores else parts)
+    return "\n\n".join([*parts, _measurement(packs), scores] if scores else parts)
 
 
 def _trainings(packs: Sequence[StudentPack]) -> str:
-    rows = ["| Pack | Method | Iterations | Seed | Trained | With |", "|---|---|---:|---:|---|---|"]
+    rows = ["| Pack | Method | Iterations | Seed | Exported | Trained with |", "|---|---|---:|---:|---|---|"]
     for pack in packs:
         made = pack.manifest.provenance
         losses = made.losses or {}
         method = made.method if not losses else f"{made.method} ({'; '.join(map(_loss, losses, losses.values()))})"
-        versions = [f"{name} {made.versions[name]}" for name in ("nnunetv2", "torch") if name in made.versions]
+        trained_with = _trained_with(made)
+        versions = [f"{name} {trained_with[name]}" for name in ("nnunetv2", "torch") if name in trained_with]
+        seed = _recipe_seed(made)
         cells = [
             f"`{pack.manifest.id}` {pack.manifest.version}",
             method,
             "not recorded" if made.iterations is None else f"{made.iterations:,}",
-            "not recorded" if made.seed is None else str(made.seed),
+            "not recorded" if seed is None else str(seed),
             made.created,
             ", ".join(versions) or "not recorded",
         ]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _trained_with(made: Provenance) -> dict[str, str]:
+    """Return the versions of the training; none where they are not known.
+
+    A pack that marks the versions of its export has those of its training without the mark, if it knows them. Packs of
+    an earlier version mark nothing, and all their versions are of the export.
+    """
+    if not any(name.endswith(_EXPORT) for name in made.versions):
+        return {}
+    return {name: version for name, version in made.versions.items() if not name.endswith(_EXPORT)}
+
+
+def _recipe_seed(made: Provenance) -> int | None:
+    """Return the seed of the recipe; packs hold that of the training, which in a student that goes on is another one.
+
+    A pack does not say whether its student went on from a warm-up, so that this holds for recipes with smaller seeds
+    than the offset.
+    """
+    if made.seed is None or made.method == "teacher":
+        return made.seed
+    return made.seed % CONTINUED_SEED_OFFSET
+
+
+def _measurement(packs: Sequence[StudentPack]) -> str:
+    """Return a line on how the scores of a family came about; what sizes do not share is said for each."""
+    lines: dict[str, list[str]] = {}
+    for pack in packs:
+        if pack.manifest.evaluation is not None:
+            lines.setdefault(_measured(pack.manifest.evaluation), []).append(pack.manifest.size)
+    if len(lines) == 1:
+        return f"**Measured on** {next(iter(lines))}"
+    return "**Measured on** " + " ".join(f"{', '.join(sizes)}: {line}" for line, sizes in lines.items())
+
+
+def _measured(found: Evaluation) -> str:
+    sentences = [
+        f"{found.dataset}, {found.split}, n = {found.cases}, {'with' if found.mirroring else 'without'} mirroring; "
+        "means over the cases."
+    ]
+    if found.nsd_tolerance_mm is not None:
+        of = "surface voxels" if found.nsd_surface == "voxels" else "sub-voxel patches by area"
+        sentences.append(
+            f"NSD (surface Dice): share of both surfaces ({of}) within {found.nsd_tolerance_mm:g} mm of each other."
+        )
+    if found.hd95_replaced is not None:
+        times = "never" if found.hd95_replaced == 0 else f"{found.hd95_replaced} times"
+        sentences.append(
+            "HD95: an infinite one, of a structure in one of both segmentations only, counts as the image's diagonal: "
+            f"{times} here."
+        )
+    return " ".join(sentences)
 
 
 def _loss(name: str, settings: dict[str, str]) -> str:

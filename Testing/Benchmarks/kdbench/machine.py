@@ -12,7 +12,7 @@ from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.machine.processor import processor_name
 from KDSegmentatorLib.version import __version__
 
-_PACKAGES = ("openvino", "onnxruntime", "numpy", "scipy", "SimpleITK", "torch", "nnunetv2")
+_PACKAGES = ("openvino", "onnxruntime", "numpy", "scipy", "SimpleITK", "torch", "nnunetv2", "monai")
 
 
 def describe_machine() -> Machine:

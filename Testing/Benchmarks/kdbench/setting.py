@@ -28,6 +28,7 @@ class Scope:
         ct_scans: volumes that grow, the smallest first.
         ct_spacing: of them, mm along i, j, k.
         classes: outputs of the heads that are put on one body, background included.
+        structures: labels of the pair of segmentations, as large as ``brain_scan``, that metrics are timed on.
         template_boxes: name to size of the real scans that shipped packs segment.
         matrix: rows of the matrices whose product is the machine's peak.
         copied: bytes of the array whose copy shows the memory's speed.
@@ -41,6 +42,7 @@ class Scope:
     ct_scans: tuple[Size, ...] = ((256, 256, 150), (384, 384, 300), (512, 512, 300), (512, 512, 600))
     ct_spacing: tuple[float, float, float] = (0.76, 0.76, 1.0)
     classes: tuple[int, ...] = (2, 14, 37, 111)
+    structures: int = 13
     template_boxes: Mapping[str, Size] = field(
         default_factory=lambda: {"one window": (36, 50, 36), "many windows": (80, 112, 80)}
     )

@@ -64,6 +64,7 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
         ct_scans=((32, 32, 30), (40, 40, 36)),
         ct_spacing=(1.0, 1.0, 1.5),
         classes=(14, 20),
+        structures=3,
         template_boxes={"one window": (36, 50, 36)},
         matrix=64,
         copied=1 << 16,

@@ -134,6 +134,21 @@ def test_classes_volumes_and_the_brain_have_their_targets() -> None:
     assert "Against the number of classes" in page(made)
 
 
+def test_surface_metrics_against_monai() -> None:
+    def pair(surface: str, monai: float) -> Outcome:
+        details = {"monai": monai, "ours": 0.5, "monai_wall": monai + 1, "ours_wall": 0.8, "mean_dice": 0.9}
+        return outcome(9.0, facts={"x": 160, "y": 192, "z": 160, "labels": 13}, details=details, surface=surface)
+
+    made = results(surface=[pair("voxels", 3.0), pair("subvoxel", 2.0)])
+    found = target(made, "HD95 and NSD of 13 labels on 160 x 192 x 160")
+    assert {finding.way: finding.value for finding in found.findings} == {"voxels": 6.0, "subvoxel": 4.0}
+    assert found.verdict == "met with voxels"
+    text = page(made)
+    assert "(160 x 192 x 160 voxels, 13 labels, mean Dice 0.900)" in text
+    assert "| surface voxels | 3.00 | 0.500 | 6.00x | 4.00 | 0.800 | 5.00x |" in text
+    assert "| sub-voxel patches | 2.00 | 0.500 | 4.00x | 3.00 | 0.800 | 3.75x |" in text
+
+
 def test_share_of_the_peak_and_where_the_rest_goes() -> None:
     convolution = Operation(kind="Convolution", coarseness=1, seconds=1.5, flops=60e9, bytes=3e9)
     norm = Operation(kind="MVN", coarseness=2, seconds=0.5, flops=0.0, bytes=4e9)

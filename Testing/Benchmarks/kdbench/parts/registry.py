@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from kdbench.parts import advisor, arithmetic, brain, classes, paper, shipped, starting, volumes
+from kdbench.parts import advisor, arithmetic, brain, classes, paper, shipped, starting, surface, volumes
 from kdbench.runner import Subject
 from kdbench.setting import Setting
 
@@ -19,5 +19,6 @@ PARTS: dict[str, Stages] = {
     "brain": brain.stages,
     "start": starting.stages,
     "advisor": advisor.stages,
+    "surface": surface.stages,
 }
 """Name to stages; the subjects of a stage take turns, the next stage may use what they left."""

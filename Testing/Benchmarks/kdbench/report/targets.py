@@ -148,6 +148,17 @@ def targets(results: Results) -> list[Target]:
             findings=_each(results.found("start", what="kdseg --help"), _seconds, way=""),
         ),
         *_advisor_targets(results),
+        Target(
+            what=f"HD95 and NSD of {Scope().structures} labels on {shape(Scope().brain_scan)}, faster than MONAI (CPU)",
+            limit=5,
+            at_least=True,
+            shown=times,
+            findings=tuple(
+                Finding(way=outcome.labels["surface"], value=faster)
+                for outcome in results.found("surface")
+                if (faster := ratio(outcome.detail("monai"), outcome.detail("ours"))) is not None
+            ),
+        ),
     ]
 
 

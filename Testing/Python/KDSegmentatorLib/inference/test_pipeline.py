@@ -14,6 +14,7 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+from KDSegmentatorLib import geometry
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.errors import (
     CancelledError,
@@ -209,6 +210,24 @@ def test_cancel_at_every_stage(pack: StudentPack, stage: str) -> None:
 
     with pytest.raises(CancelledError):
         segment(scan(), pack, OnnxRuntimeEngine(pack.body()), progress=follow, cancel=lambda: current == stage)
+
+
+def test_the_check_of_the_result_can_be_cancelled_and_is_part_of_the_progress(
+    pack: StudentPack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume, engine = scan(), OnnxRuntimeEngine(pack.body())
+    whole: list[Progress] = []
+    segment(volume, pack, engine, progress=whole.append)
+    monkeypatch.setattr(geometry, "_SLAB_VOXELS", volume.voxels[0].size)
+    reports: list[Progress] = []
+
+    def three_slabs_left() -> bool:
+        return bool(reports) and reports[-1].stage == "restore" and reports[-1].total - reports[-1].done <= 3
+
+    with pytest.raises(CancelledError):
+        segment(volume, pack, engine, progress=reports.append, cancel=three_slabs_left)
+    assert reports[-1].total == whole[-1].total + 19, "one slab before, 20 now"
+    assert reports[-1].total - reports[-1].done == 3
 
 
 def test_a_window_is_broken_off_in_the_middle(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -76,3 +77,12 @@ def test_the_shipped_folder_is_in_the_wheel_or_beside_the_library(
     inside = tmp_path / "KDSegmentatorLib" / "Resources" / "Packs"
     inside.mkdir(parents=True)
     assert default_shipped_folder() == inside.resolve()
+
+
+def test_every_shipped_pack_says_what_it_fits_and_what_to_expect() -> None:
+    """From the manifests themselves: ``kdseg-distill complete`` adds both to packs of an earlier version."""
+    paths = sorted(default_shipped_folder().glob("*/manifest.json"))
+    assert paths
+    manifests = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    fields = ("expected", "field_of_view")
+    assert [(pack, each) for pack, manifest in manifests.items() for each in fields if not manifest.get(each)] == []
