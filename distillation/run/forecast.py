@@ -15,7 +15,7 @@ from distillation.plans import resolve_configuration, student_plans
 from distillation.run.augmentation_cost import augmenting_processes
 from distillation.run.curves import read_curves
 from distillation.run.hashes import settings_hash
-from distillation.run.training_cost import measure_steps, training_bytes
+from distillation.run.training_cost import checkpoint_bytes, measure_steps, training_bytes
 from distillation.run.training_work import MeasuredSteps, TrainingWork
 from distillation.sizes import alpha_of
 from distillation.students import select_students
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 Source = Literal["recorded", "training log", "measured steps", "scores so far", "unknown"]
 
 _CHECKPOINTS = 4
-"""Files of a training: final, best, latest, and the one that is being written; each holds weights and momentum."""
+"""Files of a training: final, best, latest, and the one that is being written; each holds the optimiser's numbers too."""
 
 _PREPROCESSED_BYTES = 6
 """A voxel as float32 and its label in 16 bits, before compression."""
@@ -86,9 +86,8 @@ class Forecasts:
 
     def _of_training(self, step: Step) -> Forecast:
         works = self._works(step)
-        parameters = [_parameters(work) for work in works]
         memory = max(training_bytes(work) for work in works)
-        disk = sum(_CHECKPOINTS * 8 * count for count in parameters)
+        disk = sum(_CHECKPOINTS * checkpoint_bytes(work) for work in works)
         forecast = Forecast(memory_bytes=memory, disk_bytes=disk)
         logged = self._from_log(step)
         if logged is not None:
@@ -130,6 +129,7 @@ class Forecasts:
             steps=settings.epochs * settings.iterations_per_epoch,
             validation_steps=settings.epochs * settings.validation_iterations,
             precision=settings.precision,
+            optimizer=settings.optimizer,
             teachers=len(recipe.teacher_folds()) if teacher else 1,
             gradient_checkpointing=settings.gradient_checkpointing,
             mirroring_axes=settings.mirroring_axes,
@@ -201,9 +201,3 @@ def check_machine(step: Step, forecast: Forecast, folder: Path, *, device: str) 
             f"{step.name} will write about {forecast.disk_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in "
             f"{folder}; free some space or give another --workspace"
         )
-
-
-def _parameters(work: TrainingWork) -> int:
-    from distillation.efficiency import network_cost
-
-    return network_cost(work.configuration, channels=work.channels, labels=work.labels).parameters

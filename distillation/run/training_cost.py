@@ -16,7 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from distillation.run.augmentation_cost import measure_augmentation
-from distillation.run.training_work import MeasuredSteps, TrainingWork
+from distillation.run.training_work import NUMBERS_KEPT, MeasuredSteps, TrainingWork
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.machine.peak_memory import peak_memory
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 PROCESS_BYTES = 900_000_000
 """Python with torch and nnU-Net loaded, before the first network."""
-
-_OPTIMISER_COPIES = 3
-"""Weights, gradients and momentum."""
 
 _PASSING_TENSORS = 3
 """Tensors of the largest size that a step has at hand beyond those that it keeps for the gradients."""
@@ -41,7 +38,7 @@ def training_bytes(work: TrainingWork) -> int:
 
     The network runs on torch's meta device, where autograd keeps tensors without content: those are counted, each
     storage once. With gradient checkpointing they are fewer, and what the largest stage keeps is there for a while when
-    it is computed again. Added are weights, gradients and momentum, the teacher's weights and largest tensors, and the
+    it is computed again. Added are weights, gradients and what the optimiser keeps, the teacher's weights and largest tensors, and the
     process. Of a distillation loss nothing else is kept: the logit loss computes its softmax in chunks, twice, and its
     gradient is among the passing tensors. Feature losses take more.
     """
@@ -62,8 +59,17 @@ def training_bytes(work: TrainingWork) -> int:
             kept, _ = _kept(network, batch)
             activations = sum(kept.values()) + max(stages)
     parameters: int = 4 * sum(parameter.numel() for parameter in network.parameters())
-    total = PROCESS_BYTES + activations + _OPTIMISER_COPIES * parameters + _PASSING_TENSORS * largest
+    copies = 2 + NUMBERS_KEPT[work.optimizer]
+    total = PROCESS_BYTES + activations + copies * parameters + _PASSING_TENSORS * largest
     return total if work.teacher is None else total + _inference_bytes(work.teacher, work)
+
+
+def checkpoint_bytes(work: TrainingWork) -> int:
+    """Return the size of a training's checkpoint: weights and what the optimiser keeps."""
+    from distillation.efficiency import network_cost
+
+    parameters = network_cost(work.configuration, channels=work.channels, labels=work.labels).parameters
+    return 4 * (1 + NUMBERS_KEPT[work.optimizer]) * parameters
 
 
 def _kept(network: nn.Module, batch: torch.Tensor) -> tuple[dict[int, int], list[int]]:

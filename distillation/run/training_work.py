@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from distillation.augmentation.settings import NNUNETS_OWN, AugmentationSettings
 
 if TYPE_CHECKING:
-    from distillation.settings import Precision
+    from distillation.settings import Optimizer, Precision
+
+NUMBERS_KEPT: dict[Optimizer, int] = {"sgd": 1, "adamw": 3}
+"""Numbers that an optimiser keeps of every parameter: momentum; both moments and, with AMSGrad, the largest second one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,7 @@ class TrainingWork:
         steps: optimiser steps.
         validation_steps: forward passes between the epochs.
         precision: as in :class:`distillation.settings.TrainingSettings`.
+        optimizer: likewise.
     """
 
     configuration: dict[str, Any]
@@ -39,6 +43,7 @@ class TrainingWork:
     steps: int
     validation_steps: int
     precision: Precision = "auto"
+    optimizer: Optimizer = "sgd"
     teachers: int = 1
     gradient_checkpointing: bool = False
     mirroring_axes: tuple[int, ...] = (0, 1, 2)

@@ -1,0 +1,57 @@
+"""The counted cost of a training against a real one's: checkpoints, optimisers, distillation losses."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="install the extra 'distill'")
+pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
+
+from distillation.efficiency import count_parameters
+from distillation.run.training_cost import checkpoint_bytes, training_bytes
+from distillation.run.training_work import TrainingWork
+from distillation.settings import Optimizer, TrainingSettings
+from distillation.teacher import build_network
+from distillation.trainers import KDSegPlainTrainer
+
+PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
+
+
+def work(plans: Callable[..., Any], features: tuple[int, ...], patch: tuple[int, ...]) -> TrainingWork:
+    return TrainingWork(
+        configuration=plans(PLAIN, features, patch)["configurations"]["3d_fullres"],
+        teacher=None,
+        channels=1,
+        labels=3,
+        batch_size=2,
+        steps=10,
+        validation_steps=4,
+        precision="float32",
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_the_optimisers_numbers_are_counted(plans: Callable[..., Any], optimizer: Optimizer) -> None:
+    """Against a checkpoint of the optimiser that the trainer makes."""
+    asked = replace(work(plans, (16, 32, 64), (8, 8, 8)), optimizer=optimizer)
+    network = build_network(asked.configuration, channels=1, labels=3, deep_supervision=True)
+    trainer = KDSegPlainTrainer.__new__(KDSegPlainTrainer)
+    trainer.settings = TrainingSettings(epochs=1, optimizer=optimizer)
+    trainer.network, trainer.initial_lr, trainer.weight_decay, trainer.num_epochs = network, 1e-3, 3e-5, 1
+    made, _ = trainer.configure_optimizers()
+    torch.stack([output.square().mean() for output in network(torch.randn(2, 1, 8, 8, 8))]).sum().backward()
+    made.step()
+    written = io.BytesIO()
+    torch.save({"network_weights": network.state_dict(), "optimizer_state": made.state_dict()}, written)
+    assert checkpoint_bytes(asked) == pytest.approx(written.tell(), rel=0.15)
+
+
+def test_memory_holds_the_optimisers_numbers(plans: Callable[..., Any]) -> None:
+    asked = work(plans, (16, 32), (16, 16, 16))
+    parameters = count_parameters(build_network(asked.configuration, channels=1, labels=3, deep_supervision=True))
+    assert training_bytes(replace(asked, optimizer="adamw")) - training_bytes(asked) == 2 * 4 * parameters
