@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,11 +29,12 @@ if TYPE_CHECKING:
     from distillation.run.steps import Step
     from distillation.settings import TrainingSettings
     from distillation.stages import Stages
+    from KDSegmentatorLib.packs.manifest import Method
 
 Source = Literal["recorded", "training log", "measured steps", "scores so far", "unknown"]
 
 _CHECKPOINTS = 4
-"""Files of a training: final, best, latest, and the one that is being written; each holds the optimiser's numbers too."""
+"""Files of a training: final, best, latest, and the one that is being written."""
 
 _PREPROCESSED_BYTES = 6
 """A voxel as float32 and its label in 16 bits, before compression."""
@@ -98,31 +99,33 @@ class Forecasts:
         processes = augmenting_processes()
         pairs = zip(works, measured, strict=True)
         total = sum(work.seconds(each, processes=processes) for work, each in pairs if each is not None)
-        return replace(forecast, seconds=total, source="measured steps")
+        peaks = [each.peak_bytes for each in measured if each is not None and each.peak_bytes is not None]
+        return replace(forecast, seconds=total, source="measured steps", memory_bytes=max(peaks, default=memory))
 
     def _works(self, step: Step) -> list[TrainingWork]:
         """Return what a step trains: the teacher, or a student after its warm-up."""
         recipe, prepared = self._stages.recipe, self._stages.prepared()
         if step.student is None:
-            return [self._work(prepared.plans, 1.0, recipe.settings(recipe.teacher.epochs), teacher=False)]
+            return [self._work(prepared.plans, 1.0, recipe.settings(recipe.teacher.epochs), method="plain")]
         student = recipe.student(step.student.size)
         alpha = alpha_of(student.size)
-        distilled = step.student.method != "plain"
         settings = recipe.settings(student.epochs, student.minimum_width)
-        works = [self._work(prepared.plans, alpha, settings, teacher=distilled)]
+        works = [self._work(prepared.plans, alpha, settings, method=step.student.method)]
         if student.warm_up_epochs and self._stages.warm_up(student.size) != "done":
             warm_up = replace(settings, epochs=student.warm_up_epochs)
-            works.insert(0, self._work(prepared.plans, alpha, warm_up, teacher=False))
+            works.insert(0, self._work(prepared.plans, alpha, warm_up, method="plain"))
         return works
 
-    def _work(self, plans: dict[str, Any], alpha: float, settings: TrainingSettings, *, teacher: bool) -> TrainingWork:
+    def _work(self, plans: dict[str, Any], alpha: float, settings: TrainingSettings, *, method: Method) -> TrainingWork:
         recipe = self._stages.recipe
+        terms = {} if method == "plain" else recipe.methods[method].terms
         name = recipe.dataset.configuration
         scaled = student_plans(plans, name, alpha=alpha, name="forecast", settings=settings)
         raw = self._stages.prepared().raw
         return TrainingWork(
             configuration=resolve_configuration(scaled, name),
-            teacher=resolve_configuration(plans, name) if teacher else None,
+            teacher=resolve_configuration(plans, name) if terms else None,
+            losses={loss: asdict(term) for loss, term in terms.items()},
             channels=len(raw.description["channel_names"]),
             labels=len(raw.labels),
             batch_size=settings.batch_size,
@@ -130,7 +133,7 @@ class Forecasts:
             validation_steps=settings.epochs * settings.validation_iterations,
             precision=settings.precision,
             optimizer=settings.optimizer,
-            teachers=len(recipe.teacher_folds()) if teacher else 1,
+            teachers=len(recipe.teacher_folds()) if terms else 1,
             gradient_checkpointing=settings.gradient_checkpointing,
             mirroring_axes=settings.mirroring_axes,
             augmentation=settings.augmentation,

@@ -12,12 +12,12 @@ import pytest
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
-from distillation.efficiency import count_parameters
-from distillation.run.training_cost import checkpoint_bytes, training_bytes
-from distillation.run.training_work import TrainingWork
-from distillation.settings import Optimizer, TrainingSettings
-from distillation.teacher import build_network
-from distillation.trainers import KDSegPlainTrainer
+from distillation.efficiency import count_parameters  # noqa: E402
+from distillation.run.training_cost import checkpoint_bytes, measure_steps, training_bytes  # noqa: E402
+from distillation.run.training_work import TrainingWork  # noqa: E402
+from distillation.settings import Optimizer, TrainingSettings  # noqa: E402
+from distillation.teacher import build_network  # noqa: E402
+from distillation.trainers import KDSegPlainTrainer  # noqa: E402
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 
@@ -33,6 +33,11 @@ def work(plans: Callable[..., Any], features: tuple[int, ...], patch: tuple[int,
         validation_steps=4,
         precision="float32",
     )
+
+
+LOGIT = {"logit": {"weight": 1.0, "temperature": 2.0}}
+RECO = {"ms_sard": {"weight": 0.01}, "ms_ca": {"weight": 0.01}}
+CWD = {"cwd": {"weight": 1.0}}
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
@@ -55,3 +60,25 @@ def test_memory_holds_the_optimisers_numbers(plans: Callable[..., Any]) -> None:
     asked = work(plans, (16, 32), (16, 16, 16))
     parameters = count_parameters(build_network(asked.configuration, channels=1, labels=3, deep_supervision=True))
     assert training_bytes(replace(asked, optimizer="adamw")) - training_bytes(asked) == 2 * 4 * parameters
+
+
+def test_feature_losses_are_counted_as_they_are_measured(plans: Callable[..., Any]) -> None:
+    patch = (64, 64, 64)
+    teacher = work(plans, (32, 64, 64), patch).configuration
+    logit = replace(work(plans, (8, 16, 32), patch), teacher=teacher, losses=LOGIT)
+    both = replace(logit, losses={**LOGIT, **RECO})
+    maps = 4 * 2 * 32 * 64**3  # the student's features at full resolution, mapped to the teacher's channels
+    assert training_bytes(both) - training_bytes(logit) > 3 * maps
+    assert training_bytes(replace(logit, losses={**LOGIT, **CWD})) - training_bytes(logit) > 3 * maps
+    measured = measure_steps(both)
+    assert measured.step_seconds > 0
+    if measured.peak_bytes is not None:
+        assert training_bytes(both) == pytest.approx(measured.peak_bytes, rel=0.15)
+
+
+def test_what_is_trained_along_is_in_the_checkpoint(plans: Callable[..., Any]) -> None:
+    """Maps of the student's channels to the teacher's: 8 to 16, and 16 to 32, with their offsets."""
+    teacher = work(plans, (16, 32, 64), (16, 16, 16)).configuration
+    student = replace(work(plans, (8, 16, 32), (16, 16, 16)), teacher=teacher, losses=LOGIT)
+    along = checkpoint_bytes(replace(student, losses=CWD)) - checkpoint_bytes(student)
+    assert along == 2 * 4 * (8 * 16 + 16 + 16 * 32 + 32)
