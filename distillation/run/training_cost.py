@@ -17,6 +17,7 @@ from statistics import median
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from distillation.allocator import kept_memory
 from distillation.run.augmentation_cost import measure_augmentation
 from distillation.run.training_work import NUMBERS_KEPT, MeasuredSteps, TrainingWork
 from KDSegmentatorLib.errors import TrainingError
@@ -270,12 +271,10 @@ def _labels(outputs: list[torch.Tensor], labels: int) -> list[torch.Tensor]:
 def _measure(work: TrainingWork) -> MeasuredSteps:
     import torch
 
-    from distillation.allocator import keep_freed_memory
     from distillation.gradient_checkpointing import checkpoint_stages
     from distillation.precision import training_dtype
     from distillation.trainers import GRADIENT_NORM_LIMIT
 
-    keep_freed_memory()
     torch.manual_seed(0)
     device = torch.device("cpu")
     dtype = training_dtype(work.precision, device)
@@ -329,4 +328,5 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_measure(TrainingWork.from_json(sys.stdin.read())))))  # noqa: T201 - the result
+    with kept_memory():
+        print(json.dumps(asdict(_measure(TrainingWork.from_json(sys.stdin.read())))))  # noqa: T201 - the result

@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 import distillation.run.forecast as module
+from distillation.dataset import read_dataset, read_header
 from distillation.efficiency import network_cost
 from distillation.recipe import Recipe
 from distillation.run.forecast import Forecast, check_machine
@@ -77,7 +78,7 @@ def test_augmentation_adds_to_a_step_where_no_process_does_it_beside(
 
 
 def test_memory_grows_with_patch_and_teacher(plans: Callable[..., Any]) -> None:
-    small, large = (configuration(plans, (16, 32, 64), (size,) * 3) for size in (64, 128, 128))
+    small, large = (configuration(plans, (16, 32, 64), (size,) * 3) for size in (64, 128))
     plain = training_bytes(work(small))
     assert training_bytes(work(small, configuration(plans, (64, 128, 128), (64,) * 3))) > plain
     from distillation.run.training_cost import PROCESS_BYTES
@@ -114,6 +115,36 @@ def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], re
         assert (distilled.teacher is None) == (method == "plain")
     stages.warm_up = lambda size: "done"  # by another method of the size
     assert len(forecasts._works(replace(step(), student=Student(size="x1/2", method="plain")))) == 1
+
+
+def test_processes_of_torchrun_share_the_batch(
+    plans: Callable[..., Any], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = SimpleNamespace(description={"channel_names": {"0": "MRI"}}, labels={"background": 0, "Front": 1, "Back": 2})
+    training = replace(recipe.training, batch_size=4)
+    prepared = SimpleNamespace(plans=plans(features=(16, 32, 64)), raw=raw)
+    stages = SimpleNamespace(recipe=replace(recipe, training=training), prepared=lambda: prepared)
+    forecasts = module.Forecasts(stages, measure=False)  # type: ignore[arg-type]
+    (alone,) = forecasts._works(replace(step(), stage="teacher"))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # on two machines
+    (together,) = forecasts._works(replace(step(), stage="teacher"))
+    assert (alone.batch_size, together.batch_size) == (4, 1)
+    monkeypatch.setattr(forecasts, "_from_log", lambda _: None)
+    assert forecasts._of_training(replace(step(), stage="teacher")).memory_bytes == 2 * training_bytes(together)
+
+
+@pytest.mark.parametrize(("spacing", "finer"), [(None, 1), ((0.5, 0.5, 1.0), 4)])
+def test_prepared_data_is_counted_as_it_is_resampled(
+    spheres: Path, recipe: Recipe, spacing: tuple[float, float, float] | None, finer: int
+) -> None:
+    """Images of 1 mm, one channel of float32 and labels in 16 bits."""
+    dataset = replace(recipe.dataset, spacing=spacing)
+    stages = SimpleNamespace(
+        recipe=replace(recipe, dataset=dataset), workspace=SimpleNamespace(raw=spheres.parent), given_teacher=None
+    )
+    voxels = sum(read_header(case.image).voxels.size for case in read_dataset(spheres).cases)
+    assert module.Forecasts(stages, measure=False)._prepared_bytes() == finer * 6 * voxels  # type: ignore[arg-type]
 
 
 def step() -> Step:
