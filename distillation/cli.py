@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from distillation.launch import Workspace
 from distillation.recipe import read_recipe, shipped_recipes
+from distillation.run.out_of_memory import explaining_memory
 from distillation.run.record import Records
 from distillation.run.runner import describe_forecast, describe_status, plan_run, run
 from distillation.run.steps import STAGES, RunOptions, Steps, describe_agreement, describe_pack, parse_stages
@@ -308,7 +309,7 @@ def _export_some(stages: Stages, options: argparse.Namespace) -> list[Path]:
 
 def _run(stages: Stages, options: argparse.Namespace) -> None:
     steps = Steps(stages, _run_options(options), _say)
-    chosen = steps.of(*parse_stages(options.stage))
+    chosen = [explaining_memory(step) for step in steps.of(*parse_stages(options.stage))]
     measure = options.device == "cpu" and not options.no_measure
     if not options.dry_run:
         run(steps, chosen, stages, device=options.device, measure=measure, say=_say)
@@ -323,7 +324,8 @@ def _run_stages(
     """Run stages as ``run`` would, with the same records, and return their steps; of the students only these."""
     chosen = _run_options(options)
     steps = Steps(stages, chosen, _say)
-    wanted = [step for step in steps.of(*names) if students is None or step.student in (None, *students)]
+    every = [explaining_memory(step) for step in steps.of(*names)]
+    wanted = [step for step in every if students is None or step.student in (None, *students)]
     run(steps, wanted, stages, device=chosen.device, measure=False, say=_say)
     return wanted
 

@@ -30,7 +30,7 @@ class Distiller:
     Args:
         settings: teacher and losses.
         student: the network, not wrapped in DistributedDataParallel.
-        teachers: the teacher's folds.
+        teachers: the networks of the teacher's folds, frozen.
         device: where everything runs.
         autocast: returns the context that networks run in.
 
@@ -43,7 +43,7 @@ class Distiller:
         self,
         settings: DistillationSettings,
         student: nn.Module,
-        teachers: Sequence[ModelFolder],
+        teachers: Sequence[nn.Module],
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
@@ -53,8 +53,8 @@ class Distiller:
             raise InvalidSettingsError(str(error)) from error
         self._autocast = autocast
         self._all_heads = any(term.uses_all_heads for term in self.terms.values())
-        self._teachers = [teacher.network.to(device, memory_format=torch.channels_last_3d) for teacher in teachers]  # type: ignore[call-overload]
-        for network in self._teachers:
+        self.teachers = [network.to(device, memory_format=torch.channels_last_3d) for network in teachers]  # type: ignore[call-overload]
+        for network in self.teachers:
             if device.type == "cpu":
                 keep_channels_last(network)
             network.decoder.deep_supervision = self._all_heads
@@ -64,7 +64,7 @@ class Distiller:
                 raise InvalidSettingsError(
                     f"'{settings.method}' compares encoder features, which need one fold, but {len(teachers)} teach"
                 )
-            self._taps = EncoderTaps(student), EncoderTaps(self._teachers[0])
+            self._taps = EncoderTaps(student), EncoderTaps(self.teachers[0])
         self.parts = self._make_parts().to(device)
         distributed.synchronise_weights(self.parts)
 
@@ -82,7 +82,7 @@ class Distiller:
         own: list[torch.Tensor] = []
         teachers: list[torch.Tensor] = []
         with torch.no_grad(), self._autocast():
-            teacher_heads = mean_logits(self._teachers, data)
+            teacher_heads = mean_logits(self.teachers, data)
         if self._taps is not None:
             own, teachers = (taps.take() for taps in self._taps)
             maps: Iterable[nn.Module] = self.parts["maps"].children()

@@ -67,8 +67,9 @@ def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
     """Return the mean of a value without gradient over all processes.
 
     A loss that divides by the mean of its denominators is, averaged over the processes, the loss of the whole batch.
+    A value on the meta device, of a forecast, stays here.
     """
-    if not is_distributed():
+    if not is_distributed() or value.is_meta:
         return value
     total = value.detach().clone()
     distributed.all_reduce(total)
@@ -79,7 +80,8 @@ def synchronise_weights(module: nn.Module) -> None:
     """Give every process the first one's weights, for modules that are not wrapped in DistributedDataParallel."""
     if is_distributed():
         for value in module.state_dict().values():
-            distributed.broadcast(value, src=0)
+            if not value.is_meta:  # of a forecast
+                distributed.broadcast(value, src=0)
 
 
 def average_gradients(parameters: Iterable[nn.Parameter]) -> None:

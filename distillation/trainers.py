@@ -293,7 +293,8 @@ class KDSegDistillingTrainer(KDSegPlainTrainer):
         teachers = load_teachers(
             settings, fold=self.fold, dataset=self.dataset_json, configuration=self.configuration_name
         )
-        self.distiller = Distiller(settings, self.bare_network, teachers, self.device, self._autocast)
+        networks = [teacher.network for teacher in teachers]
+        self.distiller = Distiller(settings, self.bare_network, networks, self.device, self._autocast)
         self.trained_along = list(self.distiller.parts.parameters())
         if self.trained_along:
             self.optimizer.add_param_group({"params": self.trained_along})

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from distillation.losses.term import DistillationTerm, Signals, check_same_shape, full_precision
+from distillation.losses.term import DistillationTerm, Signals, check_same_shape, full_precision, without_autocast
 from KDSegmentatorLib.errors import InvalidSettingsError
 
 
@@ -45,7 +45,7 @@ class FeatureLoss(DistillationTerm):
         stages = len(student.features)
         of_stages = list(parts.children()) or [nn.Identity()] * stages
         losses = []
-        with torch.autocast(student.features[0].device.type, enabled=False):
+        with without_autocast(student.features[0].device):
             for own, teachers, stage_labels, stage_parts in zip(
                 student.features, teacher.features, labels[:stages], of_stages, strict=True
             ):

@@ -12,6 +12,9 @@ from distillation.distributed import mean_over_processes
 from distillation.losses.features import FeatureLoss
 from KDSegmentatorLib.errors import InvalidSettingsError
 
+_LABEL_VALUES = 1 << 15
+"""Those that nnU-Net's int16 holds. A fixed number: the largest one in a batch would have to be waited for on a GPU."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MsSardLoss(FeatureLoss):
@@ -102,10 +105,10 @@ def region_masks(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return M_fg and M_bg, (batch, z, y, x), float64: 1/N_c at the voxels of each class c, 1/N_0 at background.
 
     Args:
-        labels: (batch, 1, z, y, x), whole numbers >= 0 in any type.
+        labels: (batch, 1, z, y, x), whole numbers from 0 to 32767 in any type.
     """
     flat = labels.detach().flatten(1).long()
-    counts = torch.zeros(flat.shape[0], int(flat.max()) + 1, dtype=torch.float64, device=flat.device)
+    counts = torch.zeros(flat.shape[0], _LABEL_VALUES, dtype=torch.float64, device=flat.device)
     counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float64))
     inverse = counts.clamp_min(1).reciprocal().gather(1, flat).view(labels.shape[0], *labels.shape[2:])
     background = (flat == 0).view_as(inverse)

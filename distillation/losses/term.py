@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -83,6 +84,11 @@ class DistillationTerm(ABC):
             labels: label maps (batch, 1, z, y, x) at the resolutions of ``features``.
             parts: what :meth:`trained_parts` returned.
         """
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Return a context without autocast; the meta device, on which memory is forecast, knows none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def full_precision(values: torch.Tensor) -> torch.Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,11 +12,12 @@ import numpy as np
 
 from distillation.dataset import find_dataset, read_header
 from distillation.evaluation.scores import read_scores
-from distillation.plans import resolve_configuration, student_plans
+from distillation.plans import read_plans, resolve_configuration, student_plans
 from distillation.run.augmentation_cost import augmenting_processes
 from distillation.run.curves import read_curves
 from distillation.run.hashes import settings_hash
-from distillation.run.training_cost import measure_steps, training_bytes
+from distillation.run.judgement import process_number
+from distillation.run.training_cost import checkpoint_bytes, measure_steps, training_bytes
 from distillation.run.training_work import MeasuredSteps, TrainingWork
 from distillation.sizes import alpha_of
 from distillation.students import select_students
@@ -23,20 +25,22 @@ from KDSegmentatorLib.errors import InsufficientMemoryError, KDSegmentatorError,
 from KDSegmentatorLib.machine.hardware import detect_hardware
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from distillation.run.record import Status
     from distillation.run.steps import Step
     from distillation.settings import TrainingSettings
     from distillation.stages import Stages
+    from KDSegmentatorLib.packs.manifest import Method
 
 Source = Literal["recorded", "training log", "measured steps", "scores so far", "unknown"]
 
 _CHECKPOINTS = 4
-"""Files of a training: final, best, latest, and the one that is being written; each holds weights and momentum."""
+"""Files of a training: final, best, latest, and the one that is being written."""
 
-_PREPROCESSED_BYTES = 6
-"""A voxel as float32 and its label in 16 bits, before compression."""
+_CHANNEL_BYTES, _LABEL_BYTES = 4, 2
+"""A preprocessed voxel: every channel as float32, and its label in 16 bits, before compression."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ class Forecast:
     Attributes:
         seconds: wall time; None if unknown.
         source: where the time comes from.
-        memory_bytes: largest memory; None if unknown.
+        memory_bytes: largest memory, of all processes on this machine that train together; None if unknown.
         disk_bytes: what it will write; None if unknown or next to nothing.
     """
 
@@ -86,9 +90,9 @@ class Forecasts:
 
     def _of_training(self, step: Step) -> Forecast:
         works = self._works(step)
-        parameters = [_parameters(work) for work in works]
-        memory = max(training_bytes(work) for work in works)
-        disk = sum(_CHECKPOINTS * 8 * count for count in parameters)
+        here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # of torchrun; they share this machine's memory
+        memory = here * max(training_bytes(work) for work in works)
+        disk = sum(_CHECKPOINTS * checkpoint_bytes(work) for work in works)
         forecast = Forecast(memory_bytes=memory, disk_bytes=disk)
         logged = self._from_log(step)
         if logged is not None:
@@ -99,38 +103,43 @@ class Forecasts:
         processes = augmenting_processes()
         pairs = zip(works, measured, strict=True)
         total = sum(work.seconds(each, processes=processes) for work, each in pairs if each is not None)
-        return replace(forecast, seconds=total, source="measured steps")
+        peaks = [each.peak_bytes for each in measured if each is not None and each.peak_bytes is not None]
+        return replace(
+            forecast, seconds=total, source="measured steps", memory_bytes=here * max(peaks) if peaks else memory
+        )
 
     def _works(self, step: Step) -> list[TrainingWork]:
         """Return what a step trains: the teacher, or a student after its warm-up."""
         recipe, prepared = self._stages.recipe, self._stages.prepared()
         if step.student is None:
-            return [self._work(prepared.plans, 1.0, recipe.settings(recipe.teacher.epochs), teacher=False)]
+            return [self._work(prepared.plans, 1.0, recipe.settings(recipe.teacher.epochs), method="plain")]
         student = recipe.student(step.student.size)
         alpha = alpha_of(student.size)
-        distilled = step.student.method != "plain"
         settings = recipe.settings(student.epochs, student.minimum_width)
-        works = [self._work(prepared.plans, alpha, settings, teacher=distilled)]
+        works = [self._work(prepared.plans, alpha, settings, method=step.student.method)]
         if student.warm_up_epochs and self._stages.warm_up(student.size) != "done":
             warm_up = replace(settings, epochs=student.warm_up_epochs)
-            works.insert(0, self._work(prepared.plans, alpha, warm_up, teacher=False))
+            works.insert(0, self._work(prepared.plans, alpha, warm_up, method="plain"))
         return works
 
-    def _work(self, plans: dict[str, Any], alpha: float, settings: TrainingSettings, *, teacher: bool) -> TrainingWork:
+    def _work(self, plans: dict[str, Any], alpha: float, settings: TrainingSettings, *, method: Method) -> TrainingWork:
         recipe = self._stages.recipe
+        terms = {} if method == "plain" else recipe.methods[method].terms
         name = recipe.dataset.configuration
         scaled = student_plans(plans, name, alpha=alpha, name="forecast", settings=settings)
         raw = self._stages.prepared().raw
         return TrainingWork(
             configuration=resolve_configuration(scaled, name),
-            teacher=resolve_configuration(plans, name) if teacher else None,
+            teacher=resolve_configuration(plans, name) if terms else None,
+            losses={loss: asdict(term) for loss, term in terms.items()},
             channels=len(raw.description["channel_names"]),
             labels=len(raw.labels),
-            batch_size=settings.batch_size,
+            batch_size=-(-settings.batch_size // process_number()),  # of this process
             steps=settings.epochs * settings.iterations_per_epoch,
             validation_steps=settings.epochs * settings.validation_iterations,
             precision=settings.precision,
-            teachers=len(recipe.teacher_folds()) if teacher else 1,
+            optimizer=settings.optimizer,
+            teachers=len(recipe.teacher_folds()) if terms else 1,
             gradient_checkpointing=settings.gradient_checkpointing,
             mirroring_axes=settings.mirroring_axes,
             augmentation=settings.augmentation,
@@ -170,8 +179,22 @@ class Forecasts:
         return Forecast(seconds=max(0, networks * cases - done) * each, source="scores so far")
 
     def _prepared_bytes(self) -> int:
-        raw = find_dataset(self._stages.workspace.raw, self._stages.recipe.dataset.name)
-        return sum(_PREPROCESSED_BYTES * int(np.prod(read_header(case.image).size)) for case in raw.cases)
+        """Return the size of all cases, resampled, before compression.
+
+        Where neither teacher nor recipe tells the spacing, it is the median along each axis, as nnU-Net plans it; of
+        very anisotropic images nnU-Net may take a finer one along the coarse axis.
+        """
+        dataset = self._stages.recipe.dataset
+        raw = find_dataset(self._stages.workspace.raw, dataset.name)
+        grids = [read_header(case.image) for case in raw.cases]
+        spacing: Sequence[float] = np.median([grid.spacing for grid in grids], axis=0).tolist()
+        if self._stages.given_teacher is not None:
+            plans = read_plans(self._stages.given_teacher.folder / "plans.json")
+            spacing = resolve_configuration(plans, dataset.configuration)["spacing"]
+        elif dataset.spacing is not None:
+            spacing = dataset.spacing
+        voxels = sum(float(np.prod(grid.size) * np.prod(grid.spacing)) for grid in grids) / float(np.prod(spacing))
+        return round((_CHANNEL_BYTES * len(raw.description["channel_names"]) + _LABEL_BYTES) * voxels)
 
 
 def check_machine(step: Step, forecast: Forecast, folder: Path, *, device: str) -> None:
@@ -201,9 +224,3 @@ def check_machine(step: Step, forecast: Forecast, folder: Path, *, device: str) 
             f"{step.name} will write about {forecast.disk_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in "
             f"{folder}; free some space or give another --workspace"
         )
-
-
-def _parameters(work: TrainingWork) -> int:
-    from distillation.efficiency import network_cost
-
-    return network_cost(work.configuration, channels=work.channels, labels=work.labels).parameters

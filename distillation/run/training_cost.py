@@ -1,8 +1,8 @@
-"""What a training will cost: memory counted without running it, time measured on a few real steps.
+"""What a training will cost: memory counted without running it, time and memory measured on a few real steps.
 
 ``python -m distillation.run.training_cost`` reads a :class:`TrainingWork` as JSON, trains a network with random weights
-on random numbers for some steps, and prints what that took. It is a process of its own, so that its memory is gone
-afterwards, and its peak is that of the steps.
+on random numbers for some steps, as the trainers do, and prints what that took. It is a process of its own, so that its
+memory is gone afterwards, and its peak is that of the steps.
 """
 
 from __future__ import annotations
@@ -11,26 +11,31 @@ import json
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from statistics import median
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from distillation.allocator import kept_memory
 from distillation.run.augmentation_cost import measure_augmentation
-from distillation.run.training_work import MeasuredSteps, TrainingWork
+from distillation.run.training_work import NUMBERS_KEPT, MeasuredSteps, TrainingWork
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.machine.peak_memory import peak_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
+
     import torch
     from torch import nn
 
-PROCESS_BYTES = 900_000_000
-"""Python with torch and nnU-Net loaded, before the first network."""
+    from distillation.distiller import Distiller
 
-_OPTIMISER_COPIES = 3
-"""Weights, gradients and momentum."""
+PROCESS_BYTES = 1_040_000_000
+"""A process that trains a network of no size: Python with torch and nnU-Net, and what they load in a step."""
 
-_PASSING_TENSORS = 3
+_PASSING_TENSORS = 5
 """Tensors of the largest size that a step has at hand beyond those that it keeps for the gradients."""
 
 _MEASURED_STEPS = 2
@@ -39,68 +44,125 @@ _MEASURED_STEPS = 2
 def training_bytes(work: TrainingWork) -> int:
     """Return the memory that a training needs in float32, without running it.
 
-    The network runs on torch's meta device, where autograd keeps tensors without content: those are counted, each
-    storage once. With gradient checkpointing they are fewer, and what the largest stage keeps is there for a while when
-    it is computed again. Added are weights, gradients and momentum, the teacher's weights and largest tensors, and the
-    process. Of a distillation loss nothing else is kept: the logit loss computes its softmax in chunks, twice, and its
-    gradient is among the passing tensors. Feature losses take more.
+    Student, teacher and losses run on torch's meta device, where autograd keeps tensors without content: those are
+    counted, each storage once. With gradient checkpointing they are fewer, and what the largest stage keeps is there
+    for a while when it is computed again. Added are weights, gradients and what the optimiser keeps, the teacher's
+    weights, skip connections, logits and largest layer, and the process.
     """
     import torch
 
     from distillation.gradient_checkpointing import checkpoint_stages
-    from distillation.teacher import build_network
 
-    shape = (work.batch_size, work.channels, *work.configuration["patch_size"])
     with torch.device("meta"):
-        network = build_network(work.configuration, channels=work.channels, labels=work.labels, deep_supervision=True)
-        batch = torch.empty(shape)
-        kept, stages = _kept(network, batch)
-        largest = max(kept.values(), default=0)
-        activations = sum(kept.values())
+        network, teachers = _networks(work)
+        distiller = _distiller(work, network, teachers, torch.device("meta"), nullcontext)
+        batch = torch.empty(work.batch_size, work.channels, *work.configuration["patch_size"])
+        kept, held, stages = _kept(network, batch, distiller, work)
+        largest, activations = kept.largest, kept.with_others(held)
         if work.gradient_checkpointing:
             checkpoint_stages(network)
-            kept, _ = _kept(network, batch)
-            activations = sum(kept.values()) + max(stages)
-    parameters: int = 4 * sum(parameter.numel() for parameter in network.parameters())
-    total = PROCESS_BYTES + activations + _OPTIMISER_COPIES * parameters + _PASSING_TENSORS * largest
-    return total if work.teacher is None else total + _inference_bytes(work.teacher, work)
+            kept, held, _ = _kept(network, batch, distiller, work)
+            activations = kept.with_others(held) + max(stages)
+        teaching = 0
+        if teachers:
+            teaching = len(teachers) * _bytes_of(teachers[0].parameters()) + _largest_layer(teachers[0], batch)
+            if len(teachers) > 2:  # this network's share of the mean
+                teaching += 4 * work.batch_size * work.labels * batch[0, 0].numel()
+        trained = _bytes_of(network.parameters())
+        if distiller is not None:
+            trained += _bytes_of(distiller.parts.parameters())
+    copies = 2 + NUMBERS_KEPT[work.optimizer]
+    return PROCESS_BYTES + activations + copies * trained + _PASSING_TENSORS * largest + teaching
 
 
-def _kept(network: nn.Module, batch: torch.Tensor) -> tuple[dict[int, int], list[int]]:
-    """Return the bytes of every storage that a step keeps for the gradient, and what each stage adds to its input.
+def checkpoint_bytes(work: TrainingWork) -> int:
+    """Return the size of a training's checkpoint: weights, also of what is trained along, and what the optimiser keeps.
+
+    Raises:
+        InvalidSettingsError, TeacherError: the losses and the networks do not fit together.
+    """
+    import torch
+
+    with torch.device("meta"):
+        network, teachers = _networks(work)
+        distiller = _distiller(work, network, teachers, torch.device("meta"), nullcontext)
+        trained = _bytes_of(network.parameters())
+        if distiller is not None:
+            trained += _bytes_of(distiller.parts.parameters())
+    return (1 + NUMBERS_KEPT[work.optimizer]) * trained
+
+
+class _Storages:
+    """The storages of tensors, each counted once."""
+
+    def __init__(self) -> None:
+        self._bytes: dict[int, int] = {}
+        self._tensors: list[torch.Tensor] = []  # a freed storage's address would be used again
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._bytes[storage._cdata] = storage.nbytes()
+        self._tensors.append(tensor)
+
+    @property
+    def total(self) -> int:
+        return sum(self._bytes.values())
+
+    @property
+    def largest(self) -> int:
+        return max(self._bytes.values(), default=0)
+
+    def with_others(self, others: _Storages) -> int:
+        """Return the bytes of these and others together."""
+        return sum({**self._bytes, **others._bytes}.values())
+
+
+def _kept(
+    network: nn.Module, batch: torch.Tensor, distiller: Distiller | None, work: TrainingWork
+) -> tuple[_Storages, _Storages, list[int]]:
+    """Return what a step keeps for the gradient, what the teacher holds, and the bytes each stage adds to its input.
 
     Weights are not counted. A stage that is checkpointed keeps its input alone.
     """
     import torch
 
     weights = {parameter.untyped_storage()._cdata for parameter in network.parameters()}
-    kept: dict[int, int] = {}
-    holding: list[torch.Tensor] = []  # a freed storage's address would be used again
+    if distiller is not None:
+        weights |= {parameter.untyped_storage()._cdata for parameter in distiller.parts.parameters()}
+    kept, held = _Storages(), _Storages()
     parts: Any = network
     stages: list[int] = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage.nbytes()
-        holding.append(tensor)
+        if tensor.untyped_storage()._cdata not in weights:
+            kept.add(tensor)
         return tensor
 
     def enter(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         pack(inputs[0])
-        stages.append(-sum(kept.values()))
+        stages.append(-kept.total)
 
     def leave(*_: object) -> None:
-        stages[-1] += sum(kept.values())
+        stages[-1] += kept.total
 
-    hooks = []
-    for stage in (*parts.encoder.stages, *parts.decoder.stages):
-        hooks += [stage.register_forward_pre_hook(enter), stage.register_forward_hook(leave)]
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        _loss(network(batch))
-    for hook in hooks:
-        hook.remove()
-    return kept, stages
+    def hold(_: nn.Module, __: object, output: torch.Tensor | Sequence[torch.Tensor]) -> None:
+        for tensor in [output] if isinstance(output, torch.Tensor) else output:
+            held.add(tensor)
+
+    with ExitStack() as hooks:
+        for stage in (*parts.encoder.stages, *parts.decoder.stages):
+            hooks.enter_context(stage.register_forward_pre_hook(enter))
+            hooks.enter_context(stage.register_forward_hook(leave))
+        if distiller is not None:  # of several teachers, one runs at a time
+            for module in (distiller.teachers[0], distiller.teachers[0].get_submodule("encoder")):
+                hooks.enter_context(module.register_forward_hook(hold))
+        hooks.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
+        outputs = network(batch)
+        labels = _labels(outputs, work.labels)
+        _segmentation_loss(work, len(outputs))(outputs, labels)
+        if distiller is not None:
+            distiller.losses(batch, outputs, labels, 1.0)
+    return kept, held, stages
 
 
 def measure_steps(work: TrainingWork) -> MeasuredSteps:
@@ -123,88 +185,138 @@ def measure_steps(work: TrainingWork) -> MeasuredSteps:
         raise TrainingError(f"a trial step of the training failed: {words}") from error
 
 
-def _inference_bytes(configuration: dict[str, Any], work: TrainingWork) -> int:
-    """Return what the teachers need: weights, and of the one that runs skip connections, logits and largest layer."""
+def _largest_layer(network: nn.Module, batch: torch.Tensor) -> int:
+    """Return the bytes of a layer's input and of its output, once as single instances and once joined, at most."""
     import torch
-
-    from distillation.teacher import build_network
 
     largest = 0
 
     def see(_: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal largest
-        largest = max(largest, 4 * (inputs[0].numel() + output.numel()))
+        largest = max(largest, 4 * (inputs[0].numel() + 2 * output.numel()))
 
-    with torch.device("meta"):
-        network = build_network(configuration, channels=work.channels, labels=work.labels, deep_supervision=False)
+    with ExitStack() as hooks, torch.no_grad():
         for module in network.modules():
             if not any(True for _ in module.children()):
-                module.register_forward_hook(see)
-        batch = torch.empty(work.batch_size, work.channels, *configuration["patch_size"])
-        with torch.inference_mode():
-            skips: list[torch.Tensor] = network.get_submodule("encoder")(batch)
-            kept = (*skips, network(batch))
-    weights: int = 4 * sum(parameter.numel() for parameter in network.parameters())
-    bytes_kept: int = sum(4 * tensor.numel() for tensor in kept)
-    averaged: int = 4 * kept[-1].numel() * min(work.teachers - 1, 2)  # the mean so far, and this network's share of it
-    return work.teachers * weights + bytes_kept + largest + averaged
+                hooks.enter_context(module.register_forward_hook(see))
+        network(batch)
+    return largest
 
 
-def _loss(outputs: list[torch.Tensor]) -> torch.Tensor:
-    """Return a loss with the memory and cost of Dice and cross-entropy over all deep-supervision heads."""
+def _bytes_of(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(4 * parameter.numel() for parameter in parameters)
+
+
+def _networks(work: TrainingWork) -> tuple[nn.Module, list[nn.Module]]:
+    """Return the network to be trained and those that teach, made as the trainers make them, with random weights."""
     import torch
 
-    total = torch.zeros((), device=outputs[0].device)
-    for output in outputs:
-        target = torch.zeros(output.shape[0], *output.shape[2:], dtype=torch.long, device=output.device)
-        total = total + torch.nn.functional.cross_entropy(output, target) - torch.softmax(output, 1)[:, 1:].mean()
-    return total
+    from distillation.instance_norm import keep_channels_last
+    from distillation.teacher import build_network
+
+    counts = {"channels": work.channels, "labels": work.labels}
+    network = build_network(work.configuration, **counts, deep_supervision=True)
+    network = network.to(memory_format=torch.channels_last_3d)
+    keep_channels_last(network)
+    teachers = [
+        build_network(configuration, **counts, deep_supervision=False).eval().requires_grad_(False)
+        for configuration in ([work.teacher] * work.teachers if work.teacher is not None else ())
+    ]
+    return network, teachers
+
+
+def _distiller(
+    work: TrainingWork,
+    network: nn.Module,
+    teachers: list[nn.Module],
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[Any]],
+) -> Distiller | None:
+    from distillation.distiller import Distiller
+    from distillation.settings import DistillationSettings, TeacherSettings
+
+    if not teachers:
+        return None
+    nowhere = TeacherSettings(folder="", folds=tuple(range(len(teachers))))
+    settings = DistillationSettings(method="trial", teacher=nowhere, losses=work.losses)
+    return Distiller(settings, network, teachers, device, autocast)
+
+
+def _segmentation_loss(work: TrainingWork, heads: int) -> Callable[[list[torch.Tensor], list[torch.Tensor]], Any]:
+    """Return nnU-Net's own loss, of the logits and labels of all heads."""
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    planned = SimpleNamespace(
+        label_manager=SimpleNamespace(has_regions=False, ignore_label=None),
+        configuration_manager=SimpleNamespace(batch_dice=work.configuration["batch_dice"]),
+        is_ddp=False,
+        enable_deep_supervision=True,
+        _do_i_compile=lambda: False,
+        _get_deep_supervision_scales=lambda: range(heads),
+    )
+    loss: Callable[[list[torch.Tensor], list[torch.Tensor]], Any] = nnUNetTrainer._build_loss(planned)
+    return loss
+
+
+def _labels(outputs: list[torch.Tensor], labels: int) -> list[torch.Tensor]:
+    """Return random label maps (batch, 1, z, y, x) for all heads."""
+    import torch
+
+    return [
+        torch.randint(0, labels, (len(output), 1, *output.shape[2:]), dtype=torch.int16, device=output.device)
+        for output in outputs
+    ]
 
 
 def _measure(work: TrainingWork) -> MeasuredSteps:
     import torch
 
-    from distillation.distiller import mean_logits
     from distillation.gradient_checkpointing import checkpoint_stages
-    from distillation.losses.logit import LogitLoss
     from distillation.precision import training_dtype
-    from distillation.teacher import build_network
+    from distillation.trainers import GRADIENT_NORM_LIMIT
 
     torch.manual_seed(0)
-    counts = {"channels": work.channels, "labels": work.labels}
-    network = build_network(work.configuration, **counts, deep_supervision=True)
-    network = network.to(memory_format=torch.channels_last_3d)
+    device = torch.device("cpu")
+    dtype = training_dtype(work.precision, device)
+
+    def autocast() -> torch.autocast:
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+    network, teachers = _networks(work)
     if work.gradient_checkpointing:
         checkpoint_stages(network)
-    teachers: list[nn.Module] = []
-    for configuration in [work.teacher] * work.teachers if work.teacher is not None else ():
-        teacher = build_network(configuration, **counts, deep_supervision=False).eval()
-        teachers.append(teacher.to(memory_format=torch.channels_last_3d))
-    distillation = LogitLoss(weight=1.0, temperature=2.0)
-    optimiser = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.99, nesterov=True)
+    distiller = _distiller(work, network, teachers, device, autocast)
+    trained = list(network.parameters())
+    if distiller is not None:
+        trained += distiller.parts.parameters()
+    optimiser: torch.optim.Optimizer
+    if work.optimizer == "adamw":
+        optimiser = torch.optim.AdamW(trained, 1e-3, amsgrad=True)
+    else:
+        optimiser = torch.optim.SGD(trained, 1e-3, momentum=0.99, nesterov=True)
     batch = torch.randn(work.batch_size, work.channels, *work.configuration["patch_size"])
     batch = batch.contiguous(memory_format=torch.channels_last_3d)
-    dtype = training_dtype(work.precision, torch.device("cpu"))
-    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+    with torch.inference_mode(), autocast():
+        shapes = network(batch[:1])
+    labels = _labels([shape.expand(work.batch_size, *shape.shape[1:]) for shape in shapes], work.labels)
+    segmentation = _segmentation_loss(work, len(labels))
     steps, validations = [], []
     for _ in range(1 + _MEASURED_STEPS):
         start = time.perf_counter()
-        with autocast:
-            outputs = network(batch)
-        loss = _loss([output.float() for output in outputs])
-        if teachers:
-            with torch.no_grad(), autocast:
-                logits = mean_logits(teachers, batch)[0]
-            loss = loss + distillation.divergence(outputs[0], logits)
-            del logits
-        del outputs
         optimiser.zero_grad(set_to_none=True)
+        with autocast():
+            outputs = network(batch)
+        terms = [segmentation([output.float() for output in outputs], labels)]
+        if distiller is not None:
+            terms += distiller.losses(batch, outputs, labels, 1.0).values()
+        loss = torch.stack(terms).sum()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, GRADIENT_NORM_LIMIT)
         optimiser.step()
         steps.append(time.perf_counter() - start)
-        del loss
+        del loss, terms, outputs
         start = time.perf_counter()
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast():
             network(batch)
         validations.append(time.perf_counter() - start)
     return MeasuredSteps(
@@ -216,4 +328,5 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(_measure(TrainingWork.from_json(sys.stdin.read())))))  # noqa: T201 - the result
+    with kept_memory():
+        print(json.dumps(asdict(_measure(TrainingWork.from_json(sys.stdin.read())))))  # noqa: T201 - the result

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from distillation.augmentation.settings import NNUNETS_OWN, AugmentationSettings
 
 if TYPE_CHECKING:
-    from distillation.settings import Precision
+    from distillation.settings import Optimizer, Precision
+
+NUMBERS_KEPT: dict[Optimizer, int] = {"sgd": 1, "adamw": 3}
+"""Numbers that an optimiser keeps of a parameter: momentum; both moments and, with AMSGrad, the largest second one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,7 @@ class TrainingWork:
     Attributes:
         configuration: resolved configuration of the network to be trained.
         teacher: that of the teacher that runs beside it; None for plain training.
+        losses: of the distillation, by name, as :func:`distillation.losses.registry.read_terms` reads them.
         teachers: networks of that configuration whose logits are averaged.
         gradient_checkpointing: whether stages are computed again for the gradient.
         mirroring_axes: array axes that augmentation mirrors.
@@ -29,6 +33,7 @@ class TrainingWork:
         steps: optimiser steps.
         validation_steps: forward passes between the epochs.
         precision: as in :class:`distillation.settings.TrainingSettings`.
+        optimizer: likewise.
     """
 
     configuration: dict[str, Any]
@@ -39,6 +44,8 @@ class TrainingWork:
     steps: int
     validation_steps: int
     precision: Precision = "auto"
+    optimizer: Optimizer = "sgd"
+    losses: dict[str, dict[str, Any]] = field(default_factory=dict)
     teachers: int = 1
     gradient_checkpointing: bool = False
     mirroring_axes: tuple[int, ...] = (0, 1, 2)
@@ -68,7 +75,7 @@ class MeasuredSteps:
     """What a few steps took.
 
     Attributes:
-        step_seconds: one optimiser step, teacher included.
+        step_seconds: one optimiser step, teacher and losses included.
         validation_seconds: one forward pass of a batch.
         augmentation_seconds: augmenting one patch, in one process.
         peak_bytes: largest memory of the process; None where the operating system does not tell.

@@ -39,7 +39,8 @@ def setting(plans, model_folder, distillation, each_architecture):
             labels=3,
             deep_supervision=True,
         )
-        return student, Distiller(settings, student, teachers, CPU, nullcontext), folder
+        networks = [teacher.network for teacher in teachers]
+        return student, Distiller(settings, student, networks, CPU, nullcontext), folder
 
     return make
 

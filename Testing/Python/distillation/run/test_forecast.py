@@ -12,6 +12,7 @@ pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 import distillation.run.forecast as module
+from distillation.dataset import read_dataset, read_header
 from distillation.efficiency import network_cost
 from distillation.recipe import Recipe
 from distillation.run.forecast import Forecast, check_machine
@@ -26,6 +27,7 @@ def work(configuration: dict[str, Any], teacher: dict[str, Any] | None = None) -
     return TrainingWork(
         configuration=configuration,
         teacher=teacher,
+        losses={} if teacher is None else {"logit": {"weight": 1.0, "temperature": 2.0}},
         channels=1,
         labels=3,
         batch_size=2,
@@ -43,25 +45,25 @@ def configuration(plans: Callable[..., Any], features: Sequence[int], patch: Seq
 
 
 def test_memory_is_forecast_as_it_is_measured(plans: Callable[..., Any]) -> None:
-    asked = work(configuration(plans, (8, 16), (64, 64, 96)), configuration(plans, (16, 32), (64, 64, 96)))
+    asked = work(configuration(plans, (8, 16, 32), (64, 64, 96)), configuration(plans, (16, 32, 64), (64, 64, 96)))
     measured = measure_steps(asked)
     assert measured.step_seconds > 0
     assert measured.augmentation_seconds > 0
     if measured.peak_bytes is not None:
-        assert training_bytes(asked) == pytest.approx(measured.peak_bytes, rel=0.35)
+        assert training_bytes(asked) == pytest.approx(measured.peak_bytes, rel=0.25)
 
 
 def test_gradient_checkpointing_takes_less_memory_as_it_is_measured(plans: Callable[..., Any]) -> None:
     """Of a network of several convolutions a stage: what is between them is not kept."""
-    several = configuration(plans, (16, 32), (64, 64, 96))
-    several["architecture"]["arch_kwargs"].update(n_conv_per_stage=[4, 4], n_conv_per_stage_decoder=[4])
+    several = configuration(plans, (16, 32, 64), (64, 64, 96))
+    several["architecture"]["arch_kwargs"].update(n_conv_per_stage=[4, 4, 4], n_conv_per_stage_decoder=[4, 4])
     kept = work(several)
     recomputed = replace(kept, gradient_checkpointing=True)
     expected = training_bytes(kept) - training_bytes(recomputed)
     measured = [measure_steps(each).peak_bytes for each in (kept, recomputed)]
     if measured[0] is not None and measured[1] is not None:
         assert measured[0] - measured[1] == pytest.approx(expected, rel=0.5)
-        assert training_bytes(recomputed) == pytest.approx(measured[1], rel=0.35)
+        assert training_bytes(recomputed) == pytest.approx(measured[1], rel=0.3)
 
 
 @pytest.mark.parametrize(("processes", "step"), [(0, 3.0 + 2 * 0.5), (1, 3.0), (12, 3.0)])
@@ -69,23 +71,23 @@ def test_augmentation_adds_to_a_step_where_no_process_does_it_beside(
     plans: Callable[..., Any], processes: int, step: float
 ) -> None:
     measured = MeasuredSteps(step_seconds=3.0, validation_seconds=1.0, augmentation_seconds=0.5, peak_bytes=None)
-    asked = work(configuration(plans, (8, 16), (16, 16, 16)))
+    asked = work(configuration(plans, (8, 16, 32), (16, 16, 16)))
     assert asked.seconds(measured, processes=processes) == 10 * step + 4 * 1.0
     slow = replace(measured, augmentation_seconds=6.0)
     assert asked.seconds(slow, processes=2) == 10 * 6.0 + 4 * 1.0
 
 
 def test_memory_grows_with_patch_and_teacher(plans: Callable[..., Any]) -> None:
-    small, large = (configuration(plans, (16, 32), (size,) * 3) for size in (64, 128))
+    small, large = (configuration(plans, (16, 32, 64), (size,) * 3) for size in (64, 128))
     plain = training_bytes(work(small))
-    assert training_bytes(work(small, configuration(plans, (64, 128), (64,) * 3))) > plain
+    assert training_bytes(work(small, configuration(plans, (64, 128, 128), (64,) * 3))) > plain
     from distillation.run.training_cost import PROCESS_BYTES
 
     assert training_bytes(work(large)) - PROCESS_BYTES == pytest.approx(8 * (plain - PROCESS_BYTES), rel=0.05)
 
 
 def test_every_fold_of_the_teacher_counts(plans: Callable[..., Any]) -> None:
-    student, teacher = (configuration(plans, features, (16, 16, 16)) for features in ((8, 16), (64, 128)))
+    student, teacher = (configuration(plans, features, (16, 16, 16)) for features in ((8, 16, 32), (64, 128, 128)))
     one, two, four = (training_bytes(replace(work(student, teacher), teachers=count)) for count in (1, 2, 4))
     weights = 4 * network_cost(teacher, channels=1, labels=3).parameters
     logits = 4 * 2 * 3 * 16**3
@@ -115,6 +117,36 @@ def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], re
     assert len(forecasts._works(replace(step(), student=Student(size="x1/2", method="plain")))) == 1
 
 
+def test_processes_of_torchrun_share_the_batch(
+    plans: Callable[..., Any], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = SimpleNamespace(description={"channel_names": {"0": "MRI"}}, labels={"background": 0, "Front": 1, "Back": 2})
+    training = replace(recipe.training, batch_size=4)
+    prepared = SimpleNamespace(plans=plans(features=(16, 32, 64)), raw=raw)
+    stages = SimpleNamespace(recipe=replace(recipe, training=training), prepared=lambda: prepared)
+    forecasts = module.Forecasts(stages, measure=False)  # type: ignore[arg-type]
+    (alone,) = forecasts._works(replace(step(), stage="teacher"))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # on two machines
+    (together,) = forecasts._works(replace(step(), stage="teacher"))
+    assert (alone.batch_size, together.batch_size) == (4, 1)
+    monkeypatch.setattr(forecasts, "_from_log", lambda _: None)
+    assert forecasts._of_training(replace(step(), stage="teacher")).memory_bytes == 2 * training_bytes(together)
+
+
+@pytest.mark.parametrize(("spacing", "finer"), [(None, 1), ((0.5, 0.5, 1.0), 4)])
+def test_prepared_data_is_counted_as_it_is_resampled(
+    spheres: Path, recipe: Recipe, spacing: tuple[float, float, float] | None, finer: int
+) -> None:
+    """Images of 1 mm, one channel of float32 and labels in 16 bits."""
+    dataset = replace(recipe.dataset, spacing=spacing)
+    stages = SimpleNamespace(
+        recipe=replace(recipe, dataset=dataset), workspace=SimpleNamespace(raw=spheres.parent), given_teacher=None
+    )
+    voxels = sum(read_header(case.image).voxels.size for case in read_dataset(spheres).cases)
+    assert module.Forecasts(stages, measure=False)._prepared_bytes() == finer * 6 * voxels  # type: ignore[arg-type]
+
+
 def step() -> Step:
     return Step(stage="students", name="student x1/4 logit", inputs=dict, outputs=list, work=lambda: None)
 
@@ -134,7 +166,7 @@ def test_no_trial_steps_where_they_would_not_fit(plans: Callable[..., Any], monk
 
     monkeypatch.setattr(module, "measure_steps", forbidden)
     forecasts = module.Forecasts(None, measure=True)  # type: ignore[arg-type]
-    assert forecasts._steps_of(work(configuration(plans, (16, 32), (16,) * 3)), 10**15) is None
+    assert forecasts._steps_of(work(configuration(plans, (16, 32, 64), (16,) * 3)), 10**15) is None
 
 
 @pytest.mark.parametrize(
