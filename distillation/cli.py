@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from distillation.launch import Workspace
 from distillation.recipe import read_recipe, shipped_recipes
 from distillation.run.out_of_memory import explaining_memory
+from distillation.run.preflight import check_before_start
 from distillation.run.record import Records
 from distillation.run.runner import describe_forecast, describe_status, plan_run, run
 from distillation.run.steps import STAGES, RunOptions, Steps, describe_agreement, describe_pack, parse_stages
@@ -314,6 +315,7 @@ def _run(stages: Stages, options: argparse.Namespace) -> None:
     if not options.dry_run:
         run(steps, chosen, stages, device=options.device, measure=measure, say=_say)
         return
+    check_before_start(stages)
     for each in plan_run(chosen, stages, measure=measure):
         print(f"{each.step.name}: {describe_status(each.status)}; {describe_forecast(each.forecast)}")
 

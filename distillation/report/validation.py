@@ -25,7 +25,7 @@ def validation_page(workspaces: Sequence[Path]) -> str:
         "# Validation",
         "",
         "Written by `kdseg-distill validation`; do not edit. Every network was run through the library's own pipeline, "
-        "in float32, on the cases that its task names, with what a teacher has seen of them.",
+        "in float32. Which cases these are, and whether a teacher has seen them, is said with each task.",
         "",
     ]
     for each in results:
