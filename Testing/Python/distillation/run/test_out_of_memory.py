@@ -40,9 +40,7 @@ def test_memory_that_runs_out_is_said_in_words(work: Callable[[], None]) -> None
     with pytest.raises(InsufficientMemoryError, match=r"student x1/4 logit ran out of memory .*gradient_checkpointing"):
         explaining_memory(step(work)).work()
     evaluation = replace(step(work), stage="evaluate", name="evaluate", trained=None)
-    with pytest.raises(
-        InsufficientMemoryError, match=r"^evaluate ran out of memory .*; close other programs, or"
-    ):
+    with pytest.raises(InsufficientMemoryError, match=r"^evaluate ran out of memory .*; close other programs, or"):
         explaining_memory(evaluation).work()
 
 
