@@ -57,7 +57,7 @@ def test_the_optimisers_numbers_are_counted(plans: Callable[..., Any], optimizer
 
 
 def test_memory_holds_the_optimisers_numbers(plans: Callable[..., Any]) -> None:
-    asked = work(plans, (16, 32), (16, 16, 16))
+    asked = work(plans, (16, 32, 64), (16, 16, 16))
     parameters = count_parameters(build_network(asked.configuration, channels=1, labels=3, deep_supervision=True))
     assert training_bytes(replace(asked, optimizer="adamw")) - training_bytes(asked) == 2 * 4 * parameters
 
