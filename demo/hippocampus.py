@@ -37,8 +37,8 @@ HIPPOCAMPUS: dict[str, Ras] = {"right": (27.0, -21.0, -14.0), "left": (-27.0, -2
 """About the middle of each hippocampus in MNI space: (R, A, S) in mm."""
 
 BOX_MM: Ras = (36.0, 50.0, 38.0)
-"""Size of the crop along (R, A, S): about the mean size of the training scans. Larger boxes show the students tissue that
-they never saw, and they label some of it."""
+"""Size of the crop along (R, A, S): about the mean size of the training scans. Larger boxes show the students tissue
+that they never saw, and they label some of it."""
 
 BOX_SHIFT_MM: Ras = (0.0, -1.0, 2.0)
 """From the middle of the hippocampus to the middle of the crop: its tail rises behind, and needs the room."""
