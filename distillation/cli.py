@@ -65,15 +65,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _STAGES[options.command](_stages(options), options)
     except KDSegmentatorError as error:
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        print(f"{PROGRAM}: error: {' '.join(str(error).split())}", file=sys.stderr)  # torch's own are many lines
         return BAD_INPUT
     except OSError as error:
         print(f"{PROGRAM}: error: {error}; check disk space and permissions, then start again", file=sys.stderr)
         return BAD_INPUT
     except (KeyboardInterrupt, CancelledError):
-        print(f"{PROGRAM}: interrupted; start again to go on", file=sys.stderr)
-        return INTERRUPTED
+        return _say_interrupted()
+    except RuntimeError as error:
+        if not _is_interruption(error):
+            raise
+        return _say_interrupted()
     return 0
+
+
+def _is_interruption(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C was the cause; some of torch's contexts fail on their way out of it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
+
+
+def _say_interrupted() -> int:
+    print(f"{PROGRAM}: interrupted; start again to go on", file=sys.stderr)
+    return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,7 +4,9 @@ import pytest
 
 pytest.importorskip("yaml", reason="install the extra 'distill'")
 
+from distillation import cli
 from distillation.cli import _set_workers, main
+from KDSegmentatorLib.errors import TeacherError
 
 
 @pytest.mark.parametrize("stage", ["prepare", "train-teacher", "distil", "evaluate", "export", "report", "run"])
@@ -49,6 +51,36 @@ def test_errors_are_one_line(capsys, tmp_path, recipe_text, spheres):
     assert "x1/8" in failure(capsys, "distil", *common, *raw, "--student", "x1/8")
     (spheres / "labelsTr" / "case_00.nii.gz").unlink()
     assert "case_00" in failure(capsys, "prepare", *common, *raw)
+
+
+def test_torchs_words_are_one_line_too(capsys, tmp_path, recipe_text, monkeypatch):
+    def failing(*_):
+        raise TeacherError("cannot be loaded:\n\tsize mismatch")
+
+    monkeypatch.setitem(cli._STAGES, "prepare", failing)
+    (tmp_path / "spheres.yaml").write_text(recipe_text)
+    text = failure(capsys, "prepare", tmp_path / "spheres.yaml", "--workspace", tmp_path)
+    assert text == "kdseg-distill: error: cannot be loaded: size mismatch\n"
+
+
+def test_ctrl_c_is_no_error_even_where_torch_fails_over_it(capsys, tmp_path, recipe_text, monkeypatch):
+    def interrupted(*_):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("trying to pop from empty mode stack")
+
+    def broken(*_):
+        raise RuntimeError("a mistake of ours")
+
+    (tmp_path / "spheres.yaml").write_text(recipe_text)
+    command = ["prepare", str(tmp_path / "spheres.yaml"), "--workspace", str(tmp_path)]
+    monkeypatch.setitem(cli._STAGES, "prepare", interrupted)
+    assert main(command) == 130
+    assert "start again to go on" in capsys.readouterr().err
+    monkeypatch.setitem(cli._STAGES, "prepare", broken)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        main(command)
 
 
 def test_augmentation_stays_in_the_process_on_small_machines(monkeypatch):
