@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -197,6 +198,11 @@ class Forecasts:
         return round((_CHANNEL_BYTES * len(raw.description["channel_names"]) + _LABEL_BYTES) * voxels)
 
 
+def bytes_text(count: float) -> str:
+    """Return a size for people: ``3.2 GB``, ``12 MB``."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{math.ceil(count / 1e6)} MB"
+
+
 def check_machine(step: Step, forecast: Forecast, folder: Path, *, device: str) -> None:
     """Refuse a step that this machine has too little memory or disk for, before hours are lost.
 
@@ -214,13 +220,13 @@ def check_machine(step: Step, forecast: Forecast, folder: Path, *, device: str) 
     needed = forecast.memory_bytes
     if device == "cpu" and needed is not None and available is not None and needed > available:
         raise InsufficientMemoryError(
-            f"{step.name} needs about {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} GB are free; close other "
+            f"{step.name} needs about {bytes_text(needed)} of memory, {bytes_text(available)} are free; close other "
             "programs, lower batch_size in the recipe's training or memory_target_gb in its dataset, or go on on a "
             "larger machine"
         )
     free = shutil.disk_usage(folder).free
     if forecast.disk_bytes is not None and forecast.disk_bytes > free:
         raise TrainingError(
-            f"{step.name} will write about {forecast.disk_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in "
+            f"{step.name} will write about {bytes_text(forecast.disk_bytes)}, {bytes_text(free)} are free in "
             f"{folder}; free some space or give another --workspace"
         )

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from distillation.run.forecast import Forecast, Forecasts, check_machine
+from distillation.run.forecast import Forecast, Forecasts, bytes_text, check_machine
 from distillation.run.judgement import judge, judge_together, keeps_records, process_number
 from distillation.run.preflight import check_before_start
 from distillation.run.record import Records, Status, StepRecord
@@ -129,9 +129,9 @@ def describe_forecast(forecast: Forecast) -> str:
         "time unknown" if forecast.seconds is None else f"about {duration_text(forecast.seconds)} ({forecast.source})"
     ]
     if forecast.memory_bytes is not None:
-        parts.append(f"{forecast.memory_bytes / 1e9:.1f} GB of memory")
+        parts.append(f"{bytes_text(forecast.memory_bytes)} of memory")
     if forecast.disk_bytes is not None:
-        parts.append(f"{forecast.disk_bytes / 1e9:.1f} GB on disk")
+        parts.append(f"{bytes_text(forecast.disk_bytes)} on disk")
     return ", ".join(parts)
 
 

@@ -15,7 +15,7 @@ import distillation.run.forecast as module
 from distillation.dataset import read_dataset, read_header
 from distillation.efficiency import network_cost
 from distillation.recipe import Recipe
-from distillation.run.forecast import Forecast, check_machine
+from distillation.run.forecast import Forecast, bytes_text, check_machine
 from distillation.run.steps import STAGES, Step, parse_stages
 from distillation.run.training_cost import measure_steps, training_bytes
 from distillation.run.training_work import MeasuredSteps, TrainingWork
@@ -185,3 +185,8 @@ def test_stages_by_name(text: str | None, expected: tuple[str, ...]) -> None:
 def test_stages_that_make_no_sense(text: str) -> None:
     with pytest.raises(InvalidSettingsError, match="--stage"):
         parse_stages(text)
+
+
+@pytest.mark.parametrize(("count", "text"), [(3.21e9, "3.2 GB"), (1e8, "0.1 GB"), (2_000_001, "3 MB"), (0, "0 MB")])
+def test_sizes_for_people(count: float, text: str) -> None:
+    assert bytes_text(count) == text
