@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.pack import open_pack
+from support.other_programs import run_bundle, stock
 
 ROOT = Path(__file__).parents[4]
 
@@ -52,25 +51,6 @@ def bundle(
     """The bundle of a network with random weights; its nnU-Net folder is ``teacher``."""
     model = load_model_folder(model_folder(plans(architecture)), 0)
     return export_bundle(model, size="x1", axis_codes="RAS", recipe=recipe.pack, into=tmp_path / "bundles")
-
-
-def run_bundle(bundle: Path, images: Path, into: Path, *options: str) -> None:
-    """Run it in another folder, in a Python that does not see this project."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, "-m", "monai.bundle", "run", "--bundle_root", str(bundle)]
-    command += ["--config_file", str(bundle / "configs" / "inference.json")]
-    command += ["--dataset_dir", str(images), "--output_dir", str(into), *options]
-    done = subprocess.run(command, cwd=bundle.parent, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def stock(folder: Path, images: Path, into: Path, *, mirroring: bool = False) -> None:
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-
-    predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=mirroring, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(folder), (0,))
-    into.mkdir()
-    predictor.predict_from_files_sequential(str(images), str(into))
 
 
 def first_images(raw: Path, into: Path, count: int) -> Path:

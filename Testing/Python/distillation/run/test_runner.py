@@ -17,6 +17,7 @@ pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 pytest.importorskip("matplotlib", reason="install the extra 'distill'")
 
+import numpy as np
 from nnunetv2.experiment_planning import verify_dataset_integrity
 from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
@@ -27,6 +28,12 @@ import distillation.evaluation.family as family
 from distillation.cli import main
 from distillation.run.training_work import MeasuredSteps
 from distillation.stages import Stages
+from KDSegmentatorLib.engines.candidates import EngineRequest
+from KDSegmentatorLib.engines.selection import choose_engine
+from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.packs.pack import open_pack
+from support.other_programs import run_bundle, stock
 
 pytestmark = pytest.mark.training
 
@@ -121,6 +128,7 @@ def test_a_recipe_from_dataset_to_report(
     assert sorted(path.name for path in (work / "family").iterdir()) == ["spheres-x1", "spheres-x1_2"]
     assert sorted(path.name for path in (tmp_path / "bundles").iterdir()) == ["spheres-x1-monai", "spheres-x1_2-monai"]
     _check_report(work / "report")
+    _check_that_the_student_loads_everywhere(tmp_path)
 
     # nothing is done again, and touched files are the same files
     for path in (tmp_path / "raw").rglob("*.nii.gz"):
@@ -159,6 +167,27 @@ def _check_report(folder: Path) -> None:
     for picture in re.findall(r"\]\((figures/[^)]*)\)", markdown):
         assert (folder / picture).is_file()
     assert "no difference in Dice from x1/2 plain was shown" in markdown  # two cases show nothing
+
+
+def _check_that_the_student_loads_everywhere(tmp_path: Path) -> None:
+    """One trained and distilled student, from image to labels: stock nnU-Net, the MONAI bundle and the pack agree."""
+    images = tmp_path / "images"
+    images.mkdir()
+    image = tmp_path / "raw" / "Dataset901_Spheres" / "imagesTr" / "case_03_0000.nii.gz"
+    shutil.copy(image, images)
+    results = tmp_path / "work" / "results" / "Dataset901_Spheres"
+    (student,) = (path for path in results.iterdir() if "_x1_2_logit_" in path.name)
+    stock(student, images, tmp_path / "stock")
+    run_bundle(tmp_path / "bundles" / "spheres-x1_2-monai", images, tmp_path / "bundled", "--use_mirroring", "False")
+    expected, bundled = (read_volume(tmp_path / where / "case_03.nii.gz") for where in ("stock", "bundled"))
+    assert bundled.same_grid(expected)
+    np.testing.assert_array_equal(bundled.voxels, expected.voxels)
+    pack = open_pack(tmp_path / "work" / "family" / "spheres-x1_2")
+    engine = choose_engine(pack, EngineRequest(precision="float32", threads=1)).engine
+    ours = segment(read_volume(image), pack, engine).volume
+    assert ours.same_grid(expected)
+    assert np.mean(ours.voxels == expected.voxels) > 0.995  # the pack's weights are float16
+    assert len(np.unique(expected.voxels)) > 1
 
 
 def _check_changes(command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
