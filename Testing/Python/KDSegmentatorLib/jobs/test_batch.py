@@ -91,14 +91,14 @@ def test_warnings_are_in_the_table_the_record_and_the_result(
         run_batch(request_, jobs_folder, reporter, never)
         for file in read_stored(StoredBatch, jobs_folder / RESULT_NAME).files:
             assert file.state == state
-            assert "Structures are cut off" in file.message and "structure 2 is cut off" in file.message
+            assert "All structures together are smaller" in file.message and "structure 2 is cut off" in file.message
             assert (file.input, state) in reporter.states
         found = rows(output)
-        assert all("Structures are cut off at the edge of the volume: " in row["warnings"] for row in found)
+        assert all("All structures together are smaller than expected: " in row["warnings"] for row in found)
         assert [row["label_value"] for row in found if "structure 2 is cut off" in row["warnings"]] == ["2", "2"]
         assert {row["failure"] for row in found} == {""}
     record = read_stored(BatchRecord, output / "a-record.json").run.record
-    assert [(each.kind, each.labels) for each in record.warnings] == [("cut off", ()), ("cut off", ("structure 2",))]
+    assert [(each.kind, each.labels) for each in record.warnings] == [("small", ()), ("cut off", ("structure 2",))]
 
 
 def test_a_size_for_each_volume(request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any) -> None:
