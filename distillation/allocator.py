@@ -18,8 +18,8 @@ def kept_memory() -> Iterator[None]:
     """Inside, the C library keeps the memory that this process frees; at the end all of it goes back.
 
     A training step frees and takes again the same hundreds of megabytes: logits of 46 classes on a patch are 72 MB, and
-    the loss makes a dozen such tensors. glibc maps each anew, and the kernel clears every page of it: a third of a
-    step's time for a narrow student of many classes. Other C libraries than glibc stay as they are.
+    the loss makes a dozen such tensors. glibc maps each anew, and the kernel clears every page of it, which a narrow
+    student of many classes feels most. Other C libraries than glibc stay as they are.
     """
     library = _glibc()
     if library is None:
