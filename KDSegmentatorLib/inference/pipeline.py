@@ -23,7 +23,14 @@ from KDSegmentatorLib.inference.network_grid import NetworkGrid
 from KDSegmentatorLib.inference.normalization import normalize
 from KDSegmentatorLib.inference.plausibility import check_field_of_view, check_finite, check_intensities
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
-from KDSegmentatorLib.inference.region import FoundRegion, check_region, only_region, region_record, region_warnings
+from KDSegmentatorLib.inference.region import (
+    FoundRegion,
+    check_region,
+    check_region_size,
+    only_region,
+    region_record,
+    region_warnings,
+)
 from KDSegmentatorLib.inference.resampling import resample_image
 from KDSegmentatorLib.inference.restoration import Restoration
 from KDSegmentatorLib.inference.sanity import ResultWarning, check_result, input_warning
@@ -217,8 +224,10 @@ def _preprocessed(
     check_finite(volume, steps.check, seen)
     warnings: tuple[ResultWarning, ...] = ()
     try:
-        if found is None:  # the earlier stage has looked at the whole volume
+        if found is None:
             check_intensities(volume, manifest.modality, steps.check)
+        else:  # the earlier stage has looked at the whole volume
+            check_region_size(found, manifest, volume)
         check_field_of_view(volume, manifest, seen)
     except ImplausibleVolumeError as error:
         if check_input:

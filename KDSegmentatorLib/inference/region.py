@@ -9,12 +9,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError, UnsuitableVolumeError
-from KDSegmentatorLib.geometry import Vector, Volume, slabs
+from KDSegmentatorLib.errors import GeometryError, ImplausibleVolumeError, InvalidSettingsError, UnsuitableVolumeError
+from KDSegmentatorLib.geometry import MM3_PER_ML, Vector, Volume, slabs
 from KDSegmentatorLib.inference.cropping import Box, nonzero_box
 from KDSegmentatorLib.inference.sanity import ResultWarning
 from KDSegmentatorLib.inference.segmentation import RegionRecord, RunRecord
 from KDSegmentatorLib.packs.manifest import Manifest
+
+REGION_TIMES_SMALLEST = 0.25
+"""A region may have this fraction of what the later pack's structures have together in the smallest training case.
+
+Half a brain is about half of it, and is segmented with warnings; pieces of another organ that were taken for brain
+are not.
+"""
 
 _ROUNDING = 1e-6
 """Of a margin: 3 voxels of 0.7 mm are 2.1 mm, also in floating point."""
@@ -69,6 +76,30 @@ def check_region(found: FoundRegion, manifest: Manifest, volume: Volume) -> None
             "what lies in what it finds. Check that the volume shows it, that its orientation is right, and that it is "
             f"a scan such as this task is for ({manifest.modality}, {manifest.body_part.lower()})"
         )
+
+
+def check_region_size(found: FoundRegion, manifest: Manifest, volume: Volume) -> None:
+    """Check that a region is not far too small for the structures that are looked for in it.
+
+    Args:
+        found: the region.
+        manifest: of the later pack; without ``expected`` every size will do.
+        volume: in which it was found.
+
+    Raises:
+        ImplausibleVolumeError: it is smaller than :data:`REGION_TIMES_SMALLEST` of what training cases have; the
+            message names both packs and how to overrule.
+    """
+    expected = manifest.expected
+    found_ml = int(np.count_nonzero(found.mask)) * volume.voxel_volume / MM3_PER_ML
+    if expected is None or found_ml >= REGION_TIMES_SMALLEST * expected.smallest_ml:
+        return
+    raise ImplausibleVolumeError(
+        f"{found.title} ({found.record.pack_id} {found.record.pack_version}) found {found_ml:.3g} ml in this volume "
+        f"({', '.join(found.structures)}); the structures of {manifest.title} ({manifest.id} {manifest.version}) have "
+        f"{expected.smallest_ml:.3g} ml together in the smallest training case. Check that the volume shows all of it, "
+        f"and that it is a scan such as this task is for ({manifest.modality}, {manifest.body_part.lower()})."
+    )
 
 
 def region_record(found: FoundRegion, margin_mm: float) -> RegionRecord:

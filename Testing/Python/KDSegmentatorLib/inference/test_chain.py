@@ -13,7 +13,13 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 from KDSegmentatorLib.cli.main import main
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
-from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError, PackError, UnsuitableVolumeError
+from KDSegmentatorLib.errors import (
+    CancelledError,
+    ImplausibleVolumeError,
+    InvalidSettingsError,
+    PackError,
+    UnsuitableVolumeError,
+)
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.chain import Regions
 from KDSegmentatorLib.inference.pipeline import segment
@@ -114,6 +120,23 @@ def test_nothing_found_says_what_was_looked_for(store: PackStore, tmp_path: Path
     install_later(store, tmp_path, region=after_earlier())
     with pytest.raises(UnsuitableVolumeError, match=rf"Bright tissue \({EARLIER}.*found nothing.*What lies inside"):
         segmenter(store)(blob())
+
+
+@pytest.mark.parametrize(("smallest_ml", "refused"), [(1.0, False), (400.0, True)])
+def test_a_region_that_is_far_too_small_is_refused(
+    store: PackStore, tmp_path: Path, smallest_ml: float, refused: bool
+) -> None:
+    install_earlier(store, tmp_path)
+    expected = Expected(cases=9, smallest_ml=smallest_ml, largest_ml=2 * smallest_ml, labels=(), pairs=())
+    install_later(store, tmp_path, region=after_earlier(), expected=expected)
+    run_it = segmenter(store)
+    unchecked = run_it(blob(), check_input=False).record.warnings
+    assert [warning.kind for warning in unchecked].count("input") == refused
+    if refused:
+        with pytest.raises(ImplausibleVolumeError, match=r"Bright tissue .* found [\d.]+ ml .*400 ml together.*--unch"):
+            run_it(blob())
+    else:
+        assert run_it(blob()).volume.voxels.any()
 
 
 def test_the_earlier_pack_has_to_be_there_and_fit(store: PackStore, tmp_path: Path) -> None:
