@@ -1,13 +1,16 @@
-"""Run brain extraction on real heads, compare what has a reference, and draw every result.
+"""Run the brain packs on real heads, compare what has a reference, draw every result, and write the page about it.
 
     python Testing/Benchmarks/brain_heads.py PACK [PACK ...] --output pictures
+        [--structures PACK] [--page docs/brain-heads.md]
         [--mricron /usr/share/mricron/templates] [--average mean_reg2mean.nii.gz] [--thick DICOM_FOLDER] [--template]
 
-PACK is a pack's folder. The heads, none of which trained anything:
+PACK is the folder of a pack of brain extraction, that of ``--structures`` one of the structures in it, run after the
+first PACK. The heads, none of which trained anything:
 
-- ``--mricron``: ch2, one sharp head, with ch2bet, its brain by FSL's BET (Debian: ``apt-get install mricron-data``, or
-  ``apt-get download mricron-data`` and ``dpkg-deb -x``). ch2 comes also stripped, in slices of 6 mm along each axis, in
-  voxels of 0.7 mm, as its right half alone, and without what lies below the temporal lobes.
+- ``--mricron``: ch2, one sharp head, with ch2bet, its brain by FSL's BET, and AAL's labels (Debian:
+  ``apt-get install mricron-data``, or ``apt-get download mricron-data`` and ``dpkg-deb -x``). ch2 comes also stripped,
+  in slices of 6 mm along each axis, in voxels of 0.7 mm, as its right half alone, and without what lies below the
+  temporal lobes.
 - ``--average``: the blurred mean head with a strong bias field that the package pydeface carries.
 - ``--thick``: a folder with one DICOM series, for example of oblique slices.
 - ``--template``: the skull-stripped MNI152 template of the package nilearn, where everything that is not 0 is brain.
@@ -26,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import SimpleITK
+from brain_structures import CHAIN_COLUMNS, STRUCTURE_COLUMNS, Chain, compare_with_aal, run_chain
 from scipy import ndimage
 
 from KDSegmentatorLib.analysis.overlay import write_overlay
@@ -36,6 +40,8 @@ from KDSegmentatorLib.geometry import Volume, matrix, vector
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.machine.hardware import usable_cores
+from KDSegmentatorLib.machine.processor import processor_name
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
 
 THICK_MM = 6.0
@@ -56,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run all packs on all heads and return the exit code: 1 if an input is missing or refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packs", nargs="+", type=Path, metavar="PACK", help="folder of a brain extraction pack")
-    parser.add_argument("--output", type=Path, required=True, help="folder for pictures and heads.csv")
+    parser.add_argument("--structures", type=Path, metavar="PACK", help="folder of a pack that is run after the first")
+    parser.add_argument("--output", type=Path, required=True, help="folder for pictures and tables (CSV)")
+    parser.add_argument("--page", type=Path, help="the tables as Markdown")
     parser.add_argument("--mricron", type=Path, help="folder with ch2.nii.gz and ch2bet.nii.gz")
     parser.add_argument("--average", type=Path, help="pydeface's mean_reg2mean.nii.gz")
     parser.add_argument("--thick", type=Path, help="folder of a DICOM series")
@@ -67,15 +75,83 @@ def main(arguments: Sequence[str] | None = None) -> int:
         packs = [open_pack(folder) for folder in chosen.packs]
         chosen.output.mkdir(parents=True, exist_ok=True)
         heads = list(real_heads(chosen))
-        rows = [row for pack in packs for row in run(pack, heads, chosen.output, chosen.threads)]
+        tables = [Table("heads", COLUMNS, [row for pack in packs for row in run(pack, heads, chosen)])]
+        if chosen.structures is not None:
+            tables += structure_tables(packs[0], heads, chosen)
     except (KDSegmentatorError, OSError, RuntimeError) as error:
         print(f"brain_heads: {error}", file=sys.stderr)
         return 1
-    with atomic_output(chosen.output / "heads.csv") as path, path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        table.writerows(rows)
+    for table in tables:
+        table.write(chosen.output / f"{table.name}.csv")
+    if chosen.page is not None:
+        with atomic_output(chosen.page) as path:
+            path.write_text(page(tables, packs), encoding="utf-8")
     return 0
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of one kind."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[dict[str, Any]]
+
+    def write(self, path: Path) -> None:
+        """Write it as CSV."""
+        with atomic_output(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, self.columns)
+            table.writeheader()
+            table.writerows(self.rows)
+
+    def markdown(self) -> str:
+        """Return it as a Markdown table."""
+        lines = ["| " + " | ".join(column.replace("_", " ") for column in self.columns) + " |"]
+        lines.append("|" + " --- |" * len(self.columns))
+        lines += ["| " + " | ".join(str(row[column]) for column in self.columns) + " |" for row in self.rows]
+        return "\n".join(lines)
+
+
+def structure_tables(extraction: StudentPack, heads: Sequence[RealHead], chosen: argparse.Namespace) -> list[Table]:
+    """Run the chain on all heads, and compare ch2 with AAL if it is there."""
+    chain = Chain(extraction=extraction, structures=open_pack(chosen.structures), threads=chosen.threads)
+    images = [(head.name, head.image) for head in heads]
+    tables = [Table("chain", CHAIN_COLUMNS, list(run_chain(chain, images, chosen.output)))]
+    if chosen.mricron is not None:
+        image, aal = (read_volume(chosen.mricron / f"{name}.nii.gz") for name in ("ch2", "aal"))
+        tables.append(Table("aal", STRUCTURE_COLUMNS, list(compare_with_aal(chain, image, aal))))
+    return tables
+
+
+SECTIONS = {
+    "heads": """## Brain extraction
+
+Dice against ch2bet, which is FSL's BET, not a person's drawing; of the MNI152 template everything that is not 0 is
+brain. *Pieces* are connected pieces of the mask; *seconds* those of a call once the network is loaded.""",
+    "chain": """## Structures, in what brain extraction found
+
+45 structures are looked for. *Seconds* are those of both stages and of loading both networks; *warnings* are what the
+user reads.""",
+    "aal": """## Deep structures of ch2 against AAL
+
+AAL was drawn on ch2 itself, by another protocol than that of the training data: Dice against it is no accuracy, but a
+wrong side, a wrong place or a lost structure would show. *Centre mm* is the distance between both centroids.
+Tzourio-Mazoyer et al., NeuroImage 15 (2002).""",
+}
+
+
+def page(tables: Sequence[Table], packs: Sequence[StudentPack]) -> str:
+    """Return the page: what was run on what, and its tables."""
+    about = ", ".join(f"{pack.manifest.id} {pack.manifest.version}" for pack in packs)
+    parts = [
+        "# The brain packs on real heads",
+        f"Written by `Testing/Benchmarks/brain_heads.py` ({about}); do not edit. None of these heads trained anything. "
+        "ch2 is the head of Debian's mricron-data; the average head is that of the package pydeface, blurred and with "
+        "a strong bias field; the thick oblique slices are a clinical series of 5 mm; the template is nilearn's.",
+        *(f"{SECTIONS[table.name]}\n\n{table.markdown()}" for table in tables),
+        f"Seconds on {processor_name()}, {usable_cores()} cores.",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def real_heads(chosen: argparse.Namespace) -> Iterator[RealHead]:
@@ -110,8 +186,9 @@ def variants(image: Volume, brain: Volume) -> Iterator[RealHead]:
     yield RealHead(name="ch2 upper part", image=cropped(image, upper), brain=cropped(brain, upper))
 
 
-def run(pack: StudentPack, heads: Sequence[RealHead], output: Path, threads: int | None) -> Iterator[dict[str, Any]]:
+def run(pack: StudentPack, heads: Sequence[RealHead], chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Segment the heads, draw and print each result, and give its row."""
+    output, threads = chosen.output, chosen.threads
     engine = choose_engine(pack, EngineRequest(threads=threads)).engine
     size = pack.manifest.size.replace("/", "_")
     for head in heads:

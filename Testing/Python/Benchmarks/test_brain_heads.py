@@ -5,9 +5,12 @@ import csv
 import numpy as np
 import pytest
 from brain_heads import main, variants
+from brain_structures import AAL
 
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import write_volume
+from KDSegmentatorLib.packs.store import PackStore
+from support.chained_packs import after_earlier, install_earlier, install_later
 from support.generated_packs import manifest, write_pack
 
 SIZE = 24
@@ -58,3 +61,35 @@ def test_the_script(tmp_path, capsys):
     assert len(list(output.glob("x1_4-*.png"))) == 8
     assert main([*arguments, "--mricron", str(tmp_path / "nothing")]) == 1
     assert "ch2.nii.gz" in capsys.readouterr().err
+
+
+def test_the_script_with_structures(tmp_path):
+    """The earlier pack finds what is bright; the later one calls it all by the names that AAL has."""
+    names = [f"{side} {structure}" for structure in AAL for side in ("Left", "Right")]
+    store = PackStore(tmp_path / "user", tmp_path / "shipped")
+    earlier = install_earlier(store, tmp_path / "packs")
+    later = install_later(store, tmp_path / "packs", region=after_earlier(), labels=names)
+    k, j, i = np.indices((SIZE,) * 3)
+    ball = (k - 12) ** 2 + (j - 11) ** 2 + (i - 12) ** 2 < 60
+    noise = np.random.default_rng(0).integers(1, 60, (SIZE,) * 3)
+    image = Volume((noise + 150 * ball).astype(np.uint8), *GRID)
+    (tmp_path / "mricron").mkdir()
+    write_volume(image, tmp_path / "mricron" / "ch2.nii.gz")
+    write_volume(image.with_voxels(ball.astype(np.uint8)), tmp_path / "mricron" / "ch2bet.nii.gz")
+    write_volume(image.with_voxels(np.where(ball, 37, 0).astype(np.uint8)), tmp_path / "mricron" / "aal.nii.gz")
+    output, page = tmp_path / "pictures", tmp_path / "page.md"
+    arguments = [str(earlier.folder), "--structures", str(later.folder), "--output", str(output), "--threads", "1"]
+    assert main([*arguments, "--mricron", str(tmp_path / "mricron"), "--page", str(page)]) == 0
+    with (output / "chain.csv").open(newline="") as file:
+        chain = list(csv.DictReader(file))
+    assert [row["outcome"] for row in chain] == ["segmented"] * 8
+    assert len(list(output.glob("structures-*.png"))) == 8
+    with (output / "aal.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["structure"] for row in rows] == names
+    voxel_ml = 0.001
+    assert float(rows[0]["reference_ml"]) == pytest.approx(ball.sum() * voxel_ml, abs=0.006)
+    assert {float(row["reference_ml"]) for row in rows[1:]} == {0.0}
+    text = page.read_text(encoding="utf-8")
+    assert text.count("| ch2 |") == 1 + 1
+    assert f"| {rows[0]['structure']} | {rows[0]['dice']} |" in text

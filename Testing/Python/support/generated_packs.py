@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,9 @@ def convolution_body(features: int = FEATURES, seed: int = 0, repeats: int = 1) 
     return body
 
 
-def manifest(labels: int = 3, **changes: Any) -> Manifest:
-    """Return a complete manifest for ``labels`` structures (background not counted); its files are not filled in."""
+def manifest(labels: int | Sequence[str] = 3, **changes: Any) -> Manifest:
+    """Return a complete manifest for so many structures, or for those of these names; its files are not filled in."""
+    names = [f"structure {value}" for value in range(1, labels + 1)] if isinstance(labels, int) else labels
     base = Manifest(
         schema_version=SCHEMA_VERSION,
         id="generated-x1_4",
@@ -66,8 +67,8 @@ def manifest(labels: int = 3, **changes: Any) -> Manifest:
         modality="MR",
         body_part="head",
         labels=tuple(
-            label(value, f"structure {value}", (40 * value % 256, 90 * value % 256, 200 - 20 * value % 200))
-            for value in range(1, labels + 1)
+            label(value, name, (40 * value % 256, 90 * value % 256, 200 - 20 * value % 200))
+            for value, name in enumerate(names, 1)
         ),
         preprocessing=Preprocessing(
             axis_codes="RAS",
