@@ -154,7 +154,8 @@ def _parser() -> argparse.ArgumentParser:
         "--calibration-windows", type=_count, default=CALIBRATION_WINDOWS, metavar="N", help="0 for no int8"
     )
     validation = commands.add_parser(
-        "validation", help="write the tables of several evaluated workspaces (tasks, seeds) to one Markdown page"
+        "validation",
+        help="write the tables of evaluated workspaces (tasks, seeds) to a Markdown page; its other tasks stay",
     )
     validation.add_argument("workspaces", nargs="+", type=Path, metavar="WORKSPACE", help="evaluated workspaces")
     validation.add_argument("--output", type=Path, required=True, help="the page, for example docs/validation.md")
@@ -369,10 +370,9 @@ def _report(stages: Stages, options: argparse.Namespace) -> None:
 
 
 def _validation(options: argparse.Namespace) -> None:
-    from distillation.evaluation.tables import write_text
-    from distillation.report.validation import validation_page
+    from distillation.report.validation import write_validation
 
-    write_text(options.output, validation_page(options.workspaces))
+    write_validation(options.workspaces, options.output)
     print(f"written to {options.output}")
 
 

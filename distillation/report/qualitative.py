@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from KDSegmentatorLib.geometry import Volume
     from KDSegmentatorLib.packs.manifest import Label, Modality
 
+PICTURE_NAME = "qualitative"
 _BACKGROUND = "#111418"
 _INK = "#eceff1"
 _LETTER = "#ffd666"
@@ -91,7 +92,7 @@ def qualitative_figure(
         "reference are magenta. Radiological convention: the patient's left (L) is on the right of coronal and axial "
         "pictures."
     )
-    return save(figure, "qualitative", caption, "png")
+    return save(figure, PICTURE_NAME, caption, "png")
 
 
 def _draw(

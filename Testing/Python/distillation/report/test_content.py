@@ -19,7 +19,7 @@ from distillation.evaluation.scores import Score, write_scores
 from distillation.evaluation.statistics import summarise
 from distillation.report.content import TaskResults, join_seeds, read_results
 from distillation.report.tables import accuracy_table, comparison_table, efficiency_table, label_table, verdicts
-from distillation.report.validation import validation_page
+from distillation.report.validation import validation_page, write_validation
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
 from support.scores import score
 
@@ -294,6 +294,27 @@ def test_the_validation_page_has_every_task(tmp_path: Path) -> None:
     widths = [line.replace("\\|", "").count("|") for line in page.splitlines() if line.startswith("| Front")]
     assert set(widths) == {len(MODELS) + 3}
     assert validation_page(folders) == page
+
+
+def test_the_validation_page_keeps_what_it_has_of_other_tasks(tmp_path: Path) -> None:
+    spheres, cubes = workspace(tmp_path / "a"), workspace(tmp_path / "c", task="cubes")
+    page, image = tmp_path / "docs" / "validation.md", b"\x89PNG"
+    page.parent.mkdir()
+    write_validation([spheres], page)
+    write_validation([cubes], page)
+    both = page.read_text(encoding="utf-8")
+    assert both == validation_page([spheres, cubes])
+    figure = cubes / "report" / "figures" / "qualitative.png"
+    figure.parent.mkdir(parents=True)
+    figure.write_bytes(image)
+    write_validation([cubes], page)  # takes the place of its earlier section
+    assert page.read_text(encoding="utf-8") == validation_page([spheres, cubes])
+    assert "](images/validation-cubes.png)" in page.read_text(encoding="utf-8")
+    assert (page.parent / "images" / "validation-cubes.png").read_bytes() == image
+    assert not (page.parent / "images" / "validation-spheres.png").exists()
+    page.write_bytes(b"\xff\xfe")
+    with pytest.raises(ExportError, match="cannot be read"):
+        write_validation([cubes], page)
 
 
 def test_a_workspace_without_evaluation(tmp_path: Path) -> None:
