@@ -60,6 +60,10 @@ class DatasetRecipe:
     groups: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"Dataset\d{3}_[^/\\]+", self.name):
+            raise InvalidSettingsError(
+                f"name must be that of nnU-Net's folder, Dataset, three digits, _ and a name, got {self.name!r}"
+            )
         if self.memory_target_gb is not None and not self.memory_target_gb > 0:
             raise InvalidSettingsError(f"memory_target_gb must be > 0, got {self.memory_target_gb}")
         if self.maximum_features is not None and self.maximum_features < 1:

@@ -139,6 +139,7 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
     [
         ("epochs: 2, methods", "epoch: 2, methods", r"students\[0\]\.epoch: unknown field; known are: epochs, methods"),
         ("fold: 0", "fold: 7", "dataset: fold must be 0 to 4"),
+        ("name: Dataset901_Spheres", "name: Spheres", "dataset: name must be that of nnU-Net's folder"),
         ("fold: 0", "fold: 0, configuration: 3d_cascade_fullres", "dataset: configuration must be one of 3d_fullres"),
         ("batch_size: 2", "batch_size: 0", "batch_size"),
         ("seed: 7", "seed: -1", "seed must be a whole number from 0"),
