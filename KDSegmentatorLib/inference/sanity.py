@@ -49,7 +49,13 @@ does not tell that the structure was there and went on, only that something was 
 not a cut mandible. A structure that really is cut off with less left is still said to be small.
 """
 
-WarningKind = Literal["input", "empty", "missing", "small", "large", "cut off", "asymmetric"]
+MANY_STRUCTURES = 6
+ODD_SHARE = 0.5
+"""Of a pack with many structures more than this share may not be missing or far from its size, or the result as a whole
+is implausible: another organ, or a header that is upside down. Of fewer structures every warning speaks for itself.
+"""
+
+WarningKind = Literal["input", "implausible", "empty", "missing", "small", "large", "cut off", "asymmetric"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,12 +64,12 @@ class ResultWarning:
 
     Attributes:
         kind: ``input`` is a volume that does not look like what the pack was made for, segmented all the same because
-            the check was switched off; ``cut off`` a structure that touches the edge of the volume and usually does
-            not, or is too small, or much smaller than its other side; with less than :data:`CUT_OFF_SHARE` of it left
-            it is ``small``.
+            the check was switched off; ``implausible`` a result that is odd in most of its structures; ``cut off`` a
+            structure that touches the edge of the volume and usually does not, or is too small, or much smaller than
+            its other side; with less than :data:`CUT_OFF_SHARE` of it left it is ``small``.
         pack_id: the pack that made it, in a chain possibly the earlier one.
         labels: names of the structures, the left one first of a pair; none if it is about all of them.
-        found: volume in ml, or the difference ``|L - R| / ((L + R) / 2)`` of a pair; None for the first three kinds.
+        found: volume in ml, or the difference ``|L - R| / ((L + R) / 2)`` of a pair; None for the first four kinds.
         expected: the smallest and the largest such number in the training set; None where there is none.
         sentence: all of that for people.
     """
@@ -97,6 +103,7 @@ def check_result(
     sizes = judge.sizes()
     said = {name for warning in sizes for name in warning.labels}
     return (
+        *judge.whole(len(said.union(*(warning.labels for warning in missing)))),
         *missing,
         *judge.total(some_missing=bool(missing)),
         *sizes,
@@ -144,6 +151,21 @@ class _Judge:
                 f"{found}. Do not use this result: check that the volume shows what the pack is for "
                 f"({self._manifest.title}; {self._manifest.modality}, {self._manifest.body_part.lower()}), and that "
                 "its orientation is right.",
+            ),
+        )
+
+    def whole(self, odd: int) -> tuple[ResultWarning, ...]:
+        """Judge the result as a whole by how many of its structures are missing or far from their size."""
+        if len(self._names) < MANY_STRUCTURES or odd <= ODD_SHARE * len(self._names):
+            return ()
+        return (
+            self._warning(
+                "implausible",
+                (),
+                f"{odd} of {len(self._names)} structures are missing or far from their size in the training set. Do "
+                f"not use this result before it is clear that the volume shows what the pack is for "
+                f"({self._manifest.title}; {self._manifest.modality}, {self._manifest.body_part.lower()}), all of it, "
+                "and that its orientation is right.",
             ),
         )
 

@@ -73,6 +73,26 @@ def test_sizes_far_outside_of_the_training_set() -> None:
     assert "structure 3 is larger than expected: 0.61 ml" in large.sentence
 
 
+@pytest.mark.parametrize(("odd", "implausible"), [(3, False), (4, True), (6, True)])
+def test_a_result_that_is_odd_in_most_structures(odd: int, implausible: bool) -> None:
+    """Half of the odd ones are missing, the others far too small."""
+    values = range(1, 7)
+    known = tuple(ExpectedLabel(value=v, cases=40, at_edge=0, smallest_ml=0.9, largest_ml=1.1) for v in values)
+    pack = manifest(6, expected=Expected(cases=40, smallest_ml=0.1, largest_ml=9.0, labels=known, pairs=()))
+    voxels = np.zeros((60, 44, 44), np.uint8)
+    for value in values:
+        count = 1000 if value > odd else 100 if value > odd // 2 else 0
+        block = np.zeros(7 * 40 * 40, np.uint8)
+        block[:count] = value
+        voxels[8 * value : 8 * value + 7, 2:42, 2:42] = block.reshape(7, 40, 40)
+    found = check_result(Volume(voxels, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)), pack.labels, pack)
+    assert [warning.kind for warning in found].count("implausible") == implausible
+    if implausible:
+        assert found[0].kind == "implausible"
+        assert f"{odd} of 6 structures" in found[0].sentence
+        assert "orientation" in found[0].sentence
+
+
 def test_all_structures_together() -> None:
     (found,) = warnings(result(s1=0.55, s2=0.5))
     assert (found.kind, found.labels, found.found) == ("small", (), pytest.approx(1.05))
