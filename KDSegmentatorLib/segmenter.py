@@ -13,6 +13,7 @@ from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.chain import Regions, find_region
 from KDSegmentatorLib.inference.pipeline import check_options, segment
+from KDSegmentatorLib.inference.plausibility import check_field_of_view
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
 from KDSegmentatorLib.inference.region import FoundRegion
 from KDSegmentatorLib.inference.segmentation import Segmentation
@@ -189,7 +190,8 @@ class Segmenter:
             entropy: also return the entropy.
             probabilities: structures whose probability is wanted.
             mirroring: average over mirrored windows.
-            check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view.
+            check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view,
+                next to nothing of the region that an earlier stage looks for.
             progress: called at every step.
             cancel: asked at every step, also while an engine is loaded and checked.
 
@@ -206,6 +208,8 @@ class Segmenter:
         region = None
         if choice.region_pack is not None:
             check_options(choice.pack.manifest, labels=labels, probabilities=probabilities, mirroring=mirroring)
+            if check_input:  # what the earlier stage cannot mend is said before its work is done
+                check_field_of_view(volume, choice.pack.manifest, region_known=False)
             region = self._region(volume, choice.region_pack, check_input, progress, cancel)
         return segment(
             volume,

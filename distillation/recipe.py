@@ -206,6 +206,7 @@ class PackRecipe:
         intended_use: what the family is for.
         limits: what it is not for, and where it fails.
         region: the pack that is run before, where training images show its region alone; None if they show all.
+        single_pieces: values of the labels of which only the largest connected piece is kept.
     """
 
     version: str
@@ -220,6 +221,7 @@ class PackRecipe:
     intended_use: str
     limits: str
     region: Region | None = None
+    single_pieces: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

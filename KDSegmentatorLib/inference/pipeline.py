@@ -21,6 +21,7 @@ from KDSegmentatorLib.inference.accumulation import blended_slabs, mirrored_axes
 from KDSegmentatorLib.inference.head_place import head_comes_early
 from KDSegmentatorLib.inference.network_grid import NetworkGrid
 from KDSegmentatorLib.inference.normalization import normalize
+from KDSegmentatorLib.inference.pieces import largest_pieces
 from KDSegmentatorLib.inference.plausibility import check_field_of_view, check_finite, check_intensities
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
 from KDSegmentatorLib.inference.region import (
@@ -77,8 +78,8 @@ def segment(
         probabilities: names or values of structures whose probability is wanted as well.
         mirroring: average over the windows mirrored along every axis that training mirrored: up to eight times the
             work for a little more accuracy.
-        check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view; False
-            segments them with a warning in the record.
+        check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view, a
+            region far too small; False segments them with a warning in the record for each.
         threads: CPU threads outside of the engine; None takes all that the process may use.
         progress: called at every step.
         cancel: asked at every step, and several times a second while the engine computes. The work stops within a
@@ -129,8 +130,8 @@ def segment(
         maps, steps = _restored_maps(grid, image, pack, watch, starts, mirrorings, request, slabs_to_check)
         del image
         result = _on_the_input_grid(maps, grid, volume)
-        labelled = volume.with_voxels(result.labels)
-        warnings += check_result(labelled, request.wanted, manifest, steps.advance)
+        labelled = volume.with_voxels(largest_pieces(result.labels, manifest.single_pieces, steps.check))
+        warnings += check_result(labelled, request.wanted, manifest, volume, steps.advance)
     except (MemoryError, RuntimeError) as error:
         if not is_memory_failure(error):
             raise
@@ -222,17 +223,7 @@ def _preprocessed(
         volume = only_region(volume, found.mask, manifest.region.margin_mm, steps.check)
         seen = f"what {manifest.region.pack} found in the volume"
     check_finite(volume, steps.check, seen)
-    warnings: tuple[ResultWarning, ...] = ()
-    try:
-        if found is None:
-            check_intensities(volume, manifest.modality, steps.check)
-        else:  # the earlier stage has looked at the whole volume
-            check_region_size(found, manifest, volume)
-        check_field_of_view(volume, manifest, seen)
-    except ImplausibleVolumeError as error:
-        if check_input:
-            raise
-        warnings = (input_warning(error.finding, manifest),)
+    warnings = _input_findings(volume, found, manifest, seen, steps, check_input=check_input)
     steps.advance()
     grid = NetworkGrid(volume.reoriented(manifest.preprocessing.axis_codes, steps.check), manifest)
     steps.advance()
@@ -248,6 +239,30 @@ def _preprocessed(
     )
     steps.advance()
     return grid, image, warnings
+
+
+def _input_findings(
+    volume: Volume, found: FoundRegion | None, manifest: Manifest, seen: str, steps: Steps, *, check_input: bool
+) -> tuple[ResultWarning, ...]:
+    """Check that the volume looks like what the pack was made for; without ``check_input`` return what does not."""
+
+    def intensities() -> None:
+        if found is None:
+            check_intensities(volume, manifest.modality, steps.check)
+
+    def region_size() -> None:
+        if found is not None:  # the earlier stage has looked at the whole volume
+            check_region_size(found, manifest, volume)
+
+    findings = []
+    for check in (intensities, region_size, lambda: check_field_of_view(volume, manifest, seen)):
+        try:
+            check()
+        except ImplausibleVolumeError as error:
+            if check_input:
+                raise
+            findings.append(input_warning(error.finding, manifest))
+    return tuple(findings)
 
 
 def _restored_maps(

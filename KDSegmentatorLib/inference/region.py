@@ -12,7 +12,7 @@ import numpy.typing as npt
 from KDSegmentatorLib.errors import GeometryError, ImplausibleVolumeError, InvalidSettingsError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import MM3_PER_ML, Vector, Volume, slabs
 from KDSegmentatorLib.inference.cropping import Box, nonzero_box
-from KDSegmentatorLib.inference.sanity import ResultWarning
+from KDSegmentatorLib.inference.sanity import ResultWarning, ml_text
 from KDSegmentatorLib.inference.segmentation import RegionRecord, RunRecord
 from KDSegmentatorLib.packs.manifest import Manifest
 
@@ -95,10 +95,11 @@ def check_region_size(found: FoundRegion, manifest: Manifest, volume: Volume) ->
     if expected is None or found_ml >= REGION_TIMES_SMALLEST * expected.smallest_ml:
         return
     raise ImplausibleVolumeError(
-        f"{found.title} ({found.record.pack_id} {found.record.pack_version}) found {found_ml:.3g} ml in this volume "
-        f"({', '.join(found.structures)}); the structures of {manifest.title} ({manifest.id} {manifest.version}) have "
-        f"{expected.smallest_ml:.3g} ml together in the smallest training case. Check that the volume shows all of it, "
-        f"and that it is a scan such as this task is for ({manifest.modality}, {manifest.body_part.lower()})."
+        f"{found.title} ({found.record.pack_id} {found.record.pack_version}) found {ml_text(found_ml)} ml in this "
+        f"volume ({', '.join(found.structures)}); the structures of {manifest.title} ({manifest.id} "
+        f"{manifest.version}) have {ml_text(expected.smallest_ml)} ml together in the smallest training case. Check "
+        "that the volume shows all of it, that its orientation is right, and that it is a scan such as this task is "
+        f"for ({manifest.modality}, {manifest.body_part.lower()})."
     )
 
 

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.inference.structure_intensities import structure_intensities
 from KDSegmentatorLib.inference.structure_volumes import StructureVolumes, structure_volumes
 from KDSegmentatorLib.packs.manifest import ExpectedLabel, ExpectedPair, Label, Manifest
 
@@ -49,13 +52,21 @@ does not tell that the structure was there and went on, only that something was 
 not a cut mandible. A structure that really is cut off with less left is still said to be small.
 """
 
+LEAST_CORRELATION = 0.7
+"""How well the brightness of the structures has to go with that in the training images: Pearson's correlation over the
+structures that were found, at least ``MANY_STRUCTURES`` of them.
+
+Measured with the reference segmentations of 25 T1 brains (45 structures each): at least 0.97 for each one against the mean
+of the others; -0.97 with all intensities inverted; at most 0.22 with fluid dark and grey matter above white, as in FLAIR.
+"""
+
 MANY_STRUCTURES = 6
 ODD_SHARE = 0.5
 """Of a pack with many structures more than this share may not be missing or far from its size, or the result as a whole
 is implausible: another organ, or a header that is upside down. Of fewer structures every warning speaks for itself.
 """
 
-WarningKind = Literal["input", "implausible", "empty", "missing", "small", "large", "cut off", "asymmetric"]
+WarningKind = Literal["input", "implausible", "contrast", "empty", "missing", "small", "large", "cut off", "asymmetric"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +75,14 @@ class ResultWarning:
 
     Attributes:
         kind: ``input`` is a volume that does not look like what the pack was made for, segmented all the same because
-            the check was switched off; ``implausible`` a result that is odd in most of its structures; ``cut off`` a
-            structure that touches the edge of the volume and usually does not, or is too small, or much smaller than
-            its other side; with less than :data:`CUT_OFF_SHARE` of it left it is ``small``.
+            the check was switched off; ``implausible`` a result that is odd in most of its structures; ``contrast`` one
+            whose structures are not bright and dark as in the training images; ``cut off`` a structure that touches
+            the edge of the volume and usually does not, or is too small, or much smaller than its other side; with
+            less than :data:`CUT_OFF_SHARE` of it left it is ``small``.
         pack_id: the pack that made it, in a chain possibly the earlier one.
         labels: names of the structures, the left one first of a pair; none if it is about all of them.
-        found: volume in ml, or the difference ``|L - R| / ((L + R) / 2)`` of a pair; None for the first four kinds.
+        found: volume in ml, or the difference ``|L - R| / ((L + R) / 2)`` of a pair; the correlation
+            for ``contrast``; None for ``input``, ``implausible``, ``empty`` and ``missing``.
         expected: the smallest and the largest such number in the training set; None where there is none.
         sentence: all of that for people.
     """
@@ -83,7 +96,11 @@ class ResultWarning:
 
 
 def check_result(
-    segmentation: Volume, labels: Sequence[Label], manifest: Manifest, check: Callable[[], None] = lambda: None
+    segmentation: Volume,
+    labels: Sequence[Label],
+    manifest: Manifest,
+    image: Volume | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[ResultWarning, ...]:
     """Return what is odd about a result, the most important first; nothing about most results.
 
@@ -93,17 +110,26 @@ def check_result(
         segmentation: label values, unsigned, (z, y, x).
         labels: the structures that were kept; others are not judged, nor is the sum unless all were kept.
         manifest: of the pack.
+        image: the scan on the same grid; None leaves its contrast unjudged.
         check: called once for each of the :func:`~KDSegmentatorLib.geometry.slabs`; may raise to stop the work.
     """
-    volumes = structure_volumes(segmentation, max(label.value for label in manifest.labels), check)
+    largest = max(label.value for label in manifest.labels)
+    volumes = structure_volumes(segmentation, largest, check)
     judge = _Judge(volumes, labels, manifest)
     missing = judge.missing()
     if not volumes.ml.any():
         return judge.empty(missing)
     sizes = judge.sizes()
     said = {name for warning in sizes for name in warning.labels}
+    odd = {
+        name
+        for warning in (*missing, *sizes)
+        if warning.kind in ("missing", "small", "large")
+        for name in warning.labels
+    }
     return (
-        *judge.whole(len(said.union(*(warning.labels for warning in missing)))),
+        *judge.whole(len(odd)),
+        *(() if image is None else judge.contrast(segmentation, image)),
         *missing,
         *judge.total(some_missing=bool(missing)),
         *sizes,
@@ -166,6 +192,31 @@ class _Judge:
                 f"not use this result before it is clear that the volume shows what the pack is for "
                 f"({self._manifest.title}; {self._manifest.modality}, {self._manifest.body_part.lower()}), all of it, "
                 "and that its orientation is right.",
+            ),
+        )
+
+    def contrast(self, segmentation: Volume, image: Volume) -> tuple[ResultWarning, ...]:
+        """Judge whether the structures are bright and dark as they are in the training images."""
+        trained = {
+            value: label.intensity
+            for value, label in self._known.items()
+            if label.intensity is not None and value in self._names and self._volumes.ml[value] > 0
+        }
+        if len(trained) < MANY_STRUCTURES:
+            return ()
+        found = structure_intensities(segmentation, image, max(self._known))[list(trained)]
+        correlation = float(np.corrcoef(found, list(trained.values()))[0, 1])  # nan if all are equally bright
+        if correlation >= LEAST_CORRELATION:
+            return ()
+        return (
+            self._warning(
+                "contrast",
+                (),
+                f"The structures are not bright and dark as in the training images (correlation {correlation:.2f}, "
+                f"at least {LEAST_CORRELATION:g} is usual): the scan may be of another sequence than the pack is for, "
+                "or the structures are not where they were found. Check the result.",
+                correlation,
+                (LEAST_CORRELATION, 1.0),
             ),
         )
 
@@ -264,12 +315,13 @@ class _Judge:
             what += " at the edge of the volume"
         else:
             what = f"{subject} {said[kind]}"
-        numbers = f"{_ml(volume)} ml{'' if name else ' together'}"
+        numbers = f"{ml_text(volume)} ml{'' if name else ' together'}"
         return (
             self._warning(
                 kind,
                 (name,) if name else (),
-                f"{what}: {numbers}, in the training set {_ml(trained[0])} to {_ml(trained[1])} ml. Check the result.",
+                f"{what}: {numbers}, in the training set {ml_text(trained[0])} to {ml_text(trained[1])} ml. Check the "
+                "result.",
                 volume,
                 trained,
             ),
@@ -286,8 +338,8 @@ class _Judge:
         return self._warning(
             "cut off" if cut else "asymmetric",
             names,
-            f"{what}: {names[0]} {_ml(left)} ml, {names[1]} {_ml(right)} ml. They differ by {difference:.0%} of their "
-            f"mean, in the training set by {pair.largest_difference:.0%} at most. Check the result.",
+            f"{what}: {names[0]} {ml_text(left)} ml, {names[1]} {ml_text(right)} ml. They differ by {difference:.0%} "
+            f"of their mean, in the training set by {pair.largest_difference:.0%} at most. Check the result.",
             difference,
             (0.0, pair.largest_difference),
         )
@@ -314,6 +366,6 @@ def _usually_whole(known: ExpectedLabel) -> bool:
     return known.at_edge <= (1 - ALMOST_EVERY_CASE) * known.cases
 
 
-def _ml(volume: float) -> str:
+def ml_text(volume: float) -> str:
     """Return a volume with about three digits: ``1310``, ``12.5``, ``0.083``."""
     return f"{volume:.0f}" if volume >= 100 else f"{volume:.3g}"

@@ -109,7 +109,10 @@ class ExpectedLabel:
 
     ``cases`` have it, and in ``at_edge`` of these it touches the edge of its image, so that it may go on beyond it
     (:mod:`KDSegmentatorLib.inference.structure_volumes`). ``smallest_ml`` and ``largest_ml`` are its volume in
-    millilitres, the smallest without the cases in which it touches the edge, if there are others.
+    millilitres, the smallest without the cases in which it touches the edge, if there are others. ``intensity`` is its
+    mean intensity in the images, standardised over all labelled voxels of an image
+    (:mod:`KDSegmentatorLib.inference.structure_intensities`) and averaged over the cases that have it: what is bright
+    and what is dark in this kind of scan. None in packs with few labels, and in those of earlier versions.
     """
 
     value: int
@@ -117,6 +120,7 @@ class ExpectedLabel:
     at_edge: int
     smallest_ml: float
     largest_ml: float
+    intensity: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,6 +318,8 @@ class Manifest:
         field_of_view: None in packs that were exported before it was written down; then it is not checked.
         expected: None in packs that were exported before it was written down; then sizes are not judged.
         region: the pack that is run before this one; None if this one sees the whole volume.
+        single_pieces: values of the structures that are one piece each: what lies apart from the largest piece becomes
+            background (:mod:`KDSegmentatorLib.inference.pieces`).
         files: every file of the pack but ``manifest.json``, by its name (no folders).
     """
 
@@ -330,6 +336,7 @@ class Manifest:
     field_of_view: FieldOfView | None = None
     expected: Expected | None = None
     region: Region | None = None
+    single_pieces: tuple[int, ...] = ()
     windows: Windows
     network: Network
     evaluation: Evaluation | None

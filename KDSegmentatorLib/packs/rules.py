@@ -189,6 +189,7 @@ def check(manifest: Manifest) -> None:
         _check_field_of_view(manifest.field_of_view)
     if manifest.expected is not None:
         _check_expected(manifest.expected, {label.value for label in manifest.labels})
+    _check_single_pieces(manifest)
     if manifest.region is not None and manifest.region.pack == manifest.id:
         raise FieldError("region.pack", f"must be another pack than {manifest.id} itself")
     _check_network(manifest)
@@ -260,6 +261,15 @@ def _check_preprocessing(preprocessing: Preprocessing) -> None:
                 raise FieldError(f"preprocessing.normalization.{name}", "missing; CT normalisation needs it")
     if low is not None and high is not None and low >= high:
         raise FieldError("preprocessing.normalization.percentile_99_5", f"must be above percentile_00_5 ({low})")
+
+
+def _check_single_pieces(manifest: Manifest) -> None:
+    values = {label.value for label in manifest.labels}
+    for n, value in enumerate(manifest.single_pieces):
+        if value not in values:
+            raise FieldError(f"single_pieces[{n}]", f"there is no label {value}")
+    if len(set(manifest.single_pieces)) != len(manifest.single_pieces):
+        raise FieldError("single_pieces", f"each label may come once, got {list(manifest.single_pieces)}")
 
 
 def _check_field_of_view(field_of_view: FieldOfView) -> None:

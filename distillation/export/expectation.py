@@ -9,6 +9,8 @@ import numpy as np
 
 from KDSegmentatorLib.analysis.label_map import label_map
 from KDSegmentatorLib.errors import GeometryError, ImageReadError, TrainingError, UnsuitableVolumeError
+from KDSegmentatorLib.inference.sanity import MANY_STRUCTURES
+from KDSegmentatorLib.inference.structure_intensities import structure_intensities
 from KDSegmentatorLib.inference.structure_volumes import structure_volumes
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, Label
@@ -34,15 +36,16 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
         labels: of the pack.
 
     Returns:
-        Volumes and differences with four significant digits.
+        Volumes, differences and intensities with four significant digits.
 
     Raises:
-        TrainingError: a segmentation is not readable, or is no label map.
+        TrainingError: a segmentation or an image is not readable, or a segmentation is no label map.
     """
     values = [label.value for label in labels]
     measured = [_measured(case, max(values)) for case in cases]
-    ml = np.stack([each for each, _ in measured])
-    at_edge = np.stack([each for _, each in measured])
+    ml = np.stack([each for each, _, _ in measured])
+    at_edge = np.stack([each for _, each, _ in measured])
+    intensity = np.stack([each for _, _, each in measured])
     total = ml.sum(axis=1)
     return Expected(
         cases=len(cases),
@@ -55,6 +58,7 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
                 at_edge=int(at_edge[present, value].sum()),
                 smallest_ml=_rounded(_whole(ml[present, value], at_edge[present, value]).min()),
                 largest_ml=_rounded(ml[present, value].max()),
+                intensity=_mean(intensity[present, value]) if len(labels) >= MANY_STRUCTURES else None,
             )
             for value in values
             for present in [ml[:, value] > 0]
@@ -103,13 +107,24 @@ def _plain(code: Code | None) -> tuple[str, str] | None:
     return None if code is None else (code.scheme, code.value)
 
 
-def _measured(case: Case, largest_value: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+def _measured(
+    case: Case, largest_value: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
     try:
         volume = read_volume(case.label, allow_constant=True)
-        volumes = structure_volumes(volume.with_voxels(label_map(volume).voxels), largest_value)
+        labels = volume.with_voxels(label_map(volume).voxels)
+        volumes = structure_volumes(labels, largest_value)
     except (ImageReadError, GeometryError, UnsuitableVolumeError) as error:
         raise TrainingError(f"{case.label}: {error}") from error
-    return volumes.ml, volumes.at_edge
+    try:
+        image = read_volume(case.image)
+    except (ImageReadError, GeometryError) as error:
+        raise TrainingError(f"{case.image}: {error}") from error
+    return volumes.ml, volumes.at_edge, structure_intensities(labels, image, largest_value)
+
+
+def _mean(numbers: npt.NDArray[np.float64]) -> float | None:
+    return None if np.isnan(numbers).all() else _rounded(float(np.nanmean(numbers)))
 
 
 def _whole(numbers: npt.NDArray[np.float64], at_edge: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

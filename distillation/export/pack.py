@@ -112,6 +112,7 @@ def export_pack(
         field_of_view=describe_field_of_view(cases, preprocessing.axis_codes),
         expected=describe_expected(cases, recipe.labels),
         region=recipe.region,
+        single_pieces=recipe.single_pieces,
         windows=windows,
         network=Network(
             architecture=model.configuration["architecture"]["network_class_name"].rpartition(".")[2],

@@ -22,9 +22,10 @@ from KDSegmentatorLib.errors import (
 )
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.chain import Regions
+from KDSegmentatorLib.inference.pieces import largest_pieces
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
-from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel
+from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel, FieldOfView
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.segmenter import Segmenter
@@ -122,7 +123,7 @@ def test_nothing_found_says_what_was_looked_for(store: PackStore, tmp_path: Path
         segmenter(store)(blob())
 
 
-@pytest.mark.parametrize(("smallest_ml", "refused"), [(1.0, False), (400.0, True)])
+@pytest.mark.parametrize(("smallest_ml", "refused"), [(1.0, False), (1200.0, True)])
 def test_a_region_that_is_far_too_small_is_refused(
     store: PackStore, tmp_path: Path, smallest_ml: float, refused: bool
 ) -> None:
@@ -133,10 +134,36 @@ def test_a_region_that_is_far_too_small_is_refused(
     unchecked = run_it(blob(), check_input=False).record.warnings
     assert [warning.kind for warning in unchecked].count("input") == refused
     if refused:
-        with pytest.raises(ImplausibleVolumeError, match=r"Bright tissue .* found [\d.]+ ml .*400 ml together.*--unch"):
+        with pytest.raises(
+            ImplausibleVolumeError, match=r"Bright tissue .* found [\d.]+ ml .*1200 ml together.*orientation.*--unch"
+        ):
             run_it(blob())
     else:
         assert run_it(blob()).volume.voxels.any()
+
+
+def test_a_volume_that_is_too_small_is_refused_before_the_earlier_stage(store: PackStore, tmp_path: Path) -> None:
+    install_earlier(store, tmp_path)
+    trained = FieldOfView(smallest=(200.0, 200.0, 200.0), largest=(210.0, 210.0, 210.0))
+    install_later(store, tmp_path, region=after_earlier(), field_of_view=trained)
+    seen: list[Progress] = []
+    with pytest.raises(ImplausibleVolumeError, match="too small"):
+        segmenter(store)(blob(), progress=seen.append)
+    assert seen == []
+    assert [warning.kind for warning in segmenter(store)(blob(), check_input=False).record.warnings] == ["input"]
+
+
+def test_a_speck_apart_from_the_region_is_left_out_of_it(store: PackStore, tmp_path: Path) -> None:
+    install_earlier(store, tmp_path)
+    install_later(store, tmp_path, region=after_earlier())
+    scattered = run(blob(), store.get(EARLIER)).voxels
+    whole = largest_pieces(scattered, [1])
+    assert 0 < np.count_nonzero(whole) < np.count_nonzero(scattered)
+    install_earlier(store, tmp_path / "single", version="1.1.0", single_pieces=(1,))
+    np.testing.assert_array_equal(run(blob(), store.get(EARLIER)).voxels, whole)
+    record = segmenter(store)(blob()).record
+    assert record.region is not None
+    assert record.region.voxels == np.count_nonzero(whole)
 
 
 def test_the_earlier_pack_has_to_be_there_and_fit(store: PackStore, tmp_path: Path) -> None:

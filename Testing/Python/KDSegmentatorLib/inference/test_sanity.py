@@ -93,6 +93,43 @@ def test_a_result_that_is_odd_in_most_structures(odd: int, implausible: bool) ->
         assert "orientation" in found[0].sentence
 
 
+def striped(brightness: list[float]) -> tuple[Volume, Volume]:
+    """Return labels 1, 2, ... in slices of 10 x 10 voxels of 1 mm3, and an image with these intensities in them."""
+    labels = np.zeros((len(brightness) + 2, 12, 12), np.uint8)
+    image = np.zeros(labels.shape, np.float32)
+    for value, bright in enumerate(brightness, 1):
+        labels[value, 1:11, 1:11] = value
+        image[value, 1:11, 1:11] = bright
+    return (Volume(voxels, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)) for voxels in (labels, image))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("brightness", "warns"),
+    [
+        ([10.0, 20.0, 30.0, 40.0, 50.0, 60.0], False),
+        ([310.0, 330.0, 320.0, 350.0, 340.0, 360.0], False),
+        ([60.0, 50.0, 40.0, 30.0, 20.0, 10.0], True),
+        ([40.0, 10.0, 60.0, 20.0, 50.0, 30.0], True),
+        ([7.0] * 6, True),
+    ],
+)
+def test_another_contrast_than_that_of_the_training_images(brightness: list[float], warns: bool) -> None:
+    known = tuple(
+        ExpectedLabel(value=v, cases=9, at_edge=0, smallest_ml=0.09, largest_ml=0.11, intensity=(v - 3.5) / 1.7)
+        for v in range(1, 7)
+    )
+    pack = manifest(6, expected=Expected(cases=9, smallest_ml=0.1, largest_ml=9.0, labels=known, pairs=()))
+    segmentation, image = striped(brightness)
+    found = check_result(segmentation, pack.labels, pack, image)
+    assert [warning.kind for warning in found] == ["contrast"] * warns
+    if warns:
+        assert "another sequence" in found[0].sentence
+    few = pack.labels[:5]
+    kept = segmentation.with_voxels(np.where(segmentation.voxels == 6, 0, segmentation.voxels).astype(np.uint8))
+    assert check_result(kept, few, pack, image) == ()
+    assert check_result(segmentation, pack.labels, pack) == ()
+
+
 def test_all_structures_together() -> None:
     (found,) = warnings(result(s1=0.55, s2=0.5))
     assert (found.kind, found.labels, found.found) == ("small", (), pytest.approx(1.05))

@@ -110,6 +110,15 @@ def test_what_to_expect_may_be_left_out(manifest: Manifest, kit: ModuleType) -> 
     assert read_manifest(write_manifest(known), "test") == known
 
 
+def test_structures_in_one_piece_have_to_be_labels(kit: ModuleType) -> None:
+    known = read_manifest(json.dumps(kit.document(single_pieces=[1])), "test")
+    assert known.single_pieces == (1,)
+    assert read_manifest(write_manifest(known), "test") == known
+    for pieces, message in (([99], r"single_pieces\[0\]: there is no label 99"), ([1, 1], "each label may come once")):
+        with pytest.raises(ManifestError, match=message):
+            read_manifest(json.dumps(kit.document(single_pieces=pieces)), "test")
+
+
 def test_an_earlier_stage_is_kept(manifest: Manifest) -> None:
     region = Region(pack="brain-extraction-x1_4", minimum_version="1.10.0", margin_mm=0.0)
     chained = dataclasses.replace(manifest, region=region)

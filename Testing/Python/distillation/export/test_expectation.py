@@ -69,6 +69,24 @@ def test_ranges_in_millilitres(case: Callable[..., Case]) -> None:
     assert found.pairs == (ExpectedPair(left=1, right=2, largest_difference=0.4),)
 
 
+def test_what_is_bright_and_what_is_dark(tmp_path: Path) -> None:
+    """Of six labels; the second case is twice as bright, which does not matter."""
+    voxels = np.zeros((8, 4, 4), np.uint8)
+    voxels[1:7] = np.arange(1, 7, dtype=np.uint8)[:, None, None]
+    grid = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
+    cases = []
+    for scale in (1, 2):
+        image, label_path = tmp_path / f"{scale}.nii.gz", tmp_path / f"{scale}_labels.nii.gz"
+        write_volume(Volume((scale * (10 + 5 * voxels.astype(np.int16))).astype(np.int16), *grid), image)
+        write_volume(Volume(voxels, *grid), label_path)
+        cases.append(Case(name=str(scale), image=image, label=label_path))
+    labels = tuple(coded(value, str(value)) for value in range(1, 7))
+    found = describe_expected(cases, labels)
+    steps = np.arange(-2.5, 3) / np.arange(-2.5, 3).std()
+    assert [each.intensity for each in found.labels] == pytest.approx(list(steps), abs=1e-3)
+    assert [each.intensity for each in describe_expected(cases, labels[:5]).labels] == [None] * 5
+
+
 def test_the_smallest_is_a_cut_one_if_all_are(case: Callable[..., Case]) -> None:
     found = describe_expected([case({3: 2}, cut=3), case({3: 4}, cut=3)], LABELS)
     assert found.labels == (ExpectedLabel(value=3, cases=2, at_edge=2, smallest_ml=1.0, largest_ml=2.0),)
