@@ -56,8 +56,9 @@ LEAST_CORRELATION = 0.7
 """How well the brightness of the structures has to go with that in the training images: Pearson's correlation over the
 structures that were found, at least ``MANY_STRUCTURES`` of them.
 
-Measured with the reference segmentations of 25 T1 brains (45 structures each): at least 0.97 for each one against the mean
-of the others; -0.97 with all intensities inverted; at most 0.22 with fluid dark and grey matter above white, as in FLAIR.
+Measured with the reference segmentations of 25 T1 brains (45 structures each): at least 0.97 for each one against the
+mean of the others; -0.97 with all intensities inverted; at most 0.22 with fluid dark and grey matter above white, as in
+FLAIR.
 """
 
 MANY_STRUCTURES = 6
