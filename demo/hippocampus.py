@@ -4,7 +4,7 @@ The volume is the MNI152 template (1 mm, skull-stripped) that the package nilear
 T1 scans, on a grid whose millimetres are those of the MNI space. Nothing is downloaded. The students were trained on
 scans cropped round one hippocampus, so a box of that size is cut out round each.
 
-    python demo/hippocampus.py [--size x1/4] [--output demo-output]
+    .venv/bin/python demo/hippocampus.py [--size x1/4] [--output demo-output]
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from printed_command import kdseg_command
+from real_heads import load_template
 
 from KDSegmentatorLib import Segmentation, Segmenter, Volume, write_volume
 from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import LabelStatistics, label_statistics
 from KDSegmentatorLib.errors import KDSegmentatorError
-from KDSegmentatorLib.geometry import matrix, vector
+from KDSegmentatorLib.geometry import vector
 from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.packs.manifest import Label
 
@@ -79,17 +80,6 @@ class Side:
         if self.centroid is None:
             return math.inf
         return math.dist(self.centroid, HIPPOCAMPUS[self.name])
-
-
-def load_template() -> Volume:
-    """Return the MNI152 T1 template, 1 mm, intensities 0 to 1."""
-    from nilearn.datasets import load_mni152_template  # slow to import
-
-    image: Any = load_mni152_template(resolution=1)
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine  # NIfTI is RAS, a Volume LPS
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    voxels = np.ascontiguousarray(np.asarray(image.dataobj, dtype=np.float32).transpose(2, 1, 0))
-    return Volume(voxels, vector(spacing), vector(affine[:3, 3]), matrix(affine[:3, :3] / spacing))
 
 
 def crop(volume: Volume, low: Ras, high: Ras) -> Volume:
@@ -188,7 +178,7 @@ def summary(sides: Sequence[Side], folder: Path) -> str:
     lines += [
         "",
         f"Look at {folder / 'overlay.png'}; the same from the command line:",
-        f"  {command(sides[0], folder)}",
+        f"  {kdseg_command(folder / f'{sides[0].name}.nii.gz', record)}",
     ]
     return "\n".join(lines)
 
@@ -196,15 +186,6 @@ def summary(sides: Sequence[Side], folder: Path) -> str:
 def seconds(side: Side) -> float:
     """Return how long the segmentation took."""
     return side.segmentation.record.seconds["total"]
-
-
-def command(side: Side, folder: Path) -> str:
-    """Return the ``kdseg`` command that segments the same scan."""
-    record = side.segmentation.record
-    program = Path(sys.executable).parent / "kdseg"
-    program = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
-    scan = folder / f"{side.name}.nii.gz"
-    return f"{program} segment {scan} labels.nii.gz --pack {record.task} --size {record.size} --overlay overlay.png"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import LabelStatistics, label_statistics
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
-from KDSegmentatorLib.errors import UnsuitableVolumeError
+from KDSegmentatorLib.errors import GeometryError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.chain import find_region
 from KDSegmentatorLib.inference.pipeline import segment
@@ -60,18 +60,26 @@ class Chain:
         return segment(image, self.structures, second, region=region, threads=self.threads)
 
 
-def run_chain(chain: Chain, heads: Sequence[tuple[str, Volume]], output: Path) -> Iterator[dict[str, Any]]:
-    """Segment the heads, draw and print each result, and give its row; a head that is refused gives the reason."""
+def run_chain(
+    chain: Chain, heads: Sequence[tuple[str, Volume]], output: Path
+) -> Iterator[tuple[dict[str, Any], Volume | None]]:
+    """Segment the heads, draw and print each result.
+
+    Gives:
+        The row of the head and its segmentation; if it was refused, the reason in the row, and None.
+    """
     manifest = chain.structures.manifest
     for name, image in heads:
         start = time.perf_counter()
+        segmentation = None
         row: dict[str, Any] = dict.fromkeys(CHAIN_COLUMNS, "") | {"head": name}
         try:
             result = chain.run(image)
         except UnsuitableVolumeError as error:
             row["outcome"] = f"refused: {error}"
         else:
-            found = label_statistics(result.volume, result.labels, image)
+            segmentation = result.volume
+            found = label_statistics(segmentation, result.labels, image)
             row |= {
                 "outcome": "segmented",
                 "structures": sum(each.voxels > 0 for each in found),
@@ -81,36 +89,47 @@ def run_chain(chain: Chain, heads: Sequence[tuple[str, Volume]], output: Path) -
             }
             write_overlay(
                 image,
-                result.volume,
+                segmentation,
                 manifest.labels,
                 output / f"structures-{name.replace(' ', '-')}.png",
                 title=f"{manifest.title} {manifest.size}: {name}",
                 modality="MR",
             )
         print(", ".join(f"{column} {value}" for column, value in row.items() if value != ""), flush=True)
-        yield row
+        yield row, segmentation
 
 
-def compare_with_aal(chain: Chain, image: Volume, aal: Volume) -> Iterator[dict[str, Any]]:
-    """Segment ch2 and compare the deep structures with AAL's, on the same grid.
+def compare_with_aal(segmentation: Volume, labels: Sequence[Label], aal: Volume) -> Iterator[dict[str, Any]]:
+    """Compare the deep structures of ch2 with AAL's; those that the pack does not have are named and left out.
+
+    Args:
+        segmentation: ch2's, (z, y, x) label values.
+        labels: what they mean.
+        aal: AAL's values on the same grid.
 
     Gives:
         Dice, distance between the centroids in mm, and both volumes in ml, structure by structure.
+
+    Raises:
+        GeometryError: the grids differ.
     """
-    result = chain.run(image)
-    by_name = {label.name: label.value for label in chain.structures.manifest.labels}
+    if not segmentation.same_grid(aal):
+        raise GeometryError(
+            f"AAL (size {aal.size}, spacing {aal.spacing} mm) is not on the grid of ch2 (size {segmentation.size}, "
+            f"spacing {segmentation.spacing} mm); take aal.nii.gz and ch2.nii.gz from the same mricron-data"
+        )
+    by_name = {label.name: label for label in labels}
     for structure, values in AAL.items():
         for side, value in zip(("Left", "Right"), values, strict=True):
-            name = f"{side} {structure}"
-            reference, found = aal.voxels == value, result.volume.voxels == by_name[name]
-            labels = (Label(value=1, name=name, color=(0, 0, 0), terminology=result.labels[0].terminology),)
-            ours, theirs = (
-                label_statistics(image.with_voxels(mask.astype(np.uint8)), labels, image)[0]
-                for mask in (found, reference)
-            )
+            label = by_name.get(f"{side} {structure}")
+            if label is None:
+                print(f"{side} {structure}: the pack does not have it; not compared with AAL", flush=True)
+                continue
+            (ours,) = label_statistics(segmentation, [label], segmentation)
+            (theirs,) = label_statistics(aal, [replace(label, value=value)], aal)
             row = {
-                "structure": name,
-                "dice": round(dice(reference.astype(np.uint8), found.astype(np.uint8), [1])[1], 3),
+                "structure": label.name,
+                "dice": round(dice(aal.voxels == value, segmentation.voxels == label.value, [1])[1], 3),
                 "centre_mm": _distance(ours, theirs),
                 "reference_ml": round(theirs.volume_ml, 2),
                 "volume_ml": round(ours.volume_ml, 2),

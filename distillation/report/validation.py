@@ -32,19 +32,20 @@ def write_validation(workspaces: Sequence[Path], page: Path) -> None:
     """Write the page, or bring it up to date.
 
     Tasks that the page has and no workspace is given for stay as they are: a machine rarely holds all of them. The
-    qualitative figure of a workspace's report, if it has one, is copied to the folder ``images`` beside the page.
+    qualitative figure of a task's first workspace that has one in its report is copied to the folder ``images`` beside
+    the page.
 
     Raises:
         ExportError: a workspace was not evaluated, or the page is there and cannot be read.
         InvalidSettingsError: workspaces of one task do not fit together.
         ImageWriteError: the disk is full or not writable.
     """
-    text = validation_page(workspaces, _read(page))
-    for folder in workspaces:
-        if _figure(folder).is_file():
-            (page.parent / IMAGES).mkdir(parents=True, exist_ok=True)
-            with atomic_output(page.parent / IMAGES / _figure_name(read_results(folder).task)) as temporary:
-                temporary.write_bytes(_figure(folder).read_bytes())
+    evaluated = [(folder, read_results(folder)) for folder in workspaces]
+    text = _page(evaluated, _read(page))
+    for task, (_, figure) in _figures(evaluated).items():
+        (page.parent / IMAGES).mkdir(parents=True, exist_ok=True)
+        with atomic_output(page.parent / IMAGES / _figure_name(task)) as temporary:
+            temporary.write_bytes(figure.read_bytes())
     write_text(page, text)
 
 
@@ -59,12 +60,26 @@ def validation_page(workspaces: Sequence[Path], before: str = "") -> str:
         ExportError: a workspace was not evaluated.
         InvalidSettingsError: workspaces of one task do not fit together.
     """
-    each = [read_results(folder) for folder in workspaces]
-    with_figure = {results.task for results, folder in zip(each, workspaces, strict=True) if _figure(folder).is_file()}
+    return _page([(folder, read_results(folder)) for folder in workspaces], before)
+
+
+def _page(evaluated: Sequence[tuple[Path, TaskResults]], before: str) -> str:
+    figures = _figures(evaluated)
     sections = _sections(before)
-    for results in join_seeds(each):
-        sections[results.title] = "\n".join(_task(results, figure=results.task in with_figure)).strip("\n")
+    for results in join_seeds([results for _, results in evaluated]):
+        seed, _ = figures.get(results.task, (None, None))
+        sections[results.title] = "\n".join(_task(results, figure_seed=seed)).strip("\n")
     return "\n".join([_HEAD, *(f"## {title}\n\n{text}\n" for title, text in sections.items())])
+
+
+def _figures(evaluated: Sequence[tuple[Path, TaskResults]]) -> dict[str, tuple[int, Path]]:
+    """Return the seed and the file of every task's figure: that of its first workspace which has one."""
+    found: dict[str, tuple[int, Path]] = {}
+    for folder, results in evaluated:
+        file = folder / "report" / FIGURES / f"{PICTURE_NAME}.png"
+        if file.is_file():
+            found.setdefault(results.task, (results.seeds[0], file))
+    return found
 
 
 def _sections(page: str) -> dict[str, str]:
@@ -82,15 +97,11 @@ def _read(page: Path) -> str:
         raise ExportError(f"{page} cannot be read ({error}); remove it to start a new page") from error
 
 
-def _figure(workspace: Path) -> Path:
-    return workspace / "report" / FIGURES / f"{PICTURE_NAME}.png"
-
-
 def _figure_name(task: str) -> str:
     return f"validation-{task}.png"
 
 
-def _task(results: TaskResults, *, figure: bool) -> list[str]:
+def _task(results: TaskResults, *, figure_seed: int | None) -> list[str]:
     seeds = ", ".join(map(str, results.seeds))
     lines = [f"Cases: {results.dataset}, {results.split}.", ""]
     lines += [f"{'Seeds' if len(results.seeds) > 1 else 'One seed'}: {seeds}.", ""]
@@ -100,8 +111,9 @@ def _task(results: TaskResults, *, figure: bool) -> list[str]:
     lines += ["What the figures say:", ""]
     lines += [f"- {sentence}" for sentence in verdicts(results)] or ["- There is no pair of networks to compare."]
     lines.append("")
-    if figure:
-        lines += [f"![The median case: reference and networks]({IMAGES}/{_figure_name(results.task)})", ""]
+    if figure_seed is not None:
+        alt = f"The median case: reference and networks (seed {figure_seed})"
+        lines += [f"![{alt}]({IMAGES}/{_figure_name(results.task)})", ""]
     tables = [accuracy_table(results), comparison_table(results), efficiency_table(results)]
     lines += [table.markdown() for table in tables if table is not None]
     lines += [label_table(results, metric).markdown() for metric in METRICS]

@@ -50,7 +50,8 @@ def with_bias(rng: np.random.Generator, image: Image, acquisition: Acquisition) 
 def random_bias(rng: np.random.Generator, box: Sequence[tuple[float, float]]) -> SmoothField:
     """Return the logarithm of a bias field (Billot et al. 2023).
 
-    It is a spline with control points 70 to 150 mm apart, of a standard deviation of up to 0.6.
+    It is a spline with control points of a standard deviation of up to 0.6. They are 70 to 150 mm apart, before
+    :func:`random_field` fits a whole number of intervals into the box.
 
     Args:
         rng: random numbers.

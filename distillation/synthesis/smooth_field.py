@@ -55,7 +55,8 @@ def random_field(
     Args:
         rng: random numbers.
         box: where it is wanted: from and to in mm along z, y and x.
-        step: distance of control points in mm; made smaller so that a whole number of intervals fits.
+        step: wanted distance of control points in mm. The box is divided into a whole number of intervals, which are
+            0.75 to 1.5 times as long; a box shorter than the step is one interval.
         std: standard deviation of the control values.
         limit: largest absolute control value, and so of the field.
     """

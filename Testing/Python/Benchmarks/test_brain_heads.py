@@ -4,14 +4,16 @@ import csv
 
 import numpy as np
 import pytest
-from brain_heads import main, variants
-from brain_structures import AAL
+import SimpleITK
+from brain_heads import main, read_series, variants
+from brain_structures import compare_with_aal
 
+from KDSegmentatorLib.errors import GeometryError, ImageReadError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import write_volume
 from KDSegmentatorLib.packs.store import PackStore
 from support.chained_packs import after_earlier, install_earlier, install_later
-from support.generated_packs import manifest, write_pack
+from support.labels import label
 
 SIZE = 24
 GRID = ((1.0, 1.0, 1.0), (12.0, 20.0, -7.0), ((-1.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 1.0)))
@@ -44,52 +46,187 @@ def test_every_variant_lies_where_the_original_does():
     assert right.image.affine[0, 3] == pytest.approx(GRID[1][0] - SIZE // 2)  # RAS: i runs to the right
 
 
+def box(corner, size):
+    """Return where a box of voxels is, by its first (z, y, x) and its size."""
+    mask = np.zeros((SIZE,) * 3, bool)
+    mask[tuple(slice(first, first + length) for first, length in zip(corner, size, strict=True))] = True
+    return mask
+
+
+def write_heads(folder, image, brain, **others):
+    folder.mkdir()
+    volume = Volume(np.zeros((SIZE,) * 3, np.uint8), *GRID)
+    for name, voxels in {"ch2": image, "ch2bet": brain, **others}.items():
+        write_volume(volume.with_voxels(voxels.astype(np.uint8)), folder / f"{name}.nii.gz")
+    return folder
+
+
+def read_table(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def test_the_script(tmp_path, capsys):
-    random = np.random.default_rng(0)
-    image = Volume(random.integers(1, 200, (SIZE,) * 3).astype(np.uint8), *GRID)
-    (tmp_path / "mricron").mkdir()
-    write_volume(image, tmp_path / "mricron" / "ch2.nii.gz")
-    write_volume(image.with_voxels(image.voxels // 2), tmp_path / "mricron" / "ch2bet.nii.gz")
-    pack = write_pack(tmp_path / "generated-x1_4", manifest=manifest(labels=1))
-    output = tmp_path / "pictures"
-    arguments = [str(pack.folder), "--output", str(output), "--threads", "1"]
-    assert main([*arguments, "--mricron", str(tmp_path / "mricron")]) == 0
-    with (output / "heads.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 8
-    assert all(0 <= float(row["dice"]) <= 1 and float(row["reference_ml"]) > 0 for row in rows)
-    assert len(list(output.glob("x1_4-*.png"))) == 8
+    """The pack finds what is bright, a box; the reference is the same box, 2 of its 8 rows lower."""
+    store = PackStore(tmp_path / "user", tmp_path / "shipped")
+    pack = install_earlier(store, tmp_path / "packs", threshold=0.3)
+    bright, brain = box((10, 8, 7), (8, 8, 10)), box((8, 8, 7), (8, 8, 10))
+    noise = np.random.default_rng(0).integers(1, 36, bright.shape)  # a flat image is refused as a label map
+    heads = write_heads(tmp_path / "mricron", noise + 220 * bright, brain)
+    output, page = tmp_path / "pictures", tmp_path / "page.md"
+    arguments = [str(pack.folder), "--output", str(output), "--threads", "1", "--page", str(page)]
+    assert main([*arguments, "--mricron", str(heads)]) == 0
+    rows = {row["head"]: row for row in read_table(output / "heads.csv")}
+    assert len(rows) == len(list(output.glob("x1_4-*.png"))) == 8
+    # Dice, and ml: 640 voxels of 1 mm, 6 of 8 rows in common; of i, 5 of 10 columns lie in the right half
+    expected = {
+        "ch2": (0.75, 0.6, 0.6),
+        "ch2 stripped": (2 * 480 / (640 + 480), 0.6, 0.5),
+        "ch2 right half": (0.75, 0.3, 0.3),
+        "ch2 upper part": (0.75, 0.6, 0.6),
+    }
+    for name, (dice, reference_ml, volume_ml) in expected.items():
+        row = rows[name]
+        assert float(row["dice"]) == pytest.approx(dice, abs=1e-4), name
+        assert (float(row["reference_ml"]), float(row["volume_ml"])) == (reference_ml, volume_ml), name
+        assert row["pieces"] == "1"
+    text = page.read_text(encoding="utf-8")
+    assert "- ch2 is the head of" in text
+    assert "pydeface" not in text and "nilearn" not in text
     assert main([*arguments, "--mricron", str(tmp_path / "nothing")]) == 1
     assert "ch2.nii.gz" in capsys.readouterr().err
 
 
+BLOCKS = {
+    37: "Left hippocampus",
+    38: "Right hippocampus",
+    41: "Left amygdala",
+    42: "Right amygdala",
+    71: "Left caudate",
+    72: "Right caudate",
+    73: "Left putamen",
+    74: "Right putamen",
+    75: "Left pallidum",
+    76: "Right pallidum",
+    77: "Left thalamus",
+    78: "Right thalamus",
+}
+"""AAL's values (Tzourio-Mazoyer et al. 2002)."""
+
+
+def aal_blocks():
+    """Return an AAL with a block of 2 n x 2 x 2 voxels for its n-th value, the left ones at small i of ``GRID``."""
+    aal = np.zeros((48, 48, 12), np.uint8)
+    for n, (value, name) in enumerate(BLOCKS.items(), start=1):
+        i = 2 if name.startswith("Left") else 8
+        aal[2 : 2 + 2 * n, 4 * (n - 1) : 4 * (n - 1) + 2, i : i + 2] = value
+    return Volume(aal, *GRID)
+
+
+def test_structures_are_compared_with_the_right_values_of_aal(capsys):
+    aal = aal_blocks()
+    ours = np.zeros_like(aal.voxels)
+    labels = [label(value, name) for value, name in enumerate(reversed(BLOCKS.values()), start=1)]
+    values = {each.name: each.value for each in labels}
+    for aal_value, name in BLOCKS.items():
+        ours[1:][aal.voxels[:-1] == aal_value] = values[name]  # each lies 1 mm higher
+    rows = list(compare_with_aal(aal.with_voxels(ours), labels, aal))
+    assert [row["structure"] for row in rows] == list(BLOCKS.values())
+    for n, row in enumerate(rows, start=1):
+        assert row["dice"] == pytest.approx((2 * n - 1) / (2 * n), abs=6e-4)
+        assert row["centre_mm"] == 1.0
+        assert row["reference_ml"] == row["volume_ml"] == round(8 * n / 1000, 2)
+    capsys.readouterr()
+    rows = list(compare_with_aal(aal.with_voxels(ours), labels[1:], aal))
+    assert [row["structure"] for row in rows] == list(BLOCKS.values())[:-1]
+    assert "Right thalamus: the pack does not have it" in capsys.readouterr().out
+    shifted = Volume(aal.voxels, aal.spacing, (12.0, 21.0, -7.0), aal.direction)
+    with pytest.raises(GeometryError, match=r"AAL .* is not on the grid of ch2"):
+        next(compare_with_aal(aal.with_voxels(ours), labels, shifted))
+
+
 def test_the_script_with_structures(tmp_path):
     """The earlier pack finds what is bright; the later one calls it all by the names that AAL has."""
-    names = [f"{side} {structure}" for structure in AAL for side in ("Left", "Right")]
     store = PackStore(tmp_path / "user", tmp_path / "shipped")
     earlier = install_earlier(store, tmp_path / "packs")
-    later = install_later(store, tmp_path / "packs", region=after_earlier(), labels=names)
+    later = install_later(store, tmp_path / "packs", region=after_earlier(), labels=list(BLOCKS.values()))
     k, j, i = np.indices((SIZE,) * 3)
     ball = (k - 12) ** 2 + (j - 11) ** 2 + (i - 12) ** 2 < 60
     noise = np.random.default_rng(0).integers(1, 60, (SIZE,) * 3)
-    image = Volume((noise + 150 * ball).astype(np.uint8), *GRID)
-    (tmp_path / "mricron").mkdir()
-    write_volume(image, tmp_path / "mricron" / "ch2.nii.gz")
-    write_volume(image.with_voxels(ball.astype(np.uint8)), tmp_path / "mricron" / "ch2bet.nii.gz")
-    write_volume(image.with_voxels(np.where(ball, 37, 0).astype(np.uint8)), tmp_path / "mricron" / "aal.nii.gz")
+    aal = np.where(ball & (i >= 12), 37, 0)
+    heads = write_heads(tmp_path / "mricron", noise + 150 * ball, ball, aal=aal)
     output, page = tmp_path / "pictures", tmp_path / "page.md"
     arguments = [str(earlier.folder), "--structures", str(later.folder), "--output", str(output), "--threads", "1"]
-    assert main([*arguments, "--mricron", str(tmp_path / "mricron"), "--page", str(page)]) == 0
-    with (output / "chain.csv").open(newline="") as file:
-        chain = list(csv.DictReader(file))
+    assert main([*arguments, "--mricron", str(heads), "--page", str(page)]) == 0
+    chain = read_table(output / "chain.csv")
     assert [row["outcome"] for row in chain] == ["segmented"] * 8
     assert len(list(output.glob("structures-*.png"))) == 8
-    with (output / "aal.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["structure"] for row in rows] == names
-    voxel_ml = 0.001
-    assert float(rows[0]["reference_ml"]) == pytest.approx(ball.sum() * voxel_ml, abs=0.006)
+    rows = read_table(output / "aal.csv")
+    assert [row["structure"] for row in rows] == list(BLOCKS.values())
+    assert float(rows[0]["reference_ml"]) == round(np.count_nonzero(aal) / 1000, 2)
     assert {float(row["reference_ml"]) for row in rows[1:]} == {0.0}
     text = page.read_text(encoding="utf-8")
     assert text.count("| ch2 |") == 1 + 1
     assert f"| {rows[0]['structure']} | {rows[0]['dice']} |" in text
+
+
+def test_a_refused_ch2_costs_only_the_comparison(tmp_path, capsys):
+    store = PackStore(tmp_path / "user", tmp_path / "shipped")
+    earlier = install_earlier(store, tmp_path / "packs", threshold=1000.0)  # nothing is so bright
+    later = install_later(store, tmp_path / "packs", region=after_earlier())
+    image = np.random.default_rng(0).integers(1, 200, (SIZE,) * 3)
+    heads = write_heads(tmp_path / "mricron", image, image > 100, aal=np.where(image > 100, 37, 0))
+    output, page = tmp_path / "pictures", tmp_path / "page.md"
+    arguments = [str(earlier.folder), "--structures", str(later.folder), "--output", str(output), "--threads", "1"]
+    assert main([*arguments, "--mricron", str(heads), "--page", str(page)]) == 0
+    assert all(row["outcome"].startswith("refused: ") for row in read_table(output / "chain.csv"))
+    assert not (output / "aal.csv").exists()
+    assert "AAL" not in page.read_text(encoding="utf-8")
+    assert "ch2 was refused and is not compared with AAL" in capsys.readouterr().out
+
+
+def test_tables_that_were_complete_stay(tmp_path):
+    store = PackStore(tmp_path / "user", tmp_path / "shipped")
+    earlier = install_earlier(store, tmp_path / "packs")
+    later = install_later(store, tmp_path / "packs", region=after_earlier())
+    image = np.random.default_rng(0).integers(1, 200, (SIZE,) * 3)
+    heads = write_heads(tmp_path / "mricron", image, image > 100)  # no AAL
+    output, page = tmp_path / "pictures", tmp_path / "page.md"
+    arguments = [str(earlier.folder), "--structures", str(later.folder), "--output", str(output), "--threads", "1"]
+    assert main([*arguments, "--mricron", str(heads), "--page", str(page)]) == 1
+    assert len(read_table(output / "heads.csv")) == 8
+    assert not page.exists()
+
+
+def write_series(folder, count, *, slices=3):
+    """Write DICOM series of increasing intensity into one folder."""
+    folder.mkdir()
+    for number in range(1, count + 1):
+        for k in range(slices):
+            image = SimpleITK.GetImageFromArray(np.full((1, 4, 5), 10 * number + k, np.int16))
+            image.SetSpacing((1.0, 1.0, 5.0))
+            tags = {
+                "0008|0060": "MR",
+                "0020|000d": "1.2.3",
+                "0020|000e": f"1.2.3.{number}",
+                "0020|0032": f"0\\0\\{5 * k}",
+                "0020|0037": "1\\0\\0\\0\\1\\0",
+                "0020|0013": str(k + 1),
+            }
+            for tag, value in tags.items():
+                image.SetMetaData(tag, value)
+            writer = SimpleITK.ImageFileWriter()
+            writer.KeepOriginalImageUIDOn()
+            writer.SetFileName(str(folder / f"{number}-{k}.dcm"))
+            writer.Execute(image)
+    return folder
+
+
+def test_a_folder_has_to_hold_one_series(tmp_path):
+    volume = read_series(write_series(tmp_path / "one", 1))
+    np.testing.assert_array_equal(volume.voxels[:, 0, 0], [10, 11, 12])
+    assert volume.spacing == pytest.approx((1.0, 1.0, 5.0))
+    with pytest.raises(ImageReadError, match=r"two holds 2 DICOM series \(1\.2\.3\.1.*, 1\.2\.3\.2.*exactly one"):
+        read_series(write_series(tmp_path / "two", 2))
+    with pytest.raises(ImageReadError, match=r"holds 0 DICOM series \(none\)"):
+        read_series(write_series(tmp_path / "none", 0))

@@ -317,6 +317,19 @@ def test_the_validation_page_keeps_what_it_has_of_other_tasks(tmp_path: Path) ->
         write_validation([cubes], page)
 
 
+def test_the_figure_is_that_of_the_first_seed_which_has_one(tmp_path: Path) -> None:
+    folders = [workspace(tmp_path / str(seed), seed) for seed in (3, 1, 2)]
+    page = tmp_path / "docs" / "validation.md"
+    page.parent.mkdir()
+    for folder in folders[1:]:
+        figure = folder / "report" / "figures" / "qualitative.png"
+        figure.parent.mkdir(parents=True)
+        figure.write_bytes(folder.name.encode())
+    write_validation(folders, page)
+    assert "(seed 1)](images/validation-spheres.png)" in page.read_text(encoding="utf-8")
+    assert (page.parent / "images" / "validation-spheres.png").read_bytes() == b"1"
+
+
 def test_a_workspace_without_evaluation(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"evaluation\.json is missing; run 'kdseg-distill evaluate' first"):
         read_results(tmp_path)
