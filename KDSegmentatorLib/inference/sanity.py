@@ -62,7 +62,7 @@ FLAIR.
 """
 
 MANY_STRUCTURES = 6
-ODD_SHARE = 0.5
+ODD_SHARE = 1 / 3
 """Of a pack with many structures more than this share may not be missing or far from its size, or the result as a whole
 is implausible: another organ, or a header that is upside down. Of fewer structures every warning speaks for itself.
 """
@@ -76,7 +76,7 @@ class ResultWarning:
 
     Attributes:
         kind: ``input`` is a volume that does not look like what the pack was made for, segmented all the same because
-            the check was switched off; ``implausible`` a result that is odd in most of its structures; ``contrast`` one
+            the check was switched off; ``implausible`` a result that is odd in many of its structures; ``contrast`` one
             whose structures are not bright and dark as in the training images; ``cut off`` a structure that touches
             the edge of the volume and usually does not, or is too small, or much smaller than its other side; with
             less than :data:`CUT_OFF_SHARE` of it left it is ``small``.

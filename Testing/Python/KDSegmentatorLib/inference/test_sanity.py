@@ -73,8 +73,8 @@ def test_sizes_far_outside_of_the_training_set() -> None:
     assert "structure 3 is larger than expected: 0.61 ml" in large.sentence
 
 
-@pytest.mark.parametrize(("odd", "implausible"), [(3, False), (4, True), (6, True)])
-def test_a_result_that_is_odd_in_most_structures(odd: int, implausible: bool) -> None:
+@pytest.mark.parametrize(("odd", "implausible"), [(2, False), (3, True), (6, True)])
+def test_a_result_that_is_odd_in_many_structures(odd: int, implausible: bool) -> None:
     """Half of the odd ones are missing, the others far too small."""
     values = range(1, 7)
     known = tuple(ExpectedLabel(value=v, cases=40, at_edge=0, smallest_ml=0.9, largest_ml=1.1) for v in values)
