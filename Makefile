@@ -18,9 +18,9 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constrai
 .PHONY: demo test lint lint-style lint-types lint-imports bench readme pictures clean
 .DELETE_ON_ERROR:
 
-# What a clinical machine has, and nilearn for its T1 template: no torch.
+# What a clinical machine has, and nilearn and pydeface for their heads: no torch.
 demo: $(VENV)/demo.stamp
-	$(RUN) demo/hippocampus.py $(ARGS)
+	$(RUN) demo/brain.py $(ARGS)
 
 test: $(VENV)/dev.stamp
 	$(RUN) -m pytest $(ARGS)
@@ -60,11 +60,16 @@ $(VENV)/created.stamp:
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
+# Of pydeface the demo takes one file. What pydeface itself depends on (nipype, FSL) is left out.
+HEADS := $(INSTALL) --no-deps pydeface
+
 $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(VENV)/created.stamp
 	$(INSTALL) -e '.[demo]'
+	$(HEADS)
 	touch $@
 
 # One pip run, so that torch and nnU-Net are resolved together: constraints.txt holds the torch and torchvision that fit.
 $(VENV)/dev.stamp: pyproject.toml constraints.txt | $(VENV)/created.stamp
 	$(INSTALL) -e '.[demo,distill,dev,slicer-test]'
+	$(HEADS)
 	touch $@ $(VENV)/demo.stamp

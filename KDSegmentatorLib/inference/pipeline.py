@@ -22,7 +22,12 @@ from KDSegmentatorLib.inference.head_place import head_comes_early
 from KDSegmentatorLib.inference.network_grid import NetworkGrid
 from KDSegmentatorLib.inference.normalization import normalize
 from KDSegmentatorLib.inference.pieces import largest_pieces
-from KDSegmentatorLib.inference.plausibility import check_field_of_view, check_finite, check_intensities
+from KDSegmentatorLib.inference.plausibility import (
+    WHOLE_VOLUME,
+    check_field_of_view,
+    check_finite,
+    check_intensities,
+)
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
 from KDSegmentatorLib.inference.region import (
     FoundRegion,
@@ -218,7 +223,7 @@ def _preprocessed(
 ) -> tuple[NetworkGrid, npt.NDArray[np.float32], tuple[ResultWarning, ...]]:
     """Return the grids, the volume, or its region, as the network takes it, and warnings about it."""
     steps = request.steps("preprocess", 4)
-    seen = "the volume"
+    seen = WHOLE_VOLUME
     if found is not None and manifest.region is not None:
         volume = only_region(volume, found.mask, manifest.region.margin_mm, steps.check)
         seen = f"what {manifest.region.pack} found in the volume"

@@ -41,6 +41,9 @@ _PAIRS_A_VALUE = 5
 _SEEN_VALUES = 8
 """A judgement takes at least this many values, each with ``_PAIRS_A_VALUE`` pairs."""
 
+WHOLE_VOLUME = "the volume"
+"""What is judged, in messages, unless an earlier stage has found it."""
+
 TIMES_LARGEST = 1.25
 """A volume may be this many times as long as the largest training image, along each axis.
 
@@ -124,7 +127,7 @@ def check_intensities(volume: Volume, modality: Modality, check: Callable[[], No
 
 
 def check_field_of_view(
-    volume: Volume, manifest: Manifest, what: str = "the volume", *, region_known: bool = True
+    volume: Volume, manifest: Manifest, what: str = WHOLE_VOLUME, *, region_known: bool = True
 ) -> None:
     """Check that the volume shows about as much of the body as the images that the pack was trained on.
 
@@ -163,7 +166,12 @@ def check_field_of_view(
     if large:
         zeros = "" if seen == lengths else ", without the zeros round it"
         problems.append(f"too large ({_lengths(large)}{zeros})")
-        remedies.append("Crop it to about that size, round the structures.")
+        remedies.append(
+            "Crop it to about that size, round the structures."
+            if what == WHOLE_VOLUME
+            else "Check that the volume is a scan such as this task is for "
+            f"({manifest.modality}, {manifest.body_part.lower()}), or crop it to about that size, round the structures."
+        )
     if small:
         problems.append(f"too small ({_lengths(small)})")
         remedies.append("Give a scan that shows as much.")

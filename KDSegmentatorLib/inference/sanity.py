@@ -215,7 +215,7 @@ class _Judge:
                 (),
                 f"The structures are not bright and dark as in the training images (correlation {correlation:.2f}, "
                 f"at least {LEAST_CORRELATION:g} is usual): the scan may be of another sequence than the pack is for, "
-                "or the structures are not where they were found. Check the result.",
+                "or the structures are not where they were found. Do not use this result before that is clear.",
                 correlation,
                 (LEAST_CORRELATION, 1.0),
             ),
