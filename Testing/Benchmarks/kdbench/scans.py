@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import write_volume
+
+sys.path.append(
+    str(Path(__file__).resolve().parents[3] / "demo")
+)  # the template is loaded and cropped as the demo does
 
 _AIR, _SOFT_TISSUE, _NOISE = -1000, 40, 15
 _STRUCTURE_VOXELS = 8
@@ -58,7 +65,8 @@ def make_template_box(path: str, size: tuple[int, int, int]) -> None:
         path: the file.
         size: voxels along i, j, k.
     """
-    from demo.hippocampus import crop, load_template
+    from hippocampus import crop
+    from real_heads import load_template
 
     low = np.asarray(_TEMPLATE_BOX_SHIFT) - np.asarray(size) / 2
     corners = [_triple(tuple(corner.tolist())) for corner in (low, low + np.asarray(size))]
@@ -71,7 +79,7 @@ def make_brain(path: str) -> None:
     Args:
         path: the file.
     """
-    from demo.hippocampus import load_template
+    from real_heads import load_template
 
     write_volume(load_template(), path)
 
