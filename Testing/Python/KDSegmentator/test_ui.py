@@ -26,7 +26,7 @@ CONNECTORS = {
 
 def parameters() -> dict[str, str]:
     """Return the fields of the parameter node with their types, without annotations."""
-    tree = ast.parse((MODULE / "KDSegmentator.py").read_text())
+    tree = ast.parse((MODULE / "KDSegmentator.py").read_text(encoding="utf-8"))
     node = next(
         each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "KDSegmentatorParameterNode"
     )
@@ -51,7 +51,7 @@ def bound() -> dict[str, str]:
 def used_names(path: Path) -> set[str]:
     """Return the names of the panel's widgets that a file uses."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value).split(".")[-1] in ("ui", "_ui"):
             found.add(node.attr)
     return found
@@ -90,7 +90,7 @@ def test_every_bound_parameter_is_a_field_and_the_widget_can_show_it() -> None:
 
 
 def test_parameters_are_what_the_boxes_expect() -> None:
-    tree = ast.parse((MODULE / "KDSegmentatorPanel" / "parameters.py").read_text())
+    tree = ast.parse((MODULE / "KDSegmentatorPanel" / "parameters.py").read_text(encoding="utf-8"))
     protocol = next(each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Parameters")
     expected = [ast.unparse(field.target) for field in protocol.body if isinstance(field, ast.AnnAssign)]
     assert sorted(expected) == sorted(parameters())

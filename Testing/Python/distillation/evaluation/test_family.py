@@ -81,11 +81,11 @@ def test_a_family_is_evaluated_resumed_and_written(members, dataset, tmp_path, m
     with (into / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3 * 3 * 2
-    table = (into / "evaluation.md").read_text()
+    table = (into / "evaluation.md").read_text(encoding="utf-8")
     assert table == result.table
     assert "n = 3 cases" in table
     assert "Recovered loss" in table
-    content = json.loads((into / "evaluation.json").read_text())
+    content = json.loads((into / "evaluation.json").read_text(encoding="utf-8"))
     assert [model["model"] for model in content["models"]] == [model.model for model in result.models]
 
     for member, model in zip(members, result.models, strict=True):
@@ -245,4 +245,7 @@ def test_a_family_is_compared_where_only_one_network_finds_nothing(members, data
     teacher = next(line for line in result.table.splitlines() if line.startswith("| x1 teacher |"))
     assert teacher.split("|")[-3].strip() == "-"  # there is no share of nothing
     assert dice.difference.mean == pytest.approx(1 / 3)  # agreement against a false label, and no other difference
-    json.loads((into / "evaluation.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    json.loads(
+        (into / "evaluation.json").read_text(encoding="utf-8"),
+        parse_constant=lambda name: pytest.fail(f"{name} is not JSON"),
+    )
