@@ -204,15 +204,14 @@ def sample(name: str) -> Path:
 
 
 def test_a_whole_head_gives_one_brain(whole: Segmentation) -> None:
-    pieces, count = ndimage.label(whole.volume.voxels)
-    assert np.bincount(pieces.ravel())[1:].max() > 0.99 * np.count_nonzero(pieces), count
-    assert 1000 < np.count_nonzero(pieces) * whole.volume.voxel_volume / MM3_PER_ML < 2000
+    assert ndimage.label(whole.volume.voxels)[1] == 1
+    assert 1000 < np.count_nonzero(whole.volume.voxels) * whole.volume.voxel_volume / MM3_PER_ML < 2000
     assert whole.record.warnings == ()
 
 
 def test_structures_of_a_whole_head(parts: Segmentation) -> None:
     found = [name for name, row in statistics(parts).items() if row.voxels]
-    assert len(found) >= 40
+    assert len(found) >= 44
     assert on_their_own_sides(parts, {*found, *LARGE})
     assert ALARMS.isdisjoint(kinds(parts)), parts.record.warnings
 
@@ -248,7 +247,7 @@ def test_other_resolutions(structures: Segmenter, parts: Segmentation, spacing: 
 def test_slices_tilted_through_an_upright_head(extraction: Segmenter, whole: Segmentation) -> None:
     grid = turned(head(), 20)
     found = extraction(grid.with_voxels(sampled(head(), grid, order=1))).volume
-    assert overlap(found.voxels, sampled(whole.volume, found, order=0)) > 0.9
+    assert overlap(found.voxels, sampled(whole.volume, found, order=0)) > 0.95
 
 
 def test_a_header_tilted_with_the_head(extraction: Segmenter, whole: Segmentation) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,30 +15,18 @@ pytest.importorskip("nilearn", reason="the demo's T1 template comes with nilearn
 if importlib.util.find_spec("pydeface") is None:
     pytest.skip("the demo's head comes with pydeface: pip install --no-deps pydeface", allow_module_level=True)
 
+import brain
 from real_heads import load_average_head, load_template
 
-ROOT = Path(__file__).parents[3]
 NEVER_FOUND = {"Optic chiasm"}
 """Of what the pack's own evaluation gives a Dice of 0: thinner than the voxels that it computes in."""
 
 SIDES = ("Left ", "Right ")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def only_shipped_packs(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KDSEGMENTATOR_PACKS", str(tmp_path_factory.mktemp("packs")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def demo():
-    spec = importlib.util.spec_from_file_location("brain_demo", ROOT / "demo" / "brain.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        yield module
+    return brain
 
 
 @pytest.fixture(scope="module")

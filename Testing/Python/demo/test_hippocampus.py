@@ -1,9 +1,7 @@
 """The demo on the real template: the hippocampus must be where it is."""
 
 import csv
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,27 +11,17 @@ from KDSegmentatorLib import PackStore, Segmenter, read_volume
 
 pytest.importorskip("nilearn", reason="the demo's T1 template comes with nilearn: pip install 'kdsegmentator[demo]'")
 
+import hippocampus
+
 ROOT = Path(__file__).parents[3]
 FARTHEST_CENTRE_MM = 4.0
 PLAUSIBLE_ML = (2.5, 5.5)
 """Training labels hold 2.2 to 4.3 ml (2.5 to 97.5 %) in native space; MNI space is larger than the average head."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def only_shipped_packs(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KDSEGMENTATOR_PACKS", str(tmp_path_factory.mktemp("packs")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def demo():
-    spec = importlib.util.spec_from_file_location("hippocampus_demo", ROOT / "demo" / "hippocampus.py")
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        yield module
+    return hippocampus
 
 
 @pytest.fixture(scope="module")
