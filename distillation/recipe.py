@@ -170,6 +170,8 @@ class StudentRecipe:
             weights, so that the teacher, which costs most of a step, does not have to teach the first rough shapes.
         methods: ``plain`` (no teacher) and names of distillation methods.
         minimum_width: C_min, the smallest number of features a stage may have.
+        learning_rate_factor: of both learning rates of ``training``, which suit the teacher's width. With ``adamw`` a
+            network of 1/n of the width bears n times the rate (Yang & Hu, Tensor Programs V, 2022).
     """
 
     size: str
@@ -177,10 +179,13 @@ class StudentRecipe:
     methods: tuple[Method, ...]
     warm_up_epochs: int = 0
     minimum_width: int = MINIMUM_WIDTH
+    learning_rate_factor: float = 1.0
 
     def __post_init__(self) -> None:
         if self.warm_up_epochs < 0:
             raise InvalidSettingsError(f"warm_up_epochs must not be negative, got {self.warm_up_epochs}")
+        if not 0 < self.learning_rate_factor < math.inf:
+            raise InvalidSettingsError(f"learning_rate_factor must be > 0, got {self.learning_rate_factor}")
         if alpha_of(self.size) == 1:
             raise InvalidSettingsError("x1 is the teacher; a student is smaller")
         if not self.methods or len(set(self.methods)) != len(self.methods) or "teacher" in self.methods:
@@ -250,7 +255,7 @@ class Recipe:
             for method in student.methods:
                 if method != "plain" and method not in self.methods:
                     raise InvalidSettingsError(f"student {student.size} uses '{method}', which 'methods' does not set")
-            self.settings(student.epochs, student.minimum_width)  # the values themselves are checked there
+            self.student_settings(student, student.epochs)  # the values themselves are checked there
         self.settings(self.teacher.epochs)
         self._check_methods()
 
@@ -277,8 +282,14 @@ class Recipe:
             return text
         return f"{text}, which the teacher's other folds have seen: the distilled students' figures are too good"
 
-    def settings(self, epochs: int, minimum_width: int = MINIMUM_WIDTH) -> TrainingSettings:
-        """Return the settings of a plain training of this length."""
+    def student_settings(self, student: StudentRecipe, epochs: int) -> TrainingSettings:
+        """Return the settings of a student's plain training of this length, from weights that are drawn."""
+        settings = self.settings(epochs)
+        rate = student.learning_rate_factor * settings.initial_learning_rate
+        return replace(settings, initial_learning_rate=rate, minimum_width=student.minimum_width)
+
+    def settings(self, epochs: int) -> TrainingSettings:
+        """Return the settings of the teacher's training, or another's at its width, of this length."""
         return TrainingSettings(
             epochs=epochs,
             iterations_per_epoch=self.training.iterations_per_epoch,
@@ -291,7 +302,6 @@ class Recipe:
             mirroring_axes=self.training.mirroring_axes,
             augmentation=self.training.augmentation,
             gradient_checkpointing=self.training.gradient_checkpointing,
-            minimum_width=minimum_width,
         )
 
     def _check_methods(self) -> None:

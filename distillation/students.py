@@ -90,12 +90,13 @@ def plans_for_teacher(recipe: Recipe, plans: dict[str, Any]) -> dict[str, Any]:
 
 def plans_for_warm_up(recipe: Recipe, size: str, plans: dict[str, Any]) -> dict[str, Any]:
     """Return the plans of the plain training that all methods of a size go on from."""
+    of_size = recipe.student(size)
     return student_plans(
         plans,
         recipe.dataset.configuration,
         alpha=alpha_of(size),
         name=_plans_name(plans, size, WARM_UP),
-        settings=recipe.settings(recipe.student(size).warm_up_epochs, recipe.student(size).minimum_width),
+        settings=recipe.student_settings(of_size, of_size.warm_up_epochs),
     )
 
 
@@ -119,7 +120,7 @@ def plans_for_student(
         TrainingError: the method needs a teacher and there is none.
     """
     of_size = recipe.student(student.size)
-    settings = _continued(recipe.settings(of_size.epochs, of_size.minimum_width), recipe, student.size, warm_up)
+    settings = _continued(recipe.student_settings(of_size, of_size.epochs), recipe, student.size, warm_up)
     if student.method != "plain":
         settings = _with_teacher(settings, recipe, student.method, teacher)
     return student_plans(
@@ -157,7 +158,7 @@ def _continued(settings: TrainingSettings, recipe: Recipe, size: str, warm_up: P
         return settings
     return replace(
         settings,
-        initial_learning_rate=recipe.training.continued_learning_rate,
+        initial_learning_rate=recipe.student(size).learning_rate_factor * recipe.training.continued_learning_rate,
         seed=settings.seed + _CONTINUED_SEED_OFFSET,
         initial_checkpoint=str((warm_up / f"fold_{recipe.dataset.fold}" / "checkpoint_final.pth").resolve()),
         initial_iterations=recipe.settings(recipe.student(size).warm_up_epochs).iterations,

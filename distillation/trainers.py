@@ -22,6 +22,7 @@ from distillation.augmentation.pipeline import with_augmentation
 from distillation.distiller import Distiller, load_teachers
 from distillation.gradient_checkpointing import checkpoint_stages
 from distillation.instance_norm import keep_channels_last
+from distillation.losses.dice_cross_entropy import segmentation_loss
 from distillation.precision import training_dtype
 from distillation.settings import PLANS_KEY, TrainingSettings
 from distillation.teacher import load_weights, read_checkpoint
@@ -95,6 +96,9 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             self.loss = self._build_loss()
             devices = [self.device] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids=devices)
+
+    def _build_loss(self) -> torch.nn.Module:
+        return segmentation_loss(super()._build_loss(), self.device)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
         self,
@@ -189,7 +193,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             outputs: logits (batch, classes, z, y, x), full resolution first.
             target: label maps (batch, 1, z, y, x) at the resolutions of ``outputs``.
         """
-        return {"segmentation": self.loss([output.float() for output in outputs], target)}
+        return {"segmentation": self.loss(outputs, target)}
 
     def update(self) -> None:
         """Take one optimiser step with the gradients that are there."""

@@ -11,6 +11,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 
 from distillation.losses.term import DistillationTerm, Signals, check_same_shape, full_precision
+from distillation.losses.voxel_rows import as_rows, chunks, empty_gradient, log_softmax
 from KDSegmentatorLib.errors import InvalidSettingsError
 
 
@@ -44,9 +45,6 @@ class LogitLoss(DistillationTerm):
     """
 
     name: ClassVar[str] = "logit"
-
-    chunk_voxels: ClassVar[int] = 1 << 17
-    """Voxels that are handled at once, rounded up to whole planes; the loss does not depend on it."""
 
     temperature: float
     deep_supervision: bool = False
@@ -94,9 +92,7 @@ class LogitLoss(DistillationTerm):
             ValueError: the shapes differ, as they do when teacher and student were planned with different labels.
         """
         check_same_shape(student_logits, teacher_logits, "logits")
-        loss: torch.Tensor = _SoftenedDivergence.apply(
-            student_logits, teacher_logits.detach(), self.temperature, self.chunk_voxels
-        )
+        loss: torch.Tensor = _SoftenedDivergence.apply(student_logits, teacher_logits.detach(), self.temperature)
         return loss
 
 
@@ -116,39 +112,35 @@ class _SoftenedDivergence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        context: Any, student: torch.Tensor, teacher: torch.Tensor, temperature: float, chunk_voxels: int
-    ) -> torch.Tensor:
+    def forward(context: Any, student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
         context.save_for_backward(student, teacher)
-        context.temperature, context.chunk_voxels = temperature, chunk_voxels
-        total = torch.zeros((), dtype=full_precision(student[:0]).dtype, device=student.device)
-        for chunk in _chunks(student.shape, chunk_voxels):
-            log_student = _log_softmax(student[chunk], temperature)
-            log_teacher = _log_softmax(teacher[chunk], temperature)
+        context.temperature = temperature
+        total = full_precision(student.new_empty(0)).new_zeros(())
+        for own, teachers, _ in _chunks(student, teacher):
+            log_student, log_teacher = log_softmax(own, temperature), log_softmax(teachers, temperature)
             p_teacher = log_teacher.exp()
             total += (p_teacher * log_teacher.sub_(log_student)).sum()
         return total * (temperature**2 * student.shape[1] / student.numel())
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, incoming: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(context: Any, incoming: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         student, teacher = context.saved_tensors
         factor = incoming * (context.temperature * student.shape[1] / student.numel())
-        gradient = torch.empty_like(student)
-        for chunk in _chunks(student.shape, context.chunk_voxels):
-            difference = _log_softmax(student[chunk], context.temperature).exp_()
-            difference -= _log_softmax(teacher[chunk], context.temperature).exp_()
-            gradient[chunk] = difference.mul_(factor)
-        return gradient, None, None, None
+        gradient = empty_gradient(student)
+        for own, teachers, result in _chunks(student, teacher, gradient):
+            difference = log_softmax(own, context.temperature).exp_()
+            difference -= log_softmax(teachers, context.temperature).exp_()
+            result.copy_(difference.mul_(factor))
+        return gradient, None, None
 
 
-def _log_softmax(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    return torch.log_softmax(full_precision(logits) / temperature, dim=1)
-
-
-def _chunks(shape: torch.Size, chunk_voxels: int) -> Iterator[tuple[slice, slice, slice]]:
-    """Yield indices of whole planes (first spatial axis) of one patch at a time; views, nothing is copied."""
-    planes = max(1, chunk_voxels // max(1, shape[3:].numel()))
-    for patch in range(shape[0]):
-        for start in range(0, shape[2], planes):
-            yield slice(patch, patch + 1), slice(None), slice(start, start + planes)
+def _chunks(
+    student: torch.Tensor, teacher: torch.Tensor, gradient: torch.Tensor | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Yield the same few rows of all of them."""
+    for patch in range(len(student)):
+        rows, of_teacher = as_rows(student[patch]), as_rows(teacher[patch])
+        result = rows if gradient is None else as_rows(gradient[patch])
+        for chunk in chunks(rows):
+            yield rows[chunk], of_teacher[chunk], result[chunk]

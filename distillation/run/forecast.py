@@ -116,7 +116,7 @@ class Forecasts:
             return [self._work(prepared.plans, 1.0, recipe.settings(recipe.teacher.epochs), method="plain")]
         student = recipe.student(step.student.size)
         alpha = alpha_of(student.size)
-        settings = recipe.settings(student.epochs, student.minimum_width)
+        settings = recipe.student_settings(student, student.epochs)
         works = [self._work(prepared.plans, alpha, settings, method=step.student.method)]
         if student.warm_up_epochs and self._stages.warm_up(student.size) != "done":
             warm_up = replace(settings, epochs=student.warm_up_epochs)

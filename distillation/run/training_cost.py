@@ -243,8 +243,11 @@ def _distiller(
 
 
 def _segmentation_loss(work: TrainingWork, heads: int) -> Callable[[list[torch.Tensor], list[torch.Tensor]], Any]:
-    """Return nnU-Net's own loss, of the logits and labels of all heads."""
+    """Return the loss of the trainers' own, of the logits and labels of all heads."""
+    import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    from distillation.losses.dice_cross_entropy import segmentation_loss
 
     planned = SimpleNamespace(
         label_manager=SimpleNamespace(has_regions=False, ignore_label=None),
@@ -254,8 +257,7 @@ def _segmentation_loss(work: TrainingWork, heads: int) -> Callable[[list[torch.T
         _do_i_compile=lambda: False,
         _get_deep_supervision_scales=lambda: range(heads),
     )
-    loss: Callable[[list[torch.Tensor], list[torch.Tensor]], Any] = nnUNetTrainer._build_loss(planned)
-    return loss
+    return segmentation_loss(nnUNetTrainer._build_loss(planned), torch.device("cpu"))
 
 
 def _labels(outputs: list[torch.Tensor], labels: int) -> list[torch.Tensor]:
@@ -306,7 +308,7 @@ def _measure(work: TrainingWork) -> MeasuredSteps:
         optimiser.zero_grad(set_to_none=True)
         with autocast():
             outputs = network(batch)
-        terms = [segmentation([output.float() for output in outputs], labels)]
+        terms = [segmentation(outputs, labels)]
         if distiller is not None:
             terms += distiller.losses(batch, outputs, labels, 1.0).values()
         loss = torch.stack(terms).sum()

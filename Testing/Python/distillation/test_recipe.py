@@ -137,7 +137,7 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("epochs: 2, methods", "epoch: 2, methods", r"students\[0\]\.epoch: unknown field; known are: epochs, methods"),
+        ("epochs: 2, methods", "epoch: 2, methods", r"students\[0\]\.epoch: unknown field; known are: epochs, learning_rate_factor"),
         ("fold: 0", "fold: 7", "dataset: fold must be 0 to 4"),
         ("name: Dataset901_Spheres", "name: Spheres", "dataset: name must be that of nnU-Net's folder"),
         ("fold: 0", "fold: 0, configuration: 3d_cascade_fullres", "dataset: configuration must be one of 3d_fullres"),
@@ -145,6 +145,7 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
         ("seed: 7", "seed: -1", "seed must be a whole number from 0"),
         ("seed: 7", "seed: 5000000000", "seed must be a whole number from 0"),
         ("seed: 7", "seed: 7, continued_learning_rate: -1.0", "training: continued_learning_rate must be > 0"),
+        ("size: x1/2", "size: x1/2, learning_rate_factor: 0", r"learning_rate_factor must be > 0, got 0"),
         ("teacher: {epochs: 2}", "teacher: {epochs: 0}", "epochs must be a whole number of at least 1"),
         ("[plain, logit]", "[plain]", "pack: method 'logit' is to be shipped, but no student is trained with it"),
         ("temperature: 2.0", "temperature: warm", r"methods\['logit'\]\.logit\.temperature: must be a number"),
@@ -278,6 +279,6 @@ def test_several_folds_teach_logits_only(tmp_path, recipe_text):
 def test_the_minimum_width_is_a_students_own(tmp_path, recipe_text):
     path = changed(tmp_path, recipe_text, "size: x1/2, ", "size: x1/2, minimum_width: 4, ")
     recipe = read_recipe(path)
-    assert recipe.settings(1, recipe.student("x1/2").minimum_width).minimum_width == 4
+    assert recipe.student_settings(recipe.student("x1/2"), 1).minimum_width == 4
     with pytest.raises(InvalidSettingsError, match="minimum_width"):
         read_recipe(changed(tmp_path, recipe_text, "size: x1/2, ", "size: x1/2, minimum_width: 0, "))

@@ -116,3 +116,23 @@ def test_the_minimum_width_reaches_the_plans(recipe, plans):
     narrow = replace(recipe, students=(replace(recipe.students[0], minimum_width=2),))
     student = plans_for_student(narrow, Student(size="x1/2", method="plain"), plans(features=(6, 12)), None)
     assert student["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] == [3, 6]
+
+
+def test_a_narrow_student_learns_at_its_own_rate(recipe, plans, source, tmp_path):
+    recipe = with_warm_up(recipe)
+    faster = replace(recipe, students=(replace(recipe.students[0], learning_rate_factor=4.0),))
+    warm_up = warm_up_folder(Workspace.below(tmp_path), faster, "x1/2", plans())
+    student = Student(size="x1/2", method="logit")
+    rates = [
+        TrainingSettings.from_plans(each).initial_learning_rate
+        for each in (
+            plans_for_teacher(faster, plans()),
+            plans_for_warm_up(faster, "x1/2", plans()),
+            plans_for_student(faster, student, plans(), source, warm_up),
+            plans_for_student(
+                replace(faster, students=(replace(faster.students[0], warm_up_epochs=0),)), student, plans(), source
+            ),
+        )
+    ]
+    first, continued = recipe.training.initial_learning_rate, recipe.training.continued_learning_rate
+    assert rates == [first, 4 * first, 4 * continued, 4 * first]

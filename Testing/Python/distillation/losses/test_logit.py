@@ -5,6 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 
+from distillation.losses import voxel_rows  # noqa: E402
 from distillation.losses.logit import LogitLoss, head_weights  # noqa: E402
 from distillation.losses.term import Signals  # noqa: E402
 from KDSegmentatorLib.errors import InvalidSettingsError  # noqa: E402
@@ -81,7 +82,7 @@ def test_chunks_change_neither_value_nor_gradient(chunk, monkeypatch):
     results = []
     for size in (chunk, 1 << 20):
         z = torch.from_numpy(student).requires_grad_()
-        monkeypatch.setattr(LogitLoss, "chunk_voxels", size)
+        monkeypatch.setattr(voxel_rows, "CHUNK_VALUES", size)
         loss = divergence(2.0)(z, torch.from_numpy(teacher))
         loss.backward()
         results.append((loss.detach(), z.grad.clone()))
@@ -183,7 +184,7 @@ def test_memory_layout_does_not_matter():
 
 def test_beyond_the_logits_there_is_room_for_their_gradient_and_one_chunk(monkeypatch):
     """111 classes on a 160x192x160 patch are 2.2 GB: one more tensor of that size would be too many."""
-    monkeypatch.setattr(LogitLoss, "chunk_voxels", 16)
+    monkeypatch.setattr(voxel_rows, "CHUNK_VALUES", 111 * 16)
     student = torch.randn(1, 111, 8, 4, 4).requires_grad_()
     teacher = torch.randn(1, 111, 8, 4, 4)
     kept = []

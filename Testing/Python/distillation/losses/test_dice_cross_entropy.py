@@ -1,0 +1,133 @@
+import copy
+import math
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="install the extra 'distill'")
+pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
+
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss  # noqa: E402
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper  # noqa: E402
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, SoftDiceLoss  # noqa: E402
+
+from distillation.losses import voxel_rows  # noqa: E402
+from distillation.losses.dice_cross_entropy import DiceCrossEntropyLoss, segmentation_loss  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+def stock(*, batch_dice=False, ignore_label=None, ddp=False, dice_class=MemoryEfficientSoftDiceLoss, weight_ce=1):
+    settings = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": False, "ddp": ddp}
+    return DC_and_CE_loss(settings, {}, weight_ce, weight_dice=1, ignore_label=ignore_label, dice_class=dice_class)
+
+
+def sample(classes=5, patches=2, dtype=torch.float64, label_type=torch.int16):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(patches, classes, 6, 7, 5, generator=generator, dtype=dtype)
+    labels = torch.randint(0, classes - 1, (patches, 1, 6, 7, 5), generator=generator)  # the last class is absent
+    return logits.requires_grad_(), labels.to(label_type)
+
+
+def value_and_gradient(loss, logits, labels):
+    value = loss(logits, labels)
+    (gradient,) = torch.autograd.grad(1.7 * value, logits)
+    return value.detach(), gradient
+
+
+@pytest.mark.parametrize("last", [True, False], ids=["channels last", "channels first"])
+@pytest.mark.parametrize("batch_dice", [False, True])
+@pytest.mark.parametrize("patches", [1, 3])
+@pytest.mark.parametrize("classes", [2, 5, 20])
+def test_value_and_gradient_are_nnunets(classes, patches, batch_dice, last):
+    logits, labels = sample(classes, patches)
+    ours, given = DiceCrossEntropyLoss(batch_dice=batch_dice, smooth=1e-5), logits
+    if last:
+        given = logits.detach().to(memory_format=torch.channels_last_3d).requires_grad_()
+    expected = value_and_gradient(stock(batch_dice=batch_dice), logits, labels.long())
+    # nnU-Net sums in float32 even where the logits are float64
+    torch.testing.assert_close(value_and_gradient(ours, given, labels), expected, rtol=1e-5, atol=1e-8)
+
+
+def test_hand_computed():
+    # two voxels, background and one class, of probability 3/4 and 1/2; the first voxel is the class
+    logits = torch.tensor([[0.0, 0.0], [math.log(3), 0.0]]).view(1, 2, 2, 1, 1)
+    labels = torch.tensor([1, 0]).view(1, 1, 2, 1, 1)
+    loss = DiceCrossEntropyLoss(batch_dice=False, smooth=0.0)(logits, labels)
+    dice = 2 * 0.75 / (1 + 1.25)
+    assert loss.item() == pytest.approx(-dice - (math.log(0.75) + math.log(0.5)) / 2)
+
+
+def test_gradient_is_the_slope():
+    logits, labels = sample(patches=2)
+    small = logits.detach()[:, :, :2, :2, :2].clone().requires_grad_()
+    for batch_dice in (False, True):
+        loss = DiceCrossEntropyLoss(batch_dice=batch_dice, smooth=1e-5)
+        assert torch.autograd.gradcheck(lambda z, loss=loss: loss(z, labels[:, :, :2, :2, :2]), small)
+
+
+@pytest.mark.parametrize("values", [1, 30, 500])
+def test_chunks_change_nothing(values, monkeypatch):
+    logits, labels = sample()
+    loss = DiceCrossEntropyLoss(batch_dice=True, smooth=1e-5)
+    expected = value_and_gradient(loss, logits, labels)
+    monkeypatch.setattr(voxel_rows, "CHUNK_VALUES", values)
+    torch.testing.assert_close(value_and_gradient(loss, logits, labels), expected)
+
+
+def test_reduced_precision_is_widened():
+    logits, labels = sample(dtype=torch.bfloat16)
+    value, gradient = value_and_gradient(DiceCrossEntropyLoss(batch_dice=False, smooth=1e-5), logits, labels)
+    wide = logits.detach().float().requires_grad_()
+    expected, slope = value_and_gradient(stock(), wide, labels.long())
+    assert (value.dtype, gradient.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, slope.bfloat16())
+
+
+def test_a_hopeless_voxel_costs_much_and_not_infinitely():
+    logits = torch.tensor([200.0, -200.0]).view(1, 2, 1, 1, 1).requires_grad_()
+    value, gradient = value_and_gradient(
+        DiceCrossEntropyLoss(batch_dice=False, smooth=1e-5), logits, torch.ones(1, 1, 1, 1, 1)
+    )
+    assert value.item() == pytest.approx(400, abs=0.1)
+    torch.testing.assert_close(gradient.flatten(), torch.tensor([1.7, -1.7]))
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_takes_the_place_of_nnunets_on_a_cpu(deep):
+    logits, labels = sample()
+    theirs = stock()
+    if deep:
+        theirs = DeepSupervisionWrapper(theirs, [1.0])
+        logits_given, labels_given = [logits], [labels.long()]
+    else:
+        logits_given, labels_given = logits, labels.long()
+    expected = theirs(logits_given, labels_given)
+    ours = segmentation_loss(copy.deepcopy(theirs), CPU)
+    assert isinstance(ours.loss if deep else ours, DiceCrossEntropyLoss)
+    torch.testing.assert_close(ours(logits_given, labels_given), expected, check_dtype=False)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        stock(ignore_label=4),
+        stock(batch_dice=True, ddp=True),
+        stock(weight_ce=2),
+        stock(dice_class=SoftDiceLoss),
+    ],
+    ids=["ignore label", "several processes", "weights", "another Dice"],
+)
+def test_what_it_does_not_compute_is_left_to_nnunet(other):
+    wrapped = DeepSupervisionWrapper(other, [1.0])
+    kept = segmentation_loss(wrapped, CPU)
+    assert kept.loss is wrapped
+    assert wrapped.loss is other
+
+
+def test_gpus_keep_nnunets_loss_which_is_given_full_precision():
+    wrapped = DeepSupervisionWrapper(stock(), [1.0])
+    kept = segmentation_loss(wrapped, torch.device("cuda"))
+    logits, labels = sample(dtype=torch.bfloat16)
+    assert kept.loss is wrapped
+    torch.testing.assert_close(kept([logits], [labels.long()]), stock()(logits.float(), labels.long()))

@@ -1,0 +1,143 @@
+"""nnU-Net's own loss, Dice and cross-entropy, without the many passes over all classes that a CPU has to wait for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from torch import nn
+from torch.autograd.function import once_differentiable
+
+from distillation.losses.term import full_precision
+from distillation.losses.voxel_rows import as_rows, chunks, empty_gradient, log_softmax
+
+
+class DiceCrossEntropyLoss(nn.Module):
+    r"""Soft Dice of the foreground classes plus cross-entropy: the value and the gradient of nnU-Net's.
+
+    .. math::
+        L = -\frac{1}{K} \sum_{c \ge 1} \frac{2 I_c + \epsilon}{G_c + P_c + \epsilon}
+            - \frac{1}{N} \sum_u \log p_{y(u)}(u),
+        \qquad I_c = \sum_{u:\, y(u) = c} p_c(u), \quad P_c = \sum_u p_c(u), \quad p = \mathrm{softmax}(z)
+
+    with y the true class and G_c the number of voxels of class c. Sums run over the patch, or over the batch
+    (``batch_dice``); K counts the foreground classes, times the patches where Dice is taken of each.
+
+    nnU-Net computes a softmax, a one-hot label map, their products and a second softmax over all classes at once, and
+    autograd keeps and passes through them all again. For 46 classes on a CPU that is more than half of a narrow
+    student's step. Here both parts share one softmax of a few thousand voxels at a time, and so does the closed-form
+    gradient: with A_c = dL/dP_c and B_c = dL/dI_c,
+
+    .. math::
+        \frac{\partial L}{\partial z_c} = p_c \left(A_c + \tfrac{1}{N} - s\right)
+            + [c = y] \left(B_y p_y - \tfrac{1}{N}\right), \qquad s = \sum_k A_k p_k + B_y p_y.
+
+    Attributes:
+        batch_dice: Dice over all patches of a batch together.
+        smooth: epsilon.
+
+    Source:
+        Isensee et al., nnU-Net, Nature Methods 2021; ``DC_and_CE_loss`` with ``MemoryEfficientSoftDiceLoss``.
+    """
+
+    def __init__(self, *, batch_dice: bool, smooth: float) -> None:
+        super().__init__()
+        self.batch_dice = batch_dice
+        self.smooth = smooth
+
+    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return the loss, a float32 scalar (float64 for float64 logits).
+
+        Args:
+            logits: (batch, classes, z, y, x); reduced precision is widened voxel by voxel.
+            labels: true classes (batch, 1, z, y, x), any type of whole numbers.
+        """
+        loss: torch.Tensor = _DiceCrossEntropy.apply(logits, labels, self.batch_dice, self.smooth)
+        return loss
+
+
+def segmentation_loss(loss: nn.Module, device: torch.device) -> nn.Module:
+    """Return nnU-Net's loss for logits of any precision, and on a CPU in its faster form, with the same values.
+
+    Args:
+        loss: as nnU-Net built it, for the outputs of one resolution or in its ``DeepSupervisionWrapper``, which is
+            changed. Regions, an ignore label and Dice over several processes are left to nnU-Net.
+        device: that of the training; ``meta`` counts as a CPU.
+    """
+    inner: Any = getattr(loss, "loss", loss)
+    if device.type not in ("cpu", "meta") or not _is_plain(inner):
+        return _Widened(loss)
+    ours = DiceCrossEntropyLoss(batch_dice=inner.dc.batch_dice, smooth=inner.dc.smooth)
+    if inner is loss:
+        return ours
+    loss.loss = ours
+    return loss
+
+
+def _is_plain(loss: Any) -> bool:
+    """Return whether this is what :class:`DiceCrossEntropyLoss` computes."""
+    if not isinstance(loss, DC_and_CE_loss) or not isinstance(loss.dc, MemoryEfficientSoftDiceLoss):
+        return False
+    weights = loss.weight_ce, loss.weight_dice
+    gathers = loss.dc.ddp and loss.dc.batch_dice
+    return loss.ignore_label is None and not loss.dc.do_bg and not gathers and weights == (1, 1)
+
+
+class _Widened(nn.Module):
+    """A loss that computes in the precision of its logits, given float32."""
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: list[torch.Tensor], labels: list[torch.Tensor]) -> torch.Tensor:
+        loss: torch.Tensor = self.loss([each.float() for each in logits], labels)
+        return loss
+
+
+class _DiceCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any, logits: torch.Tensor, labels: torch.Tensor, batch_dice: bool, smooth: float
+    ) -> torch.Tensor:
+        patches, classes = logits.shape[:2]
+        sums = full_precision(logits.new_empty(0)).new_zeros((3, patches, classes))
+        overlap, predicted, true = sums
+        surprise = sums.new_zeros(())
+        for patch in range(patches):
+            rows, own = as_rows(logits[patch]), labels[patch].flatten().long()
+            for chunk in chunks(rows):
+                log_p, y = log_softmax(rows[chunk]), own[chunk]
+                log_p_true = log_p.gather(1, y[:, None])[:, 0]
+                surprise -= log_p_true.sum()
+                true[patch].index_add_(0, y, torch.ones_like(log_p_true))
+                overlap[patch].index_add_(0, y, log_p_true.exp())
+                predicted[patch] += log_p.exp_().sum(0)
+        if batch_dice:
+            sums = sums.sum(1, keepdim=True)
+        twice, both = 2 * sums[0, :, 1:] + smooth, sums[1, :, 1:] + sums[2, :, 1:] + smooth
+        # dL/dP and dL/dI of every class; nothing of the background, and the same for all patches of a batch's Dice
+        slopes = torch.zeros_like(sums[:2])
+        slopes[0, :, 1:] = twice / both.square() / twice.numel()
+        slopes[1, :, 1:] = -2 / both / twice.numel()
+        context.save_for_backward(logits, labels, slopes.expand(2, patches, classes))
+        return surprise * (classes / logits.numel()) - (twice / both).mean()
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, incoming: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        logits, labels, slopes = context.saved_tensors
+        of_predicted, of_overlap = slopes * incoming
+        of_surprise = incoming * (logits.shape[1] / logits.numel())
+        gradient = empty_gradient(logits)
+        for patch in range(logits.shape[0]):
+            rows, own, result = as_rows(logits[patch]), labels[patch].flatten().long(), as_rows(gradient[patch])
+            for chunk in chunks(rows):
+                p, y = log_softmax(rows[chunk]).exp_(), own[chunk, None]
+                at_true = of_overlap[patch][y] * p.gather(1, y)
+                shift = of_surprise - at_true - (p @ of_predicted[patch])[:, None]
+                p *= of_predicted[patch] + shift
+                result[chunk] = p.scatter_add_(1, y, at_true - of_surprise)
+        return gradient, None, None, None
