@@ -3,6 +3,7 @@
     python Testing/Benchmarks/brain_heads.py PACK [PACK ...] --output pictures
         [--structures PACK] [--page docs/brain-heads.md]
         [--mricron /usr/share/mricron/templates] [--average mean_reg2mean.nii.gz] [--thick DICOM_FOLDER] [--template]
+        [--dataset Dataset101_BrainOASIS --held-out CASE [CASE ...]]
 
 PACK is the folder of a pack of brain extraction, that of ``--structures`` one of the structures in it, run after the
 first PACK. The heads, none of which trained anything:
@@ -14,6 +15,9 @@ first PACK. The heads, none of which trained anything:
 - ``--average``: the blurred mean head with a strong bias field that the package pydeface carries.
 - ``--thick``: a folder with one DICOM series, for example of oblique slices.
 - ``--template``: the skull-stripped MNI152 template of the package nilearn, where everything that is not 0 is brain.
+
+``--held-out`` names cases of an nnU-Net raw dataset that did not train the structures either. Their segmentations are
+compared with the reference twice: on the images as they are, and after brain extraction.
 """
 
 from __future__ import annotations
@@ -29,14 +33,23 @@ from typing import Any
 
 import numpy as np
 import SimpleITK
-from brain_structures import CHAIN_COLUMNS, STRUCTURE_COLUMNS, Chain, compare_with_aal, run_chain
+from brain_structures import (
+    CHAIN_COLUMNS,
+    HELD_OUT_COLUMNS,
+    STRUCTURE_COLUMNS,
+    Chain,
+    HeldOutCase,
+    compare_with_aal,
+    compare_with_reference,
+    run_chain,
+)
 from scipy import ndimage
 
 from KDSegmentatorLib.analysis.overlap import dice
 from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
-from KDSegmentatorLib.errors import ImageReadError, KDSegmentatorError
+from KDSegmentatorLib.errors import ImageReadError, KDSegmentatorError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import MM3_PER_ML, Volume, matrix, vector
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.atomic import atomic_output
@@ -51,7 +64,7 @@ from real_heads import load_template
 
 THICK_MM = 6.0
 FINE_MM = 0.7
-COLUMNS = ("pack", "head", "dice", "reference_ml", "volume_ml", "pieces", "seconds")
+COLUMNS = ("pack", "head", "outcome", "dice", "reference_ml", "volume_ml", "pieces", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--average", type=Path, help="pydeface's mean_reg2mean.nii.gz")
     parser.add_argument("--thick", type=Path, help="folder of a DICOM series")
     parser.add_argument("--template", action="store_true", help="nilearn's MNI152 template")
+    parser.add_argument("--dataset", type=Path, help="nnU-Net raw dataset of the cases of --held-out")
+    parser.add_argument("--held-out", nargs="+", default=(), metavar="CASE", help="cases that trained no pack here")
     parser.add_argument("--threads", type=int, help="CPU threads (default: one a physical core)")
     chosen = parser.parse_args(arguments)
+    if chosen.held_out and (chosen.dataset is None or chosen.structures is None):
+        parser.error("--held-out needs --dataset, where the cases are, and --structures, which is compared with them")
     try:
         packs = [open_pack(folder) for folder in chosen.packs]
         chosen.output.mkdir(parents=True, exist_ok=True)
@@ -138,6 +155,9 @@ def structure_tables(extraction: StudentPack, heads: Sequence[RealHead], chosen:
         yield Table("aal", STRUCTURE_COLUMNS, list(compare_with_aal(ch2, chain.structures.manifest.labels, aal)))
     elif aal is not None:
         print("ch2 was refused and is not compared with AAL", flush=True)
+    if chosen.held_out:
+        cases = [HeldOutCase.read(chosen.dataset, name) for name in chosen.held_out]
+        yield Table("held-out", HELD_OUT_COLUMNS, list(compare_with_reference(chain, cases)))
 
 
 SOURCES = {
@@ -163,6 +183,11 @@ user reads.""",
 AAL was drawn on ch2 itself, by another protocol than that of the training data: Dice against it is no accuracy, but a
 wrong side, a wrong place or a lost structure would show. *Centre mm* is the distance between both centroids.
 Tzourio-Mazoyer et al., NeuroImage 15 (2002).""",
+    "held-out": """## Held-out scans, before and after brain extraction
+
+Mean Dice over the structures that a scan has. These scans come without their skulls: *alone* is the pack of structures
+on the image as it is, which is how it was evaluated; *after extraction* is the chain that a user runs. *Extraction* is
+the Dice of the extracted brain against everything in the image that is not 0.""",
 }
 
 
@@ -217,15 +242,19 @@ def run(pack: StudentPack, heads: Sequence[RealHead], chosen: argparse.Namespace
     engine = choose_engine(pack, EngineRequest(threads=threads)).engine
     size = pack.manifest.size.replace("/", "_")
     for head in heads:
+        row: dict[str, Any] = dict.fromkeys(COLUMNS, "")
+        row |= {"pack": f"{pack.manifest.id} {pack.manifest.provenance.method}", "head": head.name}
         start = time.perf_counter()
-        result = segment(head.image, pack, engine, threads=threads).volume
+        try:
+            result = segment(head.image, pack, engine, threads=threads).volume
+        except UnsuitableVolumeError as error:
+            print(f"{head.name} is refused: {error}", flush=True)
+            yield row | {"outcome": f"refused: {error}"}
+            continue
         seconds = time.perf_counter() - start
         found = result.voxels > 0
-        row: dict[str, Any] = {
-            "pack": f"{pack.manifest.id} {pack.manifest.provenance.method}",
-            "head": head.name,
-            "dice": "",
-            "reference_ml": "",
+        row |= {
+            "outcome": "segmented",
             "volume_ml": round(np.count_nonzero(found) * result.voxel_volume / MM3_PER_ML, 1),
             "pieces": int(ndimage.label(found)[1]),
             "seconds": round(seconds, 2),

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from KDSegmentatorLib.analysis.overlap import dice
 from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import LabelStatistics, label_statistics
 from KDSegmentatorLib.engines.candidates import EngineRequest
+from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import GeometryError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.chain import find_region
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.segmentation import Segmentation
+from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.manifest import Label
 from KDSegmentatorLib.packs.pack import StudentPack
 
@@ -35,6 +38,7 @@ AAL: dict[str, tuple[int, int]] = {
 were drawn on ch2 by another protocol, every second slice, smoother than the cortical ones."""
 
 STRUCTURE_COLUMNS = ("structure", "dice", "centre_mm", "reference_ml", "volume_ml")
+HELD_OUT_COLUMNS = ("case", "extraction", "alone", "after_extraction", "difference")
 CHAIN_COLUMNS = ("head", "outcome", "structures", "volume_ml", "seconds", "warnings")
 
 
@@ -52,12 +56,78 @@ class Chain:
         Raises:
             KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment`.
         """
+        first, second = self._engines()
+        region = find_region(image, self.extraction, first, threads=self.threads)
+        return segment(image, self.structures, second, region=region, threads=self.threads)
+
+    def both_ways(self, image: Volume) -> tuple[npt.NDArray[np.bool_], Volume, Volume]:
+        """Segment a scan without its skull.
+
+        Returns:
+            Which voxels were found to be brain, the structures in the image as it is, and those in that brain.
+
+        Raises:
+            KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment`.
+        """
+        first, second = self._engines()
+        region = find_region(image, self.extraction, first, threads=self.threads)
+        alone = segment(image, self.structures, second, region="given", threads=self.threads)
+        chained = segment(image, self.structures, second, region=region, threads=self.threads)
+        return region.mask, alone.volume, chained.volume
+
+    def _engines(self) -> tuple[Engine, Engine]:
         first, second = (
             choose_engine(pack, EngineRequest(threads=self.threads)).engine
             for pack in (self.extraction, self.structures)
         )
-        region = find_region(image, self.extraction, first, threads=self.threads)
-        return segment(image, self.structures, second, region=region, threads=self.threads)
+        return first, second
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutCase:
+    """A scan without its skull and its reference segmentation, on one grid."""
+
+    name: str
+    image: Volume
+    reference: Volume
+
+    @classmethod
+    def read(cls, dataset: Path, name: str) -> HeldOutCase:
+        """Read a case of an nnU-Net raw dataset.
+
+        Raises:
+            ImageReadError: a file is missing or damaged.
+        """
+        image = read_volume(dataset / "imagesTr" / f"{name}_0000.nii.gz")
+        return cls(name=name, image=image, reference=read_volume(dataset / "labelsTr" / f"{name}.nii.gz"))
+
+
+def compare_with_reference(chain: Chain, cases: Sequence[HeldOutCase]) -> Iterator[dict[str, Any]]:
+    """Segment scans without skulls alone and after brain extraction, and compare both with the reference.
+
+    Gives:
+        A row a case, with Dice averaged over the structures that the scan has; then one with the means.
+    """
+    labels = chain.structures.manifest.labels
+    rows = []
+    for case in cases:
+        in_scan = [label.value for label in labels if (case.reference.voxels == label.value).any()]
+        extracted, alone, chained = chain.both_ways(case.image)
+        row: dict[str, Any] = {"case": case.name, "extraction": dice(case.image.voxels != 0, extracted, [1])[1]}
+        for name, result in (("alone", alone), ("after_extraction", chained)):
+            scores = dice(case.reference.voxels, result.voxels, in_scan)
+            row[name] = float(np.mean([*scores.values()]))
+        row["difference"] = row["after_extraction"] - row["alone"]
+        rows.append(row)
+        yield _rounded(row)
+    means = {column: float(np.mean([row[column] for row in rows])) for column in HELD_OUT_COLUMNS[1:]}
+    yield _rounded({"case": "mean", **means})
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    rounded = {name: value if isinstance(value, str) else round(value, 4) for name, value in row.items()}
+    print(", ".join(f"{name} {value}" for name, value in rounded.items()), flush=True)
+    return rounded
 
 
 def run_chain(

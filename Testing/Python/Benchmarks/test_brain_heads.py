@@ -185,6 +185,35 @@ def test_a_refused_ch2_costs_only_the_comparison(tmp_path, capsys):
     assert "ch2 was refused and is not compared with AAL" in capsys.readouterr().out
 
 
+def test_held_out_scans_are_compared_alone_and_after_extraction(tmp_path, capsys):
+    """Extraction leaves the dimmer half of a stripped scan away, and with it the structures of that half."""
+    store = PackStore(tmp_path / "user", tmp_path / "shipped")
+    earlier = install_earlier(store, tmp_path / "packs", threshold=0.3)
+    later = install_later(store, tmp_path / "packs", region=after_earlier(), labels=["One"])
+    bright, dim = box((6, 8, 7), (8, 8, 10)), box((14, 8, 7), (4, 8, 10))
+    noise = np.random.default_rng(0).integers(1, 36, bright.shape)
+    image = np.where(bright | dim, noise + 220 * bright, 0)
+    dataset = tmp_path / "Dataset101_Brains"
+    for folder, name, voxels in (("imagesTr", "A_0000", image), ("labelsTr", "A", bright | dim)):
+        (dataset / folder).mkdir(parents=True)
+        volume = Volume(voxels.astype(np.uint8), *GRID)
+        write_volume(volume, dataset / folder / f"{name}.nii.gz")
+    output, page = tmp_path / "pictures", tmp_path / "page.md"
+    arguments = [str(earlier.folder), "--output", str(output), "--threads", "1", "--page", str(page)]
+    held_out = ["--dataset", str(dataset), "--held-out", "A"]
+    assert main([*arguments, "--structures", str(later.folder), *held_out]) == 0
+    row, mean = read_table(output / "held-out.csv")
+    assert (row.pop("case"), mean.pop("case")) == ("A", "mean")
+    assert row == mean
+    assert float(row["extraction"]) == pytest.approx(2 * 640 / (640 + 960), abs=1e-4)
+    assert float(row["after_extraction"]) < float(row["alone"])
+    assert float(row["difference"]) == pytest.approx(float(row["after_extraction"]) - float(row["alone"]), abs=2e-4)
+    assert "## Held-out scans" in page.read_text(encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main([*arguments, *held_out])
+    assert "--structures" in capsys.readouterr().err
+
+
 def test_tables_that_were_complete_stay(tmp_path):
     store = PackStore(tmp_path / "user", tmp_path / "shipped")
     earlier = install_earlier(store, tmp_path / "packs")

@@ -137,7 +137,11 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("epochs: 2, methods", "epoch: 2, methods", r"students\[0\]\.epoch: unknown field; known are: epochs, learning_rate_factor"),
+        (
+            "epochs: 2, methods",
+            "epoch: 2, methods",
+            r"students\[0\]\.epoch: unknown field; known are: epochs, learning_rate_factor",
+        ),
         ("fold: 0", "fold: 7", "dataset: fold must be 0 to 4"),
         ("name: Dataset901_Spheres", "name: Spheres", "dataset: name must be that of nnU-Net's folder"),
         ("fold: 0", "fold: 0, configuration: 3d_cascade_fullres", "dataset: configuration must be one of 3d_fullres"),
