@@ -98,7 +98,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             self.network = DistributedDataParallel(self.network, device_ids=devices)
 
     def _build_loss(self) -> torch.nn.Module:
-        return segmentation_loss(super()._build_loss(), self.device)
+        return segmentation_loss(super()._build_loss(), self.device, self.label_manager.num_segmentation_heads)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(
         self,

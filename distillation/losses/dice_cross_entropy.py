@@ -7,11 +7,18 @@ from typing import Any
 import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
+from nnunetv2.training.loss.robust_ce_loss import RobustCrossEntropyLoss
+from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from distillation.losses.term import full_precision
+from distillation.losses.term import full_precision, without_autocast
 from distillation.losses.voxel_rows import as_rows, chunks, empty_gradient, log_softmax
+
+MANY_CLASSES = 8
+"""Classes from which this is the faster loss: Testing/Benchmarks, part ``loss``."""
+
+_SMALLEST = 1e-8  # nnU-Net's own bound of Dice's denominator
 
 
 class DiceCrossEntropyLoss(nn.Module):
@@ -52,22 +59,29 @@ class DiceCrossEntropyLoss(nn.Module):
 
         Args:
             logits: (batch, classes, z, y, x); reduced precision is widened voxel by voxel.
-            labels: true classes (batch, 1, z, y, x), any type of whole numbers.
+            labels: true classes (batch, 1, z, y, x), whole numbers of any type.
+
+        Raises:
+            ValueError: the shapes do not fit together.
         """
-        loss: torch.Tensor = _DiceCrossEntropy.apply(logits, labels, self.batch_dice, self.smooth)
+        if labels.shape != (logits.shape[0], 1, *logits.shape[2:]):
+            raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}")
+        with without_autocast(logits.device):
+            loss: torch.Tensor = _DiceCrossEntropy.apply(logits, labels, self.batch_dice, self.smooth)
         return loss
 
 
-def segmentation_loss(loss: nn.Module, device: torch.device) -> nn.Module:
-    """Return nnU-Net's loss for logits of any precision, and on a CPU in its faster form, with the same values.
+def segmentation_loss(loss: nn.Module, device: torch.device, classes: int) -> nn.Module:
+    """Return nnU-Net's loss for logits of any precision, and on a CPU in its faster form where that is one.
 
     Args:
         loss: as nnU-Net built it, for the outputs of one resolution or in its ``DeepSupervisionWrapper``, which is
             changed. Regions, an ignore label and Dice over several processes are left to nnU-Net.
         device: that of the training; ``meta`` counts as a CPU.
+        classes: of the logits, background included; of few of them, nnU-Net's passes cost less than ours.
     """
     inner: Any = getattr(loss, "loss", loss)
-    if device.type not in ("cpu", "meta") or not _is_plain(inner):
+    if device.type not in ("cpu", "meta") or classes < MANY_CLASSES or not _is_plain(inner):
         return _Widened(loss)
     ours = DiceCrossEntropyLoss(batch_dice=inner.dc.batch_dice, smooth=inner.dc.smooth)
     if inner is loss:
@@ -80,9 +94,18 @@ def _is_plain(loss: Any) -> bool:
     """Return whether this is what :class:`DiceCrossEntropyLoss` computes."""
     if not isinstance(loss, DC_and_CE_loss) or not isinstance(loss.dc, MemoryEfficientSoftDiceLoss):
         return False
-    weights = loss.weight_ce, loss.weight_dice
-    gathers = loss.dc.ddp and loss.dc.batch_dice
-    return loss.ignore_label is None and not loss.dc.do_bg and not gathers and weights == (1, 1)
+    dice, entropy = loss.dc, loss.ce
+    stock = RobustCrossEntropyLoss()
+    settings = ("weight", "label_smoothing", "reduction", "ignore_index")
+    return (
+        loss.ignore_label is None
+        and (loss.weight_ce, loss.weight_dice) == (1, 1)
+        and dice.apply_nonlin is softmax_helper_dim1
+        and not dice.do_bg
+        and not (dice.ddp and dice.batch_dice)
+        and type(entropy) is RobustCrossEntropyLoss
+        and all(getattr(entropy, name) == getattr(stock, name) for name in settings)
+    )
 
 
 class _Widened(nn.Module):
@@ -92,8 +115,11 @@ class _Widened(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, logits: list[torch.Tensor], labels: list[torch.Tensor]) -> torch.Tensor:
-        loss: torch.Tensor = self.loss([each.float() for each in logits], labels)
+    def forward(
+        self, logits: torch.Tensor | list[torch.Tensor], labels: torch.Tensor | list[torch.Tensor]
+    ) -> torch.Tensor:
+        wide = logits.float() if isinstance(logits, torch.Tensor) else [each.float() for each in logits]
+        loss: torch.Tensor = self.loss(wide, labels)
         return loss
 
 
@@ -103,27 +129,28 @@ class _DiceCrossEntropy(torch.autograd.Function):
         context: Any, logits: torch.Tensor, labels: torch.Tensor, batch_dice: bool, smooth: float
     ) -> torch.Tensor:
         patches, classes = logits.shape[:2]
-        sums = full_precision(logits.new_empty(0)).new_zeros((3, patches, classes))
-        overlap, predicted, true = sums
+        # millions of voxels are more than a float32 can count one by one
+        sums = logits.new_zeros((3, patches, classes), dtype=torch.float64)
         surprise = sums.new_zeros(())
         for patch in range(patches):
             rows, own = as_rows(logits[patch]), labels[patch].flatten().long()
             for chunk in chunks(rows):
                 log_p, y = log_softmax(rows[chunk]), own[chunk]
-                log_p_true = log_p.gather(1, y[:, None])[:, 0]
+                log_p_true = log_p.gather(1, y[:, None])[:, 0].double()
                 surprise -= log_p_true.sum()
-                true[patch].index_add_(0, y, torch.ones_like(log_p_true))
-                overlap[patch].index_add_(0, y, log_p_true.exp())
-                predicted[patch] += log_p.exp_().sum(0)
+                sums[0, patch].index_add_(0, y, log_p_true.exp())
+                sums[1, patch] += log_p.exp_().sum(0)
+                sums[2, patch].index_add_(0, y, torch.ones_like(log_p_true))
         if batch_dice:
             sums = sums.sum(1, keepdim=True)
-        twice, both = 2 * sums[0, :, 1:] + smooth, sums[1, :, 1:] + sums[2, :, 1:] + smooth
+        twice, both = 2 * sums[0, :, 1:] + smooth, (sums[1, :, 1:] + sums[2, :, 1:] + smooth).clamp_min(_SMALLEST)
         # dL/dP and dL/dI of every class; nothing of the background, and the same for all patches of a batch's Dice
         slopes = torch.zeros_like(sums[:2])
         slopes[0, :, 1:] = twice / both.square() / twice.numel()
         slopes[1, :, 1:] = -2 / both / twice.numel()
-        context.save_for_backward(logits, labels, slopes.expand(2, patches, classes))
-        return surprise * (classes / logits.numel()) - (twice / both).mean()
+        wide = full_precision(logits.new_empty(0)).dtype
+        context.save_for_backward(logits, labels, slopes.to(wide).expand(2, patches, classes))
+        return (surprise * (classes / logits.numel()) - (twice / both).mean()).to(wide)
 
     @staticmethod
     @once_differentiable
@@ -132,12 +159,13 @@ class _DiceCrossEntropy(torch.autograd.Function):
         of_predicted, of_overlap = slopes * incoming
         of_surprise = incoming * (logits.shape[1] / logits.numel())
         gradient = empty_gradient(logits)
-        for patch in range(logits.shape[0]):
+        for patch in range(len(logits)):
             rows, own, result = as_rows(logits[patch]), labels[patch].flatten().long(), as_rows(gradient[patch])
             for chunk in chunks(rows):
                 p, y = log_softmax(rows[chunk]).exp_(), own[chunk, None]
                 at_true = of_overlap[patch][y] * p.gather(1, y)
-                shift = of_surprise - at_true - (p @ of_predicted[patch])[:, None]
+                with without_autocast(p.device):
+                    shift = of_surprise - at_true - (p @ of_predicted[patch])[:, None]
                 p *= of_predicted[patch] + shift
                 result[chunk] = p.scatter_add_(1, y, at_true - of_surprise)
         return gradient, None, None, None

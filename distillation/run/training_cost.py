@@ -257,7 +257,7 @@ def _segmentation_loss(work: TrainingWork, heads: int) -> Callable[[list[torch.T
         _do_i_compile=lambda: False,
         _get_deep_supervision_scales=lambda: range(heads),
     )
-    return segmentation_loss(nnUNetTrainer._build_loss(planned), torch.device("cpu"))
+    return segmentation_loss(nnUNetTrainer._build_loss(planned), torch.device("cpu"), work.labels)
 
 
 def _labels(outputs: list[torch.Tensor], labels: int) -> list[torch.Tensor]:

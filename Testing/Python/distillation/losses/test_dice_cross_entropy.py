@@ -11,14 +11,24 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper  # no
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, SoftDiceLoss  # noqa: E402
 
 from distillation.losses import voxel_rows  # noqa: E402
-from distillation.losses.dice_cross_entropy import DiceCrossEntropyLoss, segmentation_loss  # noqa: E402
+from distillation.losses.dice_cross_entropy import MANY_CLASSES, DiceCrossEntropyLoss, segmentation_loss  # noqa: E402
 
 CPU = torch.device("cpu")
 
 
-def stock(*, batch_dice=False, ignore_label=None, ddp=False, dice_class=MemoryEfficientSoftDiceLoss, weight_ce=1):
+def stock(
+    *,
+    batch_dice=False,
+    ignore_label=None,
+    ddp=False,
+    dice_class=MemoryEfficientSoftDiceLoss,
+    weight_ce=1,
+    **cross_entropy,
+):
     settings = {"batch_dice": batch_dice, "smooth": 1e-5, "do_bg": False, "ddp": ddp}
-    return DC_and_CE_loss(settings, {}, weight_ce, weight_dice=1, ignore_label=ignore_label, dice_class=dice_class)
+    return DC_and_CE_loss(
+        settings, cross_entropy, weight_ce, weight_dice=1, ignore_label=ignore_label, dice_class=dice_class
+    )
 
 
 def sample(classes=5, patches=2, dtype=torch.float64, label_type=torch.int16):
@@ -93,6 +103,38 @@ def test_a_hopeless_voxel_costs_much_and_not_infinitely():
     torch.testing.assert_close(gradient.flatten(), torch.tensor([1.7, -1.7]))
 
 
+def test_millions_of_voxels_are_counted():
+    """Added one by one, 0.97 becomes 1 in a float32 from a million on."""
+    shape = (1, 1, 96, 160, 160)
+    logits = torch.zeros(1, 2, *shape[2:])
+    logits[:, 1] = math.log(0.97 / 0.03)
+    logits.requires_grad_()
+    value, gradient = value_and_gradient(
+        DiceCrossEntropyLoss(batch_dice=False, smooth=1e-5), logits, torch.ones(shape, dtype=torch.int16)
+    )
+    assert value.item() == pytest.approx(-2 * 0.97 / 1.97 - math.log(0.97), abs=1e-6)
+    # d(-2 p / (1 + p) - log p) / dz = (-2 / (1 + p)^2 - 1 / p) p (1 - p), a voxel's share of it
+    slope = 1.7 * (-2 / 1.97**2 - 1 / 0.97) * 0.97 * 0.03 / logits[0, 0].numel()
+    torch.testing.assert_close(gradient[0, 1], torch.full(shape[2:], slope), rtol=1e-4, atol=0)
+
+
+def test_labels_have_to_lie_as_the_logits():
+    logits, labels = sample()
+    with pytest.raises(
+        ValueError, match=r"labels of shape \(2, 1, 7, 6, 5\) do not fit logits of shape \(2, 5, 6, 7, 5\)"
+    ):
+        DiceCrossEntropyLoss(batch_dice=False, smooth=1e-5)(logits, labels.transpose(2, 3))
+
+
+def test_autocast_does_not_touch_it():
+    logits, labels = sample(20, dtype=torch.float32)
+    loss = DiceCrossEntropyLoss(batch_dice=False, smooth=1e-5)
+    expected = value_and_gradient(loss, logits, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = value_and_gradient(loss, logits, labels)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("deep", [False, True])
 def test_takes_the_place_of_nnunets_on_a_cpu(deep):
     logits, labels = sample()
@@ -103,7 +145,7 @@ def test_takes_the_place_of_nnunets_on_a_cpu(deep):
     else:
         logits_given, labels_given = logits, labels.long()
     expected = theirs(logits_given, labels_given)
-    ours = segmentation_loss(copy.deepcopy(theirs), CPU)
+    ours = segmentation_loss(copy.deepcopy(theirs), CPU, MANY_CLASSES)
     assert isinstance(ours.loss if deep else ours, DiceCrossEntropyLoss)
     torch.testing.assert_close(ours(logits_given, labels_given), expected, check_dtype=False)
 
@@ -115,19 +157,24 @@ def test_takes_the_place_of_nnunets_on_a_cpu(deep):
         stock(batch_dice=True, ddp=True),
         stock(weight_ce=2),
         stock(dice_class=SoftDiceLoss),
+        stock(label_smoothing=0.1),
+        stock(weight=torch.arange(5.0)),
     ],
-    ids=["ignore label", "several processes", "weights", "another Dice"],
+    ids=["ignore label", "several processes", "weights", "another Dice", "smoothing", "weights of classes"],
 )
 def test_what_it_does_not_compute_is_left_to_nnunet(other):
     wrapped = DeepSupervisionWrapper(other, [1.0])
-    kept = segmentation_loss(wrapped, CPU)
+    kept = segmentation_loss(wrapped, CPU, MANY_CLASSES)
     assert kept.loss is wrapped
     assert wrapped.loss is other
 
 
-def test_gpus_keep_nnunets_loss_which_is_given_full_precision():
-    wrapped = DeepSupervisionWrapper(stock(), [1.0])
-    kept = segmentation_loss(wrapped, torch.device("cuda"))
+@pytest.mark.parametrize("deep", [False, True])
+@pytest.mark.parametrize(("device", "classes"), [("cuda", MANY_CLASSES), ("cpu", MANY_CLASSES - 1)])
+def test_gpus_and_few_classes_keep_nnunets_loss_which_is_given_full_precision(device, classes, deep):
+    theirs = DeepSupervisionWrapper(stock(), [1.0]) if deep else stock()
+    kept = segmentation_loss(theirs, torch.device(device), classes)
     logits, labels = sample(dtype=torch.bfloat16)
-    assert kept.loss is wrapped
-    torch.testing.assert_close(kept([logits], [labels.long()]), stock()(logits.float(), labels.long()))
+    assert kept.loss is theirs
+    found = kept([logits], [labels.long()]) if deep else kept(logits, labels.long())
+    torch.testing.assert_close(found, stock()(logits.float(), labels.long()))
