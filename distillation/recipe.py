@@ -170,8 +170,9 @@ class StudentRecipe:
             weights, so that the teacher, which costs most of a step, does not have to teach the first rough shapes.
         methods: ``plain`` (no teacher) and names of distillation methods.
         minimum_width: C_min, the smallest number of features a stage may have.
-        learning_rate_factor: of both learning rates of ``training``, which suit the teacher's width. With ``adamw`` a
-            network of 1/n of the width bears n times the rate (Yang & Hu, Tensor Programs V, 2022).
+        learning_rate_factor: of both learning rates of ``training``, which suit the teacher's width. With ``adamw``, n
+            for a network of 1/n of the width is a good start (as Yang & Hu, Tensor Programs V, 2022, find for another
+            initialisation).
     """
 
     size: str

@@ -6,9 +6,9 @@
 Parts: ``paper`` (the paper's family, ours against stock nnU-Net), ``shipped`` (shipped packs on a real volume),
 ``volumes`` and ``classes`` (how cost grows), ``arithmetic`` (share of the machine's peak), ``brain`` (one brain from
 file to file), ``start`` (command and import), ``advisor`` (errors of its estimates), ``surface`` (HD95 and NSD, ours
-against MONAI). What is measured is kept in docs/benchmarks.json after every single run, so that a long benchmark can be
-made in pieces and be broken off; the page and the picture are written from there. Networks, packs and scans are made
-once and kept in a cache folder.
+against MONAI), ``loss`` (Dice and cross-entropy with its gradient, ours against nnU-Net). What is measured is kept in
+docs/benchmarks.json after every single run, so that a long benchmark can be made in pieces and be broken off; the page
+and the picture are written from there. Networks, packs and scans are made once and kept in a cache folder.
 """
 
 from __future__ import annotations

@@ -29,11 +29,13 @@ class Scope:
         ct_spacing: of them, mm along i, j, k.
         classes: outputs of the heads that are put on one body, background included.
         structures: labels of the pair of segmentations, as large as ``brain_scan``, that metrics are timed on.
+        patch: one patch of a training, voxels along z, y, x.
+        loss_classes: outputs of the networks whose loss is timed on ``patch``, background included.
         template_boxes: name to size of the real scans that shipped packs segment.
         matrix: rows of the matrices whose product is the machine's peak.
         copied: bytes of the array whose copy shows the memory's speed.
         seconds: how long to repeat products and copies.
-        repeats: windows that a body is timed with in one process.
+        repeats: windows that a body, and steps that a loss, is timed with in one process.
     """
 
     brain: FamilyPlan = BRAIN_MR
@@ -43,6 +45,8 @@ class Scope:
     ct_spacing: tuple[float, float, float] = (0.76, 0.76, 1.0)
     classes: tuple[int, ...] = (2, 14, 37, 111)
     structures: int = 13
+    patch: Size = (64, 96, 64)
+    loss_classes: tuple[int, ...] = (3, 14, 46)
     template_boxes: Mapping[str, Size] = field(
         default_factory=lambda: {"one window": (36, 50, 36), "many windows": (80, 112, 80)}
     )

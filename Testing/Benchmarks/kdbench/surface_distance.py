@@ -2,23 +2,20 @@
 
 The pair is made up: one map of touching, irregular structures in an ellipsoid, and the same with every boundary moved
 by a smooth random field. MONAI gets its one-hot arrays ready-made and computes HD95 and NSD, which is what we compute
-together, with Dice on top. Processor time is that of all threads of the process: it hardly depends on what else the
-machine does, wall time does. Torch has one thread, because threads that wait for each other cost it processor time.
+together, with Dice on top. Torch has one thread, because threads that wait for each other cost it processor time.
 """
 
 from __future__ import annotations
-
-import time
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.surface_dice import compute_surface_dice
-from scipy.ndimage import gaussian_filter
 
+from kdbench.label_pair import make_pair
 from kdbench.results import Measured
+from kdbench.stopwatch import timed
 from KDSegmentatorLib.analysis.overlap import dice
 from KDSegmentatorLib.analysis.surface_distance import surface_agreement
 from KDSegmentatorLib.geometry import Volume
@@ -28,8 +25,6 @@ TOLERANCE_MM = 1.0
 SPACING = (1.0, 1.0, 1.0)
 SHIFT = 2.0
 """About twice how far apart the boundaries are, in voxels."""
-
-Labels = npt.NDArray[np.uint8]
 
 
 def compare(size: tuple[int, int, int], labels: int, surface: SurfaceKind) -> Measured:
@@ -71,7 +66,7 @@ def compare(size: tuple[int, int, int], labels: int, surface: SurfaceKind) -> Me
     for name, mine, monai, tolerance in zip(("NSD", "HD95"), ours(), theirs(), (2e-6, 0), strict=True):
         if not np.allclose(mine, monai, rtol=tolerance, atol=0):
             raise ValueError(f"{name} is {mine.tolist()}, MONAI's {monai.tolist()}")
-    (monai_cpu, monai_wall), (our_cpu, our_wall) = _timed(theirs), _timed(ours)
+    (monai_cpu, monai_wall), (our_cpu, our_wall) = timed(theirs), timed(ours)
     return Measured(
         details={
             "monai": monai_cpu,
@@ -81,44 +76,3 @@ def compare(size: tuple[int, int, int], labels: int, surface: SurfaceKind) -> Me
             "mean_dice": float(np.mean([*dice(first, second, values).values()])),
         }
     )
-
-
-def make_pair(shape: tuple[int, int, int], count: int, shift: float, seed: int = 0) -> tuple[Labels, Labels]:
-    """Return two label maps, (z, y, x), whose boundaries are about ``shift / 2`` voxels apart."""
-    random = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(*(np.arange(length, dtype=np.float32) for length in shape), indexing="ij"))
-
-    def field(amplitude: float, width: float) -> npt.NDArray[np.float32]:
-        smooth = gaussian_filter(random.standard_normal(shape).astype(np.float32), width)
-        scaled: npt.NDArray[np.float32] = (amplitude / smooth.std() * smooth).astype(np.float32)
-        return scaled
-
-    def fields(amplitude: float, width: float) -> npt.NDArray[np.float32]:
-        return np.stack([field(amplitude, width) for _ in shape])
-
-    lengths = np.array(shape, dtype=np.float32)[:, None, None, None]
-    radius = np.square((grid - (lengths - 1) / 2) / (0.42 * lengths)).sum(axis=0)
-    centres = np.stack([random.uniform(0.2, 0.8, count) * length for length in shape], axis=1).astype(np.float32)
-
-    def nearest_centre(places: npt.NDArray[np.float32], radius: npt.NDArray[np.float32]) -> Labels:
-        labels = np.zeros(shape, dtype=np.uint8)
-        best = np.full(shape, np.inf, dtype=np.float32)
-        for value, centre in enumerate(centres, start=1):
-            distance = np.square(places - centre[:, None, None, None]).sum(axis=0)
-            closer = distance < best
-            best[closer] = distance[closer]
-            labels[closer] = value
-        labels[radius > 1] = 0
-        return labels
-
-    places = grid + fields(4, 8)
-    first = nearest_centre(places, radius)
-    second = nearest_centre(places + fields(shift / 2, 3), radius * (1 + field(0.02, 3)))
-    return first, second
-
-
-def _timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Return the seconds of processor and of wall time."""
-    processor, wall = time.process_time(), time.perf_counter()
-    work()
-    return time.process_time() - processor, time.perf_counter() - wall

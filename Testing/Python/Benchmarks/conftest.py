@@ -65,6 +65,8 @@ def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
         ct_spacing=(1.0, 1.0, 1.5),
         classes=(14, 20),
         structures=3,
+        patch=(16, 24, 16),
+        loss_classes=(3, 20),
         template_boxes={"one window": (36, 50, 36)},
         matrix=64,
         copied=1 << 16,

@@ -35,7 +35,7 @@ def test_every_part_is_tested_here() -> None:
     assert set(PARTS) == {"paper", *_OURS}
 
 
-_OURS = ["shipped", "volumes", "classes", "arithmetic", "brain", "start", "advisor", "surface"]
+_OURS = ["shipped", "volumes", "classes", "arithmetic", "brain", "start", "advisor", "surface", "loss"]
 
 
 @pytest.mark.parametrize("part", _OURS)

@@ -149,6 +149,18 @@ def test_surface_metrics_against_monai() -> None:
     assert "| sub-voxel patches | 2.00 | 0.500 | 4.00x | 3.00 | 0.800 | 3.75x |" in text
 
 
+def test_dice_and_cross_entropy_against_nnunet() -> None:
+    def patch(classes: int, stock: float) -> Outcome:
+        details = {"stock": stock, "ours": 0.25, "stock_wall": stock + 1, "ours_wall": 0.5}
+        facts: dict[str, float] = {"z": 64, "y": 96, "x": 32, "classes": classes}
+        return outcome(9.0, facts=facts, details=details, classes=str(classes))
+
+    text = page(results(loss=[patch(3, 0.5), patch(46, 3.0)]))
+    assert "(64 x 96 x 32 voxels)" in text
+    assert "| 3 | 0.500 | 0.250 | 2.00x | 1.50 | 0.500 | 3.00x |" in text
+    assert "| 46 | 3.00 | 0.250 | 12x | 4.00 | 0.500 | 8.00x |" in text
+
+
 def test_share_of_the_peak_and_where_the_rest_goes() -> None:
     convolution = Operation(kind="Convolution", coarseness=1, seconds=1.5, flops=60e9, bytes=3e9)
     norm = Operation(kind="MVN", coarseness=2, seconds=0.5, flops=0.0, bytes=4e9)

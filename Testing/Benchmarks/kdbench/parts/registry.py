@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from kdbench.parts import advisor, arithmetic, brain, classes, paper, shipped, starting, surface, volumes
+from kdbench.parts import advisor, arithmetic, brain, classes, loss, paper, shipped, starting, surface, volumes
 from kdbench.runner import Subject
 from kdbench.setting import Setting
 
@@ -20,5 +20,6 @@ PARTS: dict[str, Stages] = {
     "start": starting.stages,
     "advisor": advisor.stages,
     "surface": surface.stages,
+    "loss": loss.stages,
 }
 """Name to stages; the subjects of a stage take turns, the next stage may use what they left."""
