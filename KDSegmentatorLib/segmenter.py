@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
-from KDSegmentatorLib.advisor.selection import AUTOMATIC, Choice, select
+from KDSegmentatorLib.advisor.selection import AUTOMATIC, Choice, Selection, select
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
 from KDSegmentatorLib.errors import InvalidSettingsError
@@ -38,13 +39,16 @@ class Segmenter:
         threads: CPU threads; None takes what the machine allows.
         store: where packs are looked up; None for the user's and the shipped ones.
         cancel: asked while the engine of a fixed size is loaded and checked; None for never.
+        region: ``given`` if the volumes show nothing but the region already, with 0 everywhere else, as skull-stripped
+            brains do: the earlier stage of a chain is left out. None finds the region.
         regions: keeps what earlier stages find, for several segmenters that are called with the same volume one after
             another; None finds it at every call.
 
     Raises:
         PackError: no such pack, or a damaged one; or so is the pack of its earlier stage.
         ManifestError: its manifest is not valid.
-        InvalidSettingsError: there is no such engine, precision or device.
+        InvalidSettingsError: there is no such engine, precision, device or region, or the region is said to be given
+            to a pack without an earlier stage.
         EngineUnavailableError: what was asked for is not installed, or not possible with this pack.
         EngineError: the engine does not load the network.
         CancelledError: ``cancel`` returned True.
@@ -70,10 +74,15 @@ class Segmenter:
         threads: int | None = None,
         store: PackStore | None = None,
         cancel: CancelCheck | None = None,
+        region: Literal["given"] | None = None,
         regions: Regions | None = None,
     ) -> None:
+        if region not in (None, "given"):
+            raise InvalidSettingsError(f"region must be 'given' or None, got {region!r}")
+        self._region_given = region == "given"
         self._regions = regions
-        self._selection = select(store or PackStore(), task, size)
+        selection = select(store or PackStore(), task, size)
+        self._selection = _without_earlier_stage(selection) if self._region_given else selection
         self._request = EngineRequest(engine=engine, precision=precision, device=device, threads=threads)
         self._engines: dict[str, ChosenEngine] = {}
         if not self._selection.automatic:
@@ -96,12 +105,17 @@ class Segmenter:
 
     @property
     def region_pack(self) -> StudentPack | None:
-        """The pack that is run before that of a fixed size; None if there is none.
+        """The pack that is run before that of a fixed size; None if there is none, or the region is given.
 
         Raises:
             InvalidSettingsError: the size is ``auto``; :meth:`choose` tells it for a volume.
         """
         return self._selection.region_packs.get(self.pack.manifest.id)
+
+    @property
+    def region_given(self) -> bool:
+        """Whether the earlier stage is left out, because the volumes show nothing but the region already."""
+        return self._region_given
 
     @property
     def engine(self) -> ChosenEngine:
@@ -205,12 +219,12 @@ class Segmenter:
                 volume, mirroring=mirroring, entropy=entropy, probabilities=len(probabilities), cancel=cancel
             )
         engine = self.engine_for(choice.pack, cancel).engine
-        region = None
-        if choice.region_pack is not None:
+        region: FoundRegion | Literal["given"] | None = "given" if self._region_given else None
+        if region is None and choice.region_pack is not None:
             check_options(choice.pack.manifest, labels=labels, probabilities=probabilities, mirroring=mirroring)
             if check_input:  # what the earlier stage cannot mend is said before its work is done
                 check_field_of_view(volume, choice.pack.manifest, region_known=False)
-            region = self._region(volume, choice.region_pack, check_input, progress, cancel)
+            region = self._found_region(volume, choice.region_pack, check_input, progress, cancel)
         return segment(
             volume,
             choice.pack,
@@ -226,7 +240,7 @@ class Segmenter:
             cancel=cancel,
         )
 
-    def _region(
+    def _found_region(
         self,
         volume: Volume,
         pack: StudentPack,
@@ -250,6 +264,21 @@ class Segmenter:
         if self._regions is None:
             return find()
         return self._regions.get(volume, (pack.manifest_sha256, self._request, check_input), find)
+
+
+def _without_earlier_stage(selection: Selection) -> Selection:
+    """Return what there is to choose from if the region is given: estimates and runs know nothing of the earlier stage.
+
+    Raises:
+        InvalidSettingsError: a pack has no earlier stage.
+    """
+    for pack in selection.packs.packs:
+        if pack.manifest.region is None:
+            raise InvalidSettingsError(
+                f"{pack.manifest.id} has no earlier stage that could be left out: it segments the whole volume; run it "
+                "without --region (region=None)"
+            )
+    return replace(selection, region_packs={})
 
 
 def _never() -> bool:

@@ -33,6 +33,7 @@ ENGINES = ("auto", "openvino", "onnxruntime")
 PRECISIONS = ("auto", "int8", "bfloat16", "float32")
 WHEEL_PLATFORMS = ("linux", "windows", "macos-arm64", "macos-x86_64")
 DEVICES = ("auto", "cpu", "cuda", "directml", "coreml", "gpu", "npu")
+REGIONS = ("given",)
 
 _BAD_INPUT_ERRORS = (
     GeometryError,
@@ -182,6 +183,12 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "--unchecked",
         action="store_true",
         help="do not refuse a volume that looks like another modality, or with another field of view than the pack's",
+    )
+    parser.add_argument(
+        "--region",
+        choices=REGIONS,
+        help="given: the scan shows nothing but the region already, with 0 round it, for example a skull-stripped "
+        "brain; what is run before the pack (brain extraction) is left out",
     )
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors and warnings")
 

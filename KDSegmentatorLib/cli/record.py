@@ -11,7 +11,7 @@ from KDSegmentatorLib.io.atomic import atomic_output
 from KDSegmentatorLib.io.files import file_sha256
 
 
-def write_record(result: Segmentation, scan: Path, reason: str, path: Path) -> None:
+def write_record(result: Segmentation, scan: Path, reason: str, path: Path, *, region_given: bool) -> None:
     """Write a run's record as JSON (UTF-8): the fields of ``RunRecord``, the input and the labels.
 
     Args:
@@ -19,6 +19,7 @@ def write_record(result: Segmentation, scan: Path, reason: str, path: Path) -> N
         scan: the scan's file; its name is written without its folder, and its SHA-256.
         reason: why this engine was taken.
         path: the file.
+        region_given: whether the earlier stage of a chain was left out; ``region`` is null then, as for single packs.
 
     Raises:
         ImageWriteError: the file could not be written; nothing was left behind.
@@ -27,6 +28,7 @@ def write_record(result: Segmentation, scan: Path, reason: str, path: Path) -> N
         "input": scan.name,
         "input_sha256": file_sha256(scan),
         "engine_reason": reason,
+        "region_given": region_given,
         "labels": [{"value": label.value, "name": label.name} for label in result.labels],
         **dataclasses.asdict(result.record),
     }

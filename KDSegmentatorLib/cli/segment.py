@@ -73,6 +73,7 @@ def _loaded(arguments: argparse.Namespace, interrupt: Interrupt) -> tuple[Segmen
             device=arguments.device,
             threads=arguments.threads,
             cancel=interrupt.requested,
+            region=arguments.region,
         )
         return segmenter, reading.result()
 
@@ -96,6 +97,8 @@ def summary(result: Segmentation, statistics: Sequence[LabelStatistics], choice:
     ]
     if record.region is not None:
         lines.append(f"Region  {record.region.pack_id} {record.region.pack_version}{_margin(record.region)}")
+    elif choice.pack.manifest.region is not None:
+        lines.append(f"Region  given: {choice.pack.manifest.region.pack} was left out")
     if choice.reason:
         lines.append(f"Size    {choice.reason}")
     lines += _warning_lines(result)
@@ -107,6 +110,8 @@ def _warning_lines(result: Segmentation) -> list[str]:
 
 
 def _margin(region: RegionRecord) -> str:
+    if region.alone:
+        return "; the scan shows little else, and was taken as it is"
     return f", with {region.margin_mm:g} mm round it" if region.margin_mm else ""
 
 
@@ -175,7 +180,7 @@ def _writers(
         write_overlay(volume, result.volume, result.labels, path, title=title, modality=manifest.modality)
 
     def write_run(path: Path) -> None:
-        write_record(result, arguments.input, reason, path)
+        write_record(result, arguments.input, reason, path, region_given=arguments.region == "given")
 
     def image(map_: Volume) -> Writer:
         return lambda path: write_volume(map_, path)

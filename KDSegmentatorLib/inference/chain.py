@@ -9,7 +9,7 @@ from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import REGION_PREFIX, CancelCheck, Progress, ProgressCallback
-from KDSegmentatorLib.inference.region import FoundRegion
+from KDSegmentatorLib.inference.region import FoundRegion, shows_little_else
 from KDSegmentatorLib.packs.pack import StudentPack
 
 
@@ -43,11 +43,13 @@ def find_region(
             progress(replace(step, stage=REGION_PREFIX + step.stage))
 
     found = segment(volume, pack, engine, check_input=check_input, threads=threads, progress=earlier, cancel=cancel)
+    mask = found.volume.voxels != 0
     return FoundRegion(
-        mask=found.volume.voxels != 0,
+        volume=found.volume.with_voxels(mask),
         title=pack.manifest.title,
         structures=tuple(label.name for label in pack.manifest.labels),
         record=found.record,
+        alone=shows_little_else(volume, mask),
     )
 
 

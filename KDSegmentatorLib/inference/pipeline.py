@@ -224,7 +224,7 @@ def _preprocessed(
     """Return the grids, the volume, or its region, as the network takes it, and warnings about it."""
     steps = request.steps("preprocess", 4)
     seen = WHOLE_VOLUME
-    if found is not None and manifest.region is not None:
+    if found is not None and manifest.region is not None and not found.alone:
         volume = only_region(volume, found.mask, manifest.region.margin_mm, steps.check)
         seen = f"what {manifest.region.pack} found in the volume"
     check_finite(volume, steps.check, seen)

@@ -24,6 +24,8 @@ class RegionRecord:
         windows: positions of the window.
         calls: of the network; see :class:`RunRecord`.
         voxels: of its structures, without the margin.
+        alone: whether the scan showed little else, as a skull-stripped brain does, and was taken as it was: nothing
+            outside of the structures and the margin was left out.
         reused: whether it had been found before, for another size; its time counts all the same, as it was then.
     """
 
@@ -37,6 +39,7 @@ class RegionRecord:
     windows: int
     calls: int
     voxels: int
+    alone: bool
     reused: bool
 
 

@@ -97,10 +97,11 @@ class _Batch:
         self._segmenter: Segmenter | None = None
         selection = select(pack_store(request.settings), request.settings.task, request.size)
         packs = selection.packs.packs
+        region_packs = selection.region_packs if request.settings.region is None else {}
         self._hashes = {
             (pack.manifest_sha256, None if earlier is None else earlier.manifest_sha256)
             for pack in packs
-            for earlier in [selection.region_packs.get(pack.manifest.id)]
+            for earlier in [region_packs.get(pack.manifest.id)]
         }
         self.intensity_unit = "HU" if packs[0].manifest.modality == "CT" else IMAGE_UNITS
 

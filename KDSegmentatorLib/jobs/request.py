@@ -49,6 +49,7 @@ class Settings:
         labels: names of the structures to keep; None keeps all.
         entropy: also compute the entropy map (bits).
         check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view.
+        region: ``given`` if the volumes show nothing but the region already: the earlier stage of a chain is left out.
     """
 
     task: str
@@ -62,6 +63,7 @@ class Settings:
     labels: tuple[str, ...] | None = None
     entropy: bool = False
     check_input: bool = True
+    region: Literal["given"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ def make_segmenter(settings: Settings, size: str, cancel: CancelCheck, regions: 
         threads=settings.threads,
         store=pack_store(settings),
         cancel=cancel,
+        region=settings.region,
         regions=regions,
     )
     for damaged in segmenter.damaged:

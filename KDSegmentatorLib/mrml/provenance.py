@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from slicer import vtkMRMLNode
 
 ATTRIBUTE_PREFIX = "KDSegmentator."
+REGION_GIVEN_ATTRIBUTE = f"{ATTRIBUTE_PREFIX}region_given"
+"""``true`` if the earlier stage of a chain was left out, because the scan showed nothing but the region already."""
+
 _DICOM_LONG_STRING = 64
 
 

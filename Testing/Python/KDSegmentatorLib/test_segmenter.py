@@ -26,6 +26,7 @@ from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.segmenter import Segmenter
+from support.chained_packs import EARLIER, after_earlier, install_earlier, install_later
 from support.generated_family import ALPHAS, build_size
 
 SMALL = Volume(np.random.default_rng(0).gamma(2, 100, size=(20, 24, 18)).astype(np.float32), (1.0, 1.0, 1.0))
@@ -179,3 +180,50 @@ def test_a_call_hands_its_cancel_on_to_loading(store: PackStore, monkeypatch: py
 
     Segmenter("generated", store=store)(SMALL, cancel=go_on)
     assert handed == [go_on]
+
+
+class TestRegionGiven:
+    """Chained packs on a volume that shows nothing but the region already."""
+
+    @pytest.fixture
+    def chained(self, tmp_path: Path) -> PackStore:
+        store = PackStore(tmp_path / "user", tmp_path / "shipped")
+        install_earlier(store, tmp_path, threshold=2.5)  # or the margin would reach every voxel
+        for seed, size in enumerate(("x1/4", "x1/2")):
+            install_later(store, tmp_path, region=after_earlier(), size=size, seed=seed)
+        return store
+
+    def test_it_is_not_looked_for(self, chained: PackStore, made: list[str]) -> None:
+        given = Segmenter("inside", "x1/4", engine="onnxruntime", threads=1, store=chained, region="given")
+        assert made == ["inside-x1_4"]
+        assert given.region_given
+        assert given.region_pack is None
+        assert given.choose(SMALL).region_pack is None
+        stages: list[str] = []
+        result = given(SMALL, progress=lambda step: stages.append(step.stage))
+        assert list(dict.fromkeys(stages)) == ["preprocess", "windows", "restore"]
+        assert result.record.region is None
+        expected = segment(SMALL, given.pack, given.engine.engine, region="given", threads=1).volume.voxels
+        np.testing.assert_array_equal(result.volume.voxels, expected)
+        found = Segmenter("inside", "x1/4", engine="onnxruntime", threads=1, store=chained)
+        assert not found.region_given
+        assert (found(SMALL).volume.voxels != expected).any()
+        # also with a choice that knows of the earlier stage
+        again = given(SMALL, choice=found.choose(SMALL)).volume.voxels
+        np.testing.assert_array_equal(again, expected)
+
+    def test_auto_does_not_look_for_it_either(self, chained: PackStore, made: list[str]) -> None:
+        automatic = Segmenter("inside", engine="onnxruntime", threads=1, store=chained, region="given")
+        assert automatic(SMALL).record.region is None
+        assert made == ["inside-x1_2"]
+
+    @pytest.mark.parametrize("size", ["x1/4", "auto"])
+    def test_a_pack_without_an_earlier_stage_is_refused(self, chained: PackStore, made: list[str], size: str) -> None:
+        with pytest.raises(InvalidSettingsError, match=f"{EARLIER} has no earlier stage .* without --region"):
+            Segmenter("bright", size, store=chained, region="given")
+        assert made == []
+
+    def test_anything_else_is_refused(self, chained: PackStore) -> None:
+        wrong: Any = True
+        with pytest.raises(InvalidSettingsError, match="must be 'given' or None, got True"):
+            Segmenter("inside", "x1/4", store=chained, region=wrong)

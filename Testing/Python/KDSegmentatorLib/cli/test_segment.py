@@ -25,6 +25,8 @@ from KDSegmentatorLib.inference.segmentation import RunRecord
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel
 from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorLib.segmenter import Segmenter
+from support.chained_packs import EARLIER, after_earlier, install_earlier, install_later
 from support.generated_family import build_size, write_scan
 from support.generated_packs import label, write_pack
 
@@ -118,6 +120,7 @@ def test_the_record_has_what_it_takes_to_repeat_the_run(kdseg: Any, scan: Path, 
     assert content.pop("input") == scan.name
     assert content.pop("input_sha256") == hashlib.sha256(scan.read_bytes()).hexdigest()
     assert content.pop("engine_reason") == choose_engine(store.get("generated-x1_2")).reason
+    assert content.pop("region_given") is False
     assert content.pop("labels") == [{"value": 3, "name": "structure 3"}]
     assert RunRecord(**content).pack_sha256 == store.get("generated-x1_2").manifest_sha256
     assert (content["pack_id"], content["pack_version"], content["size"]) == ("generated-x1_2", "1.0.0", "x1/2")
@@ -414,3 +417,36 @@ def test_as_a_program(store: PackStore, scan: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "Wrote labels.nii.gz" in done.stdout
     assert read_volume(scan.with_name("labels.nii.gz")).same_grid(read_volume(scan))
+
+
+def test_a_region_that_is_given_is_not_looked_for(kdseg: Any, scan: Path, store: PackStore, tmp_path: Path) -> None:
+    install_earlier(store, tmp_path)
+    install_later(store, tmp_path, region=after_earlier())
+    labels, record = scan.with_name("labels.nii.gz"), scan.with_name("record.json")
+    command = ["segment", scan, labels, "--engine", "onnxruntime", "--threads", "1", "--record", record]
+    chained = ["--pack", "inside", "--size", "x1/4"]
+    code, out, err = kdseg(*command, *chained)
+    assert code == 0, err
+    assert f"Region  {EARLIER} 1.0.0" in out
+    assert "Region: segmenting" in err
+    assert json.loads(record.read_text(encoding="utf-8"))["region_given"] is False
+    found = read_volume(labels).voxels
+
+    code, out, err = kdseg(*command, *chained, "--region", "given")
+    assert code == 0, err
+    assert f"Region  given: {EARLIER} was left out" in out
+    assert "Region: " not in err
+    content = json.loads(record.read_text(encoding="utf-8"))
+    assert (content["region"], content["region_given"]) == (None, True)
+    given = Segmenter("inside", "x1/4", engine="onnxruntime", threads=1, store=store, region="given")
+    expected = given(read_volume(scan)).volume.voxels
+    np.testing.assert_array_equal(read_volume(labels).voxels, expected)
+    assert (found != expected).any()
+
+
+def test_a_region_cannot_be_given_to_a_pack_without_an_earlier_stage(kdseg: Any, scan: Path) -> None:
+    labels = scan.with_name("labels.nii.gz")
+    code, _, err = kdseg("segment", scan, labels, *PACK, "--size", "x1/4", "--region", "given")
+    assert code == 2
+    assert "generated-x1_4 has no earlier stage that could be left out" in err
+    assert not labels.exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import (
     CancelledError,
+    GeometryError,
     ImplausibleVolumeError,
     InvalidSettingsError,
     PackError,
     UnsuitableVolumeError,
 )
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.chain import Regions
+from KDSegmentatorLib.inference.chain import Regions, find_region
 from KDSegmentatorLib.inference.pieces import largest_pieces
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
@@ -81,6 +83,25 @@ def test_it_is_the_two_steps_done_by_hand(
     assert (result.volume.affine == volume.affine).all()
     whole = run(volume, chained.get(LATER), region="given").voxels
     assert (whole != expected.voxels).any()  # or the earlier stage would have done nothing
+
+
+def test_a_scan_that_shows_little_else_is_taken_as_it_is(store: PackStore, tmp_path: Path) -> None:
+    install_earlier(store, tmp_path, threshold=0.5)
+    later = install_later(store, tmp_path, region=after_earlier(margin_mm=0.0))
+    whole = blob()
+    ball = whole.voxels > 140
+    rim = (distance_transform_edt(~ball) <= 1) & ~ball  # too dark for the earlier pack
+    for part, alone in ((np.indices(rim.shape).sum(axis=0) % 2 == 0, True), (True, False)):
+        shown = ball | rim & part
+        stripped = whole.with_voxels(np.where(shown, whole.voxels, 0).astype(np.float32))
+        result = segmenter(store)(stripped)
+        region = result.record.region
+        assert region is not None
+        ratio = np.count_nonzero(shown) / region.voxels
+        assert ratio > 1
+        assert region.alone is alone, ratio
+        as_it_is = run(stripped, later, region="given").voxels
+        assert (result.volume.voxels == as_it_is).all() == alone
 
 
 def test_the_record_names_both(chained: PackStore) -> None:
@@ -203,6 +224,20 @@ def test_sizes_of_one_volume_share_the_region(chained: PackStore, tmp_path: Path
     assert [each.record.region and each.record.region.reused for each in (first, second, other)] == [False, True, False]
     apart = Segmenter("inside", "x1/2", engine="onnxruntime", threads=1, store=chained)(volume)
     np.testing.assert_array_equal(second.volume.voxels, apart.volume.voxels)
+
+
+def test_a_region_of_another_volume_is_refused(chained: PackStore) -> None:
+    """The shapes are equal in all of them."""
+    volume, earlier = blob(), chained.get(EARLIER)
+    found = find_region(volume, earlier, choose_engine(earlier, CPU).engine, threads=1)
+    assert found.volume.same_grid(volume)
+    again = volume.with_voxels(volume.voxels + 1)  # on the same grid
+    assert run(again, chained.get(LATER), region=found).voxels.shape == volume.voxels.shape
+    moved = replace(volume, origin=(volume.origin[0] + 5, *volume.origin[1:]))
+    for other in (volume.reoriented("LAS"), volume.reoriented("RPI"), blob(spacing=(1.0, 1.0, 1.5)), moved):
+        assert other.voxels.shape == found.mask.shape
+        with pytest.raises(GeometryError, match=rf"{EARLIER} found lies on another grid.*RAS of \(20, 26, 22\) voxels"):
+            run(other, chained.get(LATER), region=found)
 
 
 def test_the_pipeline_asks_for_the_region(chained: PackStore) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from KDSegmentatorLib.errors import CancelledError, PackError, UnsuitableVolumeError
+from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError, PackError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.progress import REGION_PREFIX
 from KDSegmentatorLib.jobs.batch import run_batch
@@ -56,6 +56,22 @@ def test_sizes_of_one_volume_run_the_earlier_stage_once(
     for run in runs:
         expected = Segmenter("inside", run.size, engine="onnxruntime", threads=1, store=store)(volume)
         np.testing.assert_array_equal(read_exchange(folder / run.labels_file).voxels, expected.volume.voxels)
+
+
+def test_a_region_that_is_given_is_not_looked_for(
+    folder: Path, chained: Settings, store: PackStore, volume: Volume, reporter: Any
+) -> None:
+    given = replace(chained, region="given")
+    run_segmentation(SegmentRequest(settings=given, sizes=("x1/4",)), folder, reporter, never)
+    (run,) = read_stored(StoredSegmentation, folder / RESULT_NAME).runs
+    assert run.record.region is None
+    assert not reporter.reached(REGION_PREFIX + "windows")
+    alone = Segmenter("inside", "x1/4", engine="onnxruntime", threads=1, store=store, region="given")
+    np.testing.assert_array_equal(read_exchange(folder / run.labels_file).voxels, alone(volume).volume.voxels)
+    with pytest.raises(InvalidSettingsError, match="has no earlier stage"):
+        run_segmentation(
+            SegmentRequest(settings=replace(given, task="bright"), sizes=("x1/4",)), folder, reporter, never
+        )
 
 
 def test_a_worker_reports_both_stages(chained: Settings, volume: Volume, jobs_folder: Path) -> None:
@@ -108,3 +124,16 @@ def test_a_batch_is_done_again_with_another_earlier_pack(
     install_earlier(store, tmp_path / "new", threshold=0.5, version="1.1.0")
     run_batch(batch, jobs_folder, reporter, never)
     assert list(states(jobs_folder).values()) == ["done", "done"]
+
+
+def test_a_batch_is_done_again_if_the_region_is_given(
+    request_: BatchRequest, chained: Settings, jobs_folder: Path, output: Path, reporter: Any
+) -> None:
+    found = replace(request_, settings=chained)
+    given = replace(request_, settings=replace(chained, region="given"))
+    for batch, state in ((found, "done"), (given, "done"), (given, "skipped"), (found, "done")):
+        run_batch(batch, jobs_folder, reporter, never)
+        assert list(states(jobs_folder).values()) == [state, state]
+        record = json.loads((output / "a-record.json").read_text(encoding="utf-8"))
+        assert record["settings"]["region"] == batch.settings.region
+        assert (record["run"]["record"]["region"] is None) == (batch is given)

@@ -34,6 +34,7 @@ SETTINGS = Settings(
     labels=("Anterior hippocampus", "Hippocampe postérieur"),
     entropy=True,
     check_input=False,
+    region="given",
 )
 SEGMENT = SegmentRequest(settings=SETTINGS, sizes=("x1", "x1/4"), input="/data/ß scan.nrrd")
 BATCH = BatchRequest(

@@ -192,6 +192,7 @@ def test_provenance_of_two_chained_packs() -> None:
         windows=4,
         calls=4,
         voxels=1234,
+        alone=False,
         reused=False,
     )
     found = node_attributes(replace(RECORD, region=region))
