@@ -9,6 +9,7 @@ from distillation.dataset import Case, check_grids, find_dataset
 from distillation.launch import train, training_progress
 from distillation.plans import read_plans, resolve_configuration
 from distillation.prepare import PreparedDataset, find_prepared, prepare
+from distillation.splits import grouped
 from distillation.students import (
     TEACHER_SIZE,
     Student,
@@ -234,6 +235,7 @@ class Stages:
                 "seed": self.recipe.training.seed,
                 "labels": {label.value: label.name for label in self.recipe.pack.labels},
             },
+            subjects=self._subjects(),
             mirroring=mirroring,
             threads=threads,
             progress=progress,
@@ -273,6 +275,11 @@ class Stages:
         path = self.folder / "evaluation" / "efficiency.json"
         write_efficiency(path, rows)
         return path
+
+    def _subjects(self) -> dict[str, str]:
+        """Return the subject of each case: the first case of its group."""
+        units = grouped([case.name for case in self.prepared().raw.cases], self.recipe.dataset.groups)
+        return {name: unit[0] for unit in units for name in unit}
 
     def _int8_body(self, member: Member, windows: int, quantizing: Callable[[str], None] | None) -> bytes:
         """Return a pack's network in int8; quantised once for each checkpoint and number of windows."""

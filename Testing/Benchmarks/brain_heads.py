@@ -185,9 +185,12 @@ wrong side, a wrong place or a lost structure would show. *Centre mm* is the dis
 Tzourio-Mazoyer et al., NeuroImage 15 (2002).""",
     "held-out": """## Held-out scans, before and after brain extraction
 
-Mean Dice over the structures that a scan has. These scans come without their skulls: *alone* is the pack of structures
-on the image as it is, which is how it was evaluated; *after extraction* is the chain that a user runs. *Extraction* is
-the Dice of the extracted brain against everything in the image that is not 0.""",
+Mean Dice over the structures that the reference of a scan has, the same ones both ways, in float32; a structure that is
+found where the reference has none does not count here, though it counts as 0 in the pack's evaluation. These scans come
+without their skulls: *alone* is the pack of structures on the image as it is, run as it was evaluated; *after
+extraction* is the chain that a user runs, there in the precision that the machine takes by itself. *Extraction* is the
+Dice of the extracted brain against everything in the image that is not 0. Means are over the scans that were not
+refused.""",
 }
 
 

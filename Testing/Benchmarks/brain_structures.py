@@ -14,7 +14,7 @@ import numpy.typing as npt
 from KDSegmentatorLib.analysis.overlap import dice
 from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import LabelStatistics, label_statistics
-from KDSegmentatorLib.engines.candidates import EngineRequest
+from KDSegmentatorLib.engines.candidates import AUTOMATIC, EngineRequest
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import GeometryError, UnsuitableVolumeError
@@ -38,30 +38,41 @@ AAL: dict[str, tuple[int, int]] = {
 were drawn on ch2 by another protocol, every second slice, smoother than the cortical ones."""
 
 STRUCTURE_COLUMNS = ("structure", "dice", "centre_mm", "reference_ml", "volume_ml")
-HELD_OUT_COLUMNS = ("case", "extraction", "alone", "after_extraction", "difference")
+HELD_OUT_SCORES = ("extraction", "alone", "after_extraction", "difference")
+HELD_OUT_COLUMNS = ("case", "outcome", *HELD_OUT_SCORES)
 CHAIN_COLUMNS = ("head", "outcome", "structures", "volume_ml", "seconds", "warnings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chain:
-    """Both packs with their engines."""
+    """Both packs.
+
+    Attributes:
+        extraction: finds the brain.
+        structures: finds the structures in it.
+        threads: CPU threads; None takes what the machine allows.
+    """
 
     extraction: StudentPack
     structures: StudentPack
     threads: int | None
 
     def run(self, image: Volume) -> Segmentation:
-        """Segment one head.
+        """Segment one head as a user does, networks loaded for it in the precision that this machine takes by itself.
 
         Raises:
             KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment`.
         """
-        first, second = self._engines()
+        first, second = self.engines()
         region = find_region(image, self.extraction, first, threads=self.threads)
         return segment(image, self.structures, second, region=region, threads=self.threads)
 
-    def both_ways(self, image: Volume) -> tuple[npt.NDArray[np.bool_], Volume, Volume]:
+    def both_ways(self, image: Volume, engines: tuple[Engine, Engine]) -> tuple[npt.NDArray[np.bool_], Volume, Volume]:
         """Segment a scan without its skull.
+
+        Args:
+            image: the scan.
+            engines: of both packs.
 
         Returns:
             Which voxels were found to be brain, the structures in the image as it is, and those in that brain.
@@ -69,27 +80,42 @@ class Chain:
         Raises:
             KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment`.
         """
-        first, second = self._engines()
+        first, second = engines
         region = find_region(image, self.extraction, first, threads=self.threads)
         alone = segment(image, self.structures, second, region="given", threads=self.threads)
         chained = segment(image, self.structures, second, region=region, threads=self.threads)
         return region.mask, alone.volume, chained.volume
 
-    def _engines(self) -> tuple[Engine, Engine]:
-        first, second = (
-            choose_engine(pack, EngineRequest(threads=self.threads)).engine
-            for pack in (self.extraction, self.structures)
-        )
+    def engines(self, precision: str = AUTOMATIC) -> tuple[Engine, Engine]:
+        """Load the networks of both packs.
+
+        Raises:
+            KDSegmentatorError: see :func:`KDSegmentatorLib.engines.selection.choose_engine`.
+        """
+        request = EngineRequest(precision=precision, threads=self.threads)
+        first, second = (choose_engine(pack, request).engine for pack in (self.extraction, self.structures))
         return first, second
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutCase:
-    """A scan without its skull and its reference segmentation, on one grid."""
+    """A scan without its skull and its reference segmentation.
+
+    Raises:
+        GeometryError: they are not on one grid.
+    """
 
     name: str
     image: Volume
     reference: Volume
+
+    def __post_init__(self) -> None:
+        if not self.image.same_grid(self.reference):
+            raise GeometryError(
+                f"{self.name}: the reference (size {self.reference.size}, spacing {self.reference.spacing} mm) is not "
+                f"on the grid of the image (size {self.image.size}, spacing {self.image.spacing} mm); give a dataset "
+                "whose labelsTr fits its imagesTr"
+            )
 
     @classmethod
     def read(cls, dataset: Path, name: str) -> HeldOutCase:
@@ -97,6 +123,7 @@ class HeldOutCase:
 
         Raises:
             ImageReadError: a file is missing or damaged.
+            GeometryError: image and reference are not on one grid.
         """
         image = read_volume(dataset / "imagesTr" / f"{name}_0000.nii.gz")
         return cls(name=name, image=image, reference=read_volume(dataset / "labelsTr" / f"{name}.nii.gz"))
@@ -105,28 +132,41 @@ class HeldOutCase:
 def compare_with_reference(chain: Chain, cases: Sequence[HeldOutCase]) -> Iterator[dict[str, Any]]:
     """Segment scans without skulls alone and after brain extraction, and compare both with the reference.
 
+    Both ways run in float32, as packs are evaluated: the difference is to be that of the brain mask alone.
+
     Gives:
-        A row a case, with Dice averaged over the structures that the scan has; then one with the means.
+        A row a case, with Dice averaged over the structures that its reference has, the same ones both ways; for a scan
+        that is refused the reason. Then one with the means over the scans that were segmented, if there are any.
+
+    Raises:
+        KDSegmentatorError: a network cannot be loaded or run.
     """
     labels = chain.structures.manifest.labels
+    engines = chain.engines("float32")
     rows = []
     for case in cases:
         in_scan = [label.value for label in labels if (case.reference.voxels == label.value).any()]
-        extracted, alone, chained = chain.both_ways(case.image)
-        row: dict[str, Any] = {"case": case.name, "extraction": dice(case.image.voxels != 0, extracted, [1])[1]}
+        try:
+            extracted, alone, chained = chain.both_ways(case.image, engines)
+        except UnsuitableVolumeError as error:
+            yield _rounded(dict.fromkeys(HELD_OUT_COLUMNS, "") | {"case": case.name, "outcome": f"refused: {error}"})
+            continue
+        row: dict[str, Any] = {"case": case.name, "outcome": "segmented"}
+        row["extraction"] = dice(case.image.voxels != 0, extracted, [1])[1]
         for name, result in (("alone", alone), ("after_extraction", chained)):
             scores = dice(case.reference.voxels, result.voxels, in_scan)
             row[name] = float(np.mean([*scores.values()]))
         row["difference"] = row["after_extraction"] - row["alone"]
         rows.append(row)
         yield _rounded(row)
-    means = {column: float(np.mean([row[column] for row in rows])) for column in HELD_OUT_COLUMNS[1:]}
-    yield _rounded({"case": "mean", **means})
+    if rows:
+        means = {column: float(np.mean([row[column] for row in rows])) for column in HELD_OUT_SCORES}
+        yield _rounded({"case": "mean", "outcome": f"{len(rows)} of {len(cases)} segmented", **means})
 
 
 def _rounded(row: dict[str, Any]) -> dict[str, Any]:
     rounded = {name: value if isinstance(value, str) else round(value, 4) for name, value in row.items()}
-    print(", ".join(f"{name} {value}" for name, value in rounded.items()), flush=True)
+    print(", ".join(f"{name} {value}" for name, value in rounded.items() if value != ""), flush=True)
     return rounded
 
 

@@ -27,7 +27,7 @@ from distillation.evaluation.scores import (
 from distillation.evaluation.statistics import Comparison, ModelResult, compare_all, summarise
 from distillation.evaluation.tables import markdown, to_json, write_text
 from distillation.export.folder import with_evaluation
-from KDSegmentatorLib.errors import EngineError
+from KDSegmentatorLib.errors import EngineError, InvalidSettingsError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,6 +82,7 @@ def evaluate_family(
     into: Path,
     surface: SurfaceSettings | None = None,
     about: Mapping[str, Any] | None = None,
+    subjects: Mapping[str, str] | None = None,
     mirroring: bool = False,
     threads: int | None = None,
     progress: FamilyProgress | None = None,
@@ -104,18 +105,26 @@ def evaluate_family(
         into: folder for the files.
         surface: how NSD is defined; None takes the usual definition.
         about: what else ``evaluation.json`` says, for example the seed.
+        subjects: the subject of each case, by name; cases that are not in it stand for themselves.
         mirroring: average over mirrored windows.
         threads: CPU threads of the engine.
         progress: called after every case.
 
     Raises:
+        InvalidSettingsError: all cases are of one subject.
         KDSegmentatorError: a case or a pack is not usable.
     """
+    subject_of = {case.name: (subjects or {}).get(case.name, case.name) for case in cases}
+    if len(set(subject_of.values())) < 2:  # said before hours of work, not after them
+        raise InvalidSettingsError(
+            f"all {len(cases)} held-out cases are of one subject: they say nothing of others; hold out a fold with "
+            "more subjects ('fold' in the recipe's dataset)"
+        )
     into.mkdir(parents=True, exist_ok=True)
     surface = surface or SurfaceSettings()
     runs = _Runs(cases, into / "scores.csv", surface=surface, mirroring=mirroring, threads=threads, progress=progress)
     scores = {member.name: runs.score(member) for member in members}
-    results = {name: summarise(name, rows) for name, rows in scores.items()}
+    results = {name: summarise(name, rows, subject_of) for name, rows in scores.items()}
     reduced = _Reduced() if mirroring else _run_reduced(runs, members, scores)
     teacher = next((results[member.name] for member in members if member.method == "teacher"), None)
     comparisons = compare_all(_pairs(members), results, teacher)
@@ -139,6 +148,7 @@ def evaluate_family(
         reduced.notes,
         dataset=dataset,
         split=split,
+        subjects=subject_of,
         mirroring=mirroring,
         surface=asdict(surface),
         about={**(about or {}), "pack_hashes": {member.name: pack_hash(member.pack) for member in members}},

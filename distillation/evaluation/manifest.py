@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distillation.evaluation.tables import grouped, images_text
 from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def to_evaluation(
         surface: how NSD is defined.
         teacher: the teacher's result on the same cases; None if it was not evaluated.
     """
+    if grouped([result]):
+        split += f" ({images_text(result)}; means and intervals over subjects)"
     mean = {metric: _rounded(each.mean) for metric, each in result.metrics.items()}
     return Evaluation(
         dataset=dataset,

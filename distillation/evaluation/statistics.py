@@ -1,4 +1,9 @@
-"""From scores to means with intervals, and paired comparisons of two networks on the same cases."""
+"""From scores to means with intervals, and paired comparisons of two networks on the same cases.
+
+Rescans of a person, or images made from one head, are not independent: they say together what one subject says. So the
+cases of a subject are averaged first, and means, intervals and tests are over subjects. A case that shares its subject
+with no other one stands for itself.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +32,13 @@ METRIC_TITLES: dict[Metric, str] = {"dice": "Dice", "nsd": "NSD", "hd95_mm": "HD
 
 LOWER_IS_BETTER: frozenset[Metric] = frozenset({"hd95_mm"})
 
+LIMITS: dict[Metric, tuple[float, float]] = {"dice": (0.0, 1.0), "nsd": (0.0, 1.0), "hd95_mm": (0.0, math.inf)}
+"""Least and largest value there can be."""
+
+FEWEST_PAIRS = 6
+"""The fewest pairs of which a two-sided test of signs or ranks can reach p = 0.05: n pairs reach 2 / 2^n at best, which
+is 0.0625 of five."""
+
 AGREEMENT: dict[Metric, float] = {"dice": 1.0, "nsd": 1.0, "hd95_mm": 0.0}
 """What two segmentations without a label score where they are compared with ones that have it."""
 
@@ -38,9 +50,9 @@ class MetricResult:
     Attributes:
         cases: mean over the labels of each case; labels in neither segmentation, and cases without any, are left out.
         scores: by case and label, as they count in means; None if the label is in neither segmentation.
-        mean: over cases.
-        labels: by label value, over the cases where it is defined; a label with one such case has no interval and is
-            left out.
+        mean: over subjects.
+        labels: by label value, over the subjects that have it in a case; a label of one such subject has no interval
+            and is left out.
     """
 
     cases: dict[str, float]
@@ -56,7 +68,8 @@ class ModelResult:
     Attributes:
         model: its name.
         metrics: results by metric.
-        label_cases: by label value, in how many cases it is defined.
+        subjects: the subject of each case.
+        label_subjects: by label value, of how many subjects it is defined.
         undefined: number of case-label pairs where the label is in neither segmentation; they are left out.
         replaced: number of pairs where it is in one of them only: Dice and NSD are 0, and the infinite HD95 counts as
             the diagonal of the image.
@@ -65,7 +78,8 @@ class ModelResult:
 
     model: str
     metrics: dict[Metric, MetricResult]
-    label_cases: dict[int, int]
+    subjects: dict[str, str]
+    label_subjects: dict[int, int]
     undefined: int
     replaced: int
     seconds: float
@@ -75,8 +89,13 @@ class ModelResult:
         """Cases with at least one label."""
         return len(self.metrics["dice"].cases)
 
+    @property
+    def subject_count(self) -> int:
+        """Subjects of these cases: how many independent values the statistics are over."""
+        return len({self.subjects[case] for case in self.metrics["dice"].cases})
+
     def mean(self, metric: Metric) -> float:
-        """Return the mean over cases."""
+        """Return the mean over subjects."""
         return self.metrics[metric].mean.mean
 
 
@@ -88,13 +107,15 @@ class Comparison:
         better: name of the network that should be better (distilled).
         baseline: name of the one it is compared with (plain).
         metric: what is compared.
-        difference: mean of the paired differences of the cases, better - baseline, in the metric's unit.
-        improved: number of cases that are better.
-        worsened: number of cases that are worse; the others are equal.
-        rank_sum: of the ranks that the test gives the cases, those of better ones minus those of worse ones: positive
-            where the test speaks for the better network, whatever the sign of the metric.
-        p_value: Wilcoxon signed-rank test, two-sided, zeros by Pratt's method.
-        p_holm: the p value adjusted by Holm's method over all comparisons by this metric.
+        difference: mean of the paired differences of the subjects, better - baseline, in the metric's unit.
+        pairs: number of subjects.
+        improved: number of subjects that are better.
+        worsened: number of subjects that are worse; the others are equal.
+        rank_sum: of the ranks that the test gives the subjects, those of better ones minus those of worse ones:
+            positive where the test speaks for the better network, whatever the sign of the metric.
+        p_value: Wilcoxon signed-rank test, two-sided, zeros by Pratt's method; None with fewer than
+            :data:`FEWEST_PAIRS` pairs, of which no test could show anything.
+        p_holm: the p value adjusted by Holm's method over all comparisons by this metric; None without a p value.
         recovered: (better - baseline) / (teacher - baseline) of the means over what can be compared of all three, the
             share of the lost accuracy that is won back; None if the baseline does not lose anything.
     """
@@ -103,11 +124,12 @@ class Comparison:
     baseline: str
     metric: Metric
     difference: Interval
+    pairs: int
     improved: int
     worsened: int
     rank_sum: float
-    p_value: float
-    p_holm: float
+    p_value: float | None
+    p_holm: float | None
     recovered: float | None
 
     @property
@@ -116,20 +138,28 @@ class Comparison:
         return -self.difference.mean if self.metric in LOWER_IS_BETTER else self.difference.mean
 
 
-def summarise(model: str, scores: Iterable[Score]) -> ModelResult:
+def summarise(model: str, scores: Iterable[Score], subjects: Mapping[str, str] | None = None) -> ModelResult:
     """Return the result of one network.
 
+    Args:
+        model: its name.
+        scores: of this network and of others.
+        subjects: the subject of each case; cases that are not in it stand for themselves.
+
     Raises:
-        InvalidSettingsError: fewer than two cases have a label.
+        InvalidSettingsError: the cases with a label are of fewer than two subjects.
     """
     own = [score for score in scores if score.model == model]
-    by_label: dict[int, list[float]] = {}
+    known = {score.case: (subjects or {}).get(score.case, score.case) for score in own}
+    by_label: dict[int, set[str]] = {score.label: set() for score in own}
     for score in own:
-        by_label.setdefault(score.label, []).append(score.dice)
+        if not math.isnan(score.dice):
+            by_label[score.label].add(known[score.case])
     return ModelResult(
         model=model,
-        metrics={metric: _summarise(own, metric) for metric in METRICS},
-        label_cases={label: len(defined(values)[0]) for label, values in by_label.items()},
+        metrics={metric: _summarise(own, metric, known) for metric in METRICS},
+        subjects=known,
+        label_subjects={label: len(found) for label, found in by_label.items()},
         undefined=sum(math.isnan(score.dice) for score in own),
         replaced=sum(math.isinf(score.hd95_mm) for score in own),
         seconds=float(np.median([score.seconds for score in own])),
@@ -152,27 +182,28 @@ def compare_all(
     found: list[Comparison] = []
     for metric in METRICS:
         raw = [compare(results[better], results[baseline], teacher, metric) for better, baseline in pairs]
-        adjusted = holm([each.p_value for each in raw])
-        found += [replace(each, p_holm=p_value) for each, p_value in zip(raw, adjusted, strict=True)]
+        adjusted = iter(holm([each.p_value for each in raw if each.p_value is not None]))
+        found += [each if each.p_value is None else replace(each, p_holm=next(adjusted)) for each in raw]
     return tuple(found)
 
 
 def compare(better: ModelResult, baseline: ModelResult, teacher: ModelResult | None, metric: Metric) -> Comparison:
-    """Compare two networks, paired by case; the p value is that of a single comparison.
+    """Compare two networks, paired by case and averaged by subject; the p value is that of a single comparison.
 
     Raises:
         InvalidSettingsError: they were not evaluated on the same cases.
     """
-    from scipy.stats import rankdata, wilcoxon
+    from scipy.stats import rankdata
 
     differences = list(paired_differences(better, baseline, metric).values())
     gains = [-each if metric in LOWER_IS_BETTER else each for each in differences]
-    p_value = float(wilcoxon(differences, zero_method="pratt").pvalue) if any(differences) else 1.0
+    p_value = _p_value(differences)
     return Comparison(
         better=better.model,
         baseline=baseline.model,
         metric=metric,
         difference=mean_interval(differences, seed=SEED),
+        pairs=len(differences),
         improved=sum(gain > 0 for gain in gains),
         worsened=sum(gain < 0 for gain in gains),
         rank_sum=float(np.dot(np.sign(gains), rankdata(np.abs(gains)))),
@@ -206,13 +237,13 @@ def paired(metric: Metric, *results: ModelResult) -> list[dict[str, dict[int, fl
 
 
 def paired_differences(better: ModelResult, baseline: ModelResult, metric: Metric) -> dict[str, float]:
-    """Return better - baseline by case, each the mean over the labels that :func:`paired` has.
+    """Return better - baseline by subject: the mean over its cases, of each over the labels that :func:`paired` has.
 
     Raises:
         InvalidSettingsError: the networks were not evaluated on the same cases and labels.
     """
     new, old = (case_means(table) for table in paired(metric, better, baseline))
-    return {case: new[case] - old[case] for case in new}
+    return subject_means({case: new[case] - old[case] for case in new}, better.subjects)
 
 
 def case_means(table: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
@@ -220,8 +251,31 @@ def case_means(table: Mapping[str, Mapping[int, float]]) -> dict[str, float]:
     return {case: _mean(list(labels.values())) for case, labels in table.items()}
 
 
+def subject_means(values: Mapping[str, float], subjects: Mapping[str, str]) -> dict[str, float]:
+    """Return the mean over the cases of every subject, of values by case."""
+    by_subject: dict[str, list[float]] = {}
+    for case, value in values.items():
+        by_subject.setdefault(subjects[case], []).append(value)
+    return {subject: _mean(own) for subject, own in by_subject.items()}
+
+
+def _p_value(differences: Sequence[float]) -> float | None:
+    from scipy.stats import wilcoxon
+
+    if len(differences) < FEWEST_PAIRS:
+        return None
+    unequal = sum(each != 0 for each in differences)
+    if not unequal:
+        return 1.0
+    # with zeros SciPy approximates, and may promise less than the pairs that differ can show: 0.046 for 4 of 42
+    return max(float(wilcoxon(differences, zero_method="pratt").pvalue), 2 * 0.5**unequal)
+
+
 def _recovered(better: ModelResult, baseline: ModelResult, teacher: ModelResult, metric: Metric) -> float | None:
-    best, new, old = (_mean(list(case_means(table).values())) for table in paired(metric, teacher, better, baseline))
+    best, new, old = (
+        _mean(list(subject_means(case_means(table), better.subjects).values()))
+        for table in paired(metric, teacher, better, baseline)
+    )
     lost = best - old
     loses = lost < 0 if metric in LOWER_IS_BETTER else lost > 0
     return (new - old) / lost if loses else None
@@ -252,24 +306,27 @@ def or_agreement(value: float, metric: Metric) -> float:
     return AGREEMENT[metric] if math.isnan(value) else value
 
 
-def _summarise(scores: Sequence[Score], metric: Metric) -> MetricResult:
+def _summarise(scores: Sequence[Score], metric: Metric, subjects: Mapping[str, str]) -> MetricResult:
+    def interval(by_subject: Mapping[str, float]) -> Interval:
+        return mean_interval(list(by_subject.values()), limits=LIMITS[metric], seed=SEED)
+
     by_case: dict[str, dict[int, float]] = {}
-    by_label: dict[int, list[float]] = {}
+    by_label: dict[int, dict[str, float]] = {}
     for score in scores:
         value = metric_value(score, metric)
         by_case.setdefault(score.case, {})[score.label] = value
-        by_label.setdefault(score.label, []).append(value)
-    cases = case_means(by_case)
-    present = {case: value for case, value in cases.items() if not math.isnan(value)}
-    labels = {label: defined(values)[0] for label, values in by_label.items()}
+        if not math.isnan(value):
+            by_label.setdefault(score.label, {})[score.case] = value
+    present = {case: value for case, value in case_means(by_case).items() if not math.isnan(value)}
+    labels = {label: subject_means(values, subjects) for label, values in by_label.items()}
     return MetricResult(
         cases=present,
         scores={
             case: {label: None if math.isnan(value) else value for label, value in values.items()}
             for case, values in by_case.items()
         },
-        mean=mean_interval(list(present.values()), seed=SEED),
-        labels={label: mean_interval(values, seed=SEED) for label, values in labels.items() if len(values) > 1},
+        mean=interval(subject_means(present, subjects)),
+        labels={label: interval(values) for label, values in labels.items() if len(values) > 1},
     )
 
 

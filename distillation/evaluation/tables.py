@@ -7,13 +7,14 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from distillation.evaluation.reduced_precision import LARGEST_LOSS
-from distillation.evaluation.statistics import AGREEMENT, METRIC_TITLES, METRICS
+from distillation.evaluation.statistics import AGREEMENT, FEWEST_PAIRS, METRIC_TITLES, METRICS
+from KDSegmentatorLib.analysis.overlap import FEWEST_FOR_BOOTSTRAP
 from KDSegmentatorLib.io.atomic import atomic_output
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
-    from typing import Any
+    from typing import Any, Literal
 
     from distillation.evaluation.reduced_precision import ReducedResult
     from distillation.evaluation.scores import SurfaceSettings
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 DIGITS: dict[Metric, int] = {"dice": 4, "nsd": 4, "hd95_mm": 2}
 """Decimal places in tables."""
 
+INTERVAL_TEXT = f"95 % interval (bootstrap, BCa; Student's t where n < {FEWEST_FOR_BOOTSTRAP})"
+
+TEST_TEXT = (
+    f"Wilcoxon signed-rank test, two-sided, zeros by Pratt, p at least 2 / 2^m of m pairs that differ; '-' where n < "
+    f"{FEWEST_PAIRS}, of which no such test reaches p = 0.05"
+)
+
 AGREEMENT_TEXT = f"Dice and NSD {AGREEMENT['dice']:g}, HD95 {AGREEMENT['hd95_mm']:g} mm"
 """What an undefined score counts as where it has to be compared with a defined one."""
 
@@ -31,11 +39,27 @@ PAIRING_TEXT = (
     "a label that is undefined for both networks is left out, for one network only it counts there as agreement "
     f"({AGREEMENT_TEXT})"
 )
-"""How scores are paired; stands next to every table of differences."""
+"""What is compared of a pair."""
 
 
-def definitions(surface: SurfaceSettings) -> str:
-    """Return how the metrics are defined, one paragraph; stands next to every table of them."""
+def grouped(results: Iterable[ModelResult]) -> bool:
+    """Return whether several cases are of one subject, so that n is the number of subjects."""
+    return any(result.subject_count < result.case_count for result in results)
+
+
+def unit(results: Iterable[ModelResult]) -> Literal["cases", "subjects"]:
+    """Return what means, intervals and tests are over."""
+    return "subjects" if grouped(results) else "cases"
+
+
+def pairing(results: Iterable[ModelResult]) -> str:
+    """Return how two networks are paired; stands next to every table of differences."""
+    return f"paired by case{', averaged by subject' if grouped(results) else ''}; {PAIRING_TEXT}"
+
+
+def definitions(surface: SurfaceSettings, results: Iterable[ModelResult]) -> str:
+    """Return how the metrics and their means are defined, one paragraph; stands next to every table of them."""
+    means = "the cases of a subject, then over subjects" if grouped(results) else "cases"
     kind = (
         "surface voxels, as MONAI's default counts them"
         if surface.surface == "voxels"
@@ -45,7 +69,7 @@ def definitions(surface: SurfaceSettings) -> str:
         "Dice: 2|A∩B|/(|A|+|B|) over voxels. "
         f"NSD (surface Dice): share of both surfaces within {surface.tolerance_mm:g} mm of the other one; {kind}. "
         "HD95: 95th percentile of the distances from one surface to the other, the larger one of both ways, in mm. "
-        "Means over the labels of a case, then over cases. A label in neither segmentation has no score and is left "
+        f"Means over the labels of a case, then over {means}. A label in neither segmentation has no score and is left "
         "out; one in only one of them has Dice and NSD 0, and its infinite HD95 counts as the diagonal of the image."
     )
 
@@ -79,7 +103,7 @@ def markdown(
     lines = [
         f"### {title}",
         "",
-        f"{cases_text(results)}, with 95 % bootstrap intervals (BCa). {definitions(surface)}",
+        f"{cases_text(results)}; each mean with its {INTERVAL_TEXT}. {definitions(surface, results)}",
         "",
         row("Model", "Parameters", *(f"Mean {each}" for each in titles), "% of teacher's Dice", "Median s a case"),
         row("---", "---:", *["---"] * len(titles), "---:", "---:"),
@@ -95,13 +119,17 @@ def markdown(
                 f"{result.seconds:.2f}",
             )
         )
-    lines += ["", row("Label", "Model", *titles, "Cases"), row("---", "---", *["---"] * len(titles), "---:")]
+    lines += [
+        "",
+        row("Label", "Model", *titles, unit(results).capitalize()),
+        row("---", "---", *["---"] * len(titles), "---:"),
+    ]
     for label in labels:
         for result in results:
             found = [interval_text(result.metrics[metric].labels.get(label.value), metric) for metric in METRICS]
-            lines.append(row(label.name, result.model, *found, str(result.label_cases.get(label.value, 0))))
+            lines.append(row(label.name, result.model, *found, str(result.label_subjects.get(label.value, 0))))
     lines += _empty_lines(results)
-    lines += _comparison_lines(comparisons)
+    lines += _comparison_lines(comparisons, results)
     lines += _reduced_lines(reduced, {label.value: label.name for label in labels})
     for note in notes:
         lines += ["", note]
@@ -150,15 +178,33 @@ def interval_text(interval: Interval | None, metric: Metric, *, signed: bool = F
 
 
 def cases_text(results: Sequence[ModelResult]) -> str:
-    """Return how many cases the means are over; they differ where only some networks find something in an empty case.
+    """Return how many cases the means are over, and of how many subjects.
+
+    They differ where only some networks find something in an empty case.
 
     Raises:
         ValueError: there are no results.
     """
-    counts = {result.model: result.case_count for result in results}
-    most = max(counts.values())
-    fewer = ", ".join(f"{count} for {model}" for model, count in counts.items() if count != most)
-    return f"n = {most} cases" + (f" ({fewer}; the other cases have none of its labels)" if fewer else "")
+    most = max(results, key=lambda result: result.case_count)
+    text = f"n = {most.case_count} cases"
+    if grouped(results):
+        text = f"{images_text(most)}, n = {most.subject_count}"
+    fewer = ", ".join(
+        f"{images_text(result) if grouped(results) else result.case_count} for {result.model}"
+        for result in results
+        if result.case_count != most.case_count
+    )
+    return text + (f" ({fewer}; the other cases have none of its labels)" if fewer else "")
+
+
+def images_text(result: ModelResult) -> str:
+    """Return how many cases were evaluated, and how few subjects they show: ``53 images of 4 subjects``."""
+    return f"{result.case_count} images of {result.subject_count} subjects"
+
+
+def p_text(p_value: float | None) -> str:
+    """Return a p value for people; ``-`` if there was no test."""
+    return "-" if p_value is None else f"{p_value:.2g}"
 
 
 def share_text(result: ModelResult, teacher: ModelResult | None) -> str:
@@ -177,7 +223,8 @@ def empty_text(result: ModelResult) -> str:
 
 def _without_scores(result: ModelResult) -> dict[str, Any]:
     metrics = {name: replace(metric, scores={}) for name, metric in result.metrics.items()}
-    content = asdict(replace(result, metrics=metrics))
+    content = asdict(replace(result, metrics=metrics, subjects={}))
+    del content["subjects"]  # the same of all models
     for metric in content["metrics"].values():
         del metric["scores"]
     return content
@@ -191,13 +238,13 @@ def _empty_lines(results: Sequence[ModelResult]) -> list[str]:
     return lines
 
 
-def _comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
+def _comparison_lines(comparisons: Sequence[Comparison], results: Sequence[ModelResult]) -> list[str]:
     if not comparisons:
         return []
     lines = [
         "",
-        f"Paired by case; {PAIRING_TEXT}. Wilcoxon signed-rank test, two-sided, zeros by Pratt; p adjusted by Holm "
-        "over the comparisons by the same metric. Recovered loss = (KD - plain) / (teacher - plain).",
+        f"Distilled - plain, {pairing(results)}. {TEST_TEXT}; p adjusted by Holm over the comparisons by the same "
+        "metric. Recovered loss = (KD - plain) / (teacher - plain).",
         "",
         row("Comparison", "Metric", "Difference", "p", "p (Holm)", "Recovered loss"),
         row("---", "---", "---", "---:", "---:", "---:"),
@@ -208,8 +255,8 @@ def _comparison_lines(comparisons: Sequence[Comparison]) -> list[str]:
                 f"{each.better} - {each.baseline}",
                 METRIC_TITLES[each.metric],
                 interval_text(each.difference, each.metric, signed=True),
-                f"{each.p_value:.2g}",
-                f"{each.p_holm:.2g}",
+                p_text(each.p_value),
+                p_text(each.p_holm),
                 "-" if each.recovered is None else f"{each.recovered:.1%}",
             )
         )

@@ -38,6 +38,7 @@ class TaskResults:
         labels: names of the structures by value.
         seeds: of the trainings, one a workspace.
         models: names of the networks, the teacher first.
+        subjects: the subject of each case; the statistics are over subjects.
         scores: float32 rows of all seeds; those of a seed have its number.
         efficiency: what the networks cost, of the first workspace.
         other_costs: names of networks whose cost is known of another pack only than the one that was evaluated.
@@ -54,6 +55,7 @@ class TaskResults:
     models: tuple[str, ...]
     scores: tuple[tuple[Score, ...], ...]
     efficiency: tuple[Efficiency, ...]
+    subjects: Mapping[str, str] = field(default_factory=dict)
     other_costs: tuple[str, ...] = ()
     lacking: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
@@ -65,13 +67,15 @@ class TaskResults:
         """
         found = {model: self._common_rows(model) for model in self.models}
         return [
-            {model: summarise(model, rows[seed]) for model, rows in found.items()} for seed in range(len(self.scores))
+            {model: summarise(model, rows[seed], self.subjects) for model, rows in found.items()}
+            for seed in range(len(self.scores))
         ]
 
     def joined(self) -> dict[str, ModelResult]:
         """Return the results by model with every case's score averaged over the seeds, by the rule of :meth:`by_seed`.
 
-        Cases are what the statistics draw from: more seeds make a case's score steadier, they are not more cases.
+        Subjects are what the statistics draw from: more seeds make a case's score steadier, they are not more cases,
+        and more cases of a subject are not more subjects.
         Undefined and replaced scores are counted as they were measured, over all seeds.
         """
         return {model: self._joined(model) for model in self.models}
@@ -100,7 +104,7 @@ class TaskResults:
         ]
         measured = [row for rows in self.scores for row in rows if row.model == model]
         return replace(
-            summarise(model, averaged),
+            summarise(model, averaged, self.subjects),
             undefined=sum(math.isnan(row.dice) for row in measured),
             replaced=sum(math.isinf(row.hd95_mm) for row in measured),
         )
@@ -121,7 +125,7 @@ def read_results(folder: Path) -> TaskResults:
     """Read what ``evaluate`` left in a workspace.
 
     Raises:
-        ExportError: it was not evaluated, or by a version that measured less.
+        ExportError: it was not evaluated, or by a version that measured less or did not say whom the cases show.
     """
     path = folder / "evaluation" / "evaluation.json"
     try:
@@ -132,6 +136,7 @@ def read_results(folder: Path) -> TaskResults:
         hashes = {str(model): str(value) for model, value in about["pack_hashes"].items()}
         seed, task, title = int(about["seed"]), str(about["task"]), str(about["title"])
         dataset, split = str(content["dataset"]), str(content["split"])
+        subjects = {str(case): str(subject) for case, subject in content["subjects"].items()}
     except FileNotFoundError:
         raise ExportError(f"{path} is missing; run 'kdseg-distill evaluate' first") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -159,6 +164,7 @@ def read_results(folder: Path) -> TaskResults:
         seeds=(seed,),
         models=models,
         scores=(rows,),
+        subjects=subjects,
         efficiency=efficiency,
         other_costs=tuple(cost.model for cost in costs if cost not in efficiency),
     )
@@ -170,8 +176,8 @@ def join_seeds(results: Sequence[TaskResults]) -> list[TaskResults]:
     Networks that not every seed has are left out and named in ``lacking``.
 
     Raises:
-        InvalidSettingsError: workspaces of one task were evaluated on other cases, or with another NSD, or have the
-            same seed, or no network in common.
+        InvalidSettingsError: workspaces of one task were evaluated on other cases or subjects, or with another NSD, or
+            have the same seed, or no network in common.
     """
     tasks: dict[str, list[TaskResults]] = {}
     for each in results:
@@ -186,13 +192,13 @@ def _join(seeds: Sequence[TaskResults]) -> TaskResults:
     models = tuple(model for model in known if not lacking[model])
     if not models:
         raise InvalidSettingsError(f"the workspaces of {first.task} have no network in common; evaluate the same ones")
-    same = (first.surface, first.labels, first.dataset, first.split, _scored(first, models))
+    same = (first.surface, first.labels, first.dataset, first.split, first.subjects, _scored(first, models))
     numbers: set[int] = set()
     for each in seeds:
-        if same != (each.surface, each.labels, each.dataset, each.split, _scored(each, models)):
+        if same != (each.surface, each.labels, each.dataset, each.split, each.subjects, _scored(each, models)):
             raise InvalidSettingsError(
-                f"the workspaces of {each.task} were evaluated on other cases or labels, or with another NSD; their "
-                "seeds cannot be joined"
+                f"the workspaces of {each.task} were evaluated on other cases, subjects or labels, or with another "
+                "NSD; their seeds cannot be joined"
             )
         if each.seeds[0] in numbers:
             raise InvalidSettingsError(

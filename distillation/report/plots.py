@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distillation.evaluation.statistics import METRIC_TITLES, METRICS, paired_differences
+from distillation.evaluation.tables import unit
 from distillation.report.content import TEACHER
 from distillation.report.figure import COLORS, Picture, new_figure, save
 
@@ -61,7 +62,8 @@ def accuracy_plot(results: TaskResults) -> Picture | None:
         axes.spines[["top", "right"]].set_visible(False)
     handles, names = axes.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-    caption = "Accuracy against size: means over cases with 95 % bootstrap intervals; dotted: the teacher."
+    over = unit(joined.values())
+    caption = f"Accuracy against size: means over {over} with 95 % intervals; dotted: the teacher."
     unknown = [model for model in results.models if model not in parameters]
     if unknown:
         caption += f" Left out, their size was not measured: {', '.join(unknown)}."
@@ -100,11 +102,12 @@ def label_plot(results: TaskResults) -> Picture | None:
     axes.set_xlabel("Dice")
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=min(4, len(joined)), frameon=False)
-    return save(figure, "structures", "Dice by structure: means over cases with 95 % bootstrap intervals.")
+    caption = f"Dice by structure: means over {unit(joined.values())} with 95 % intervals."
+    return save(figure, "structures", caption)
 
 
 def difference_plot(results: TaskResults) -> Picture | None:
-    """Return the paired differences of the cases, distilled - plain; None if there is no such pair."""
+    """Return the paired differences of the subjects, distilled - plain; None if there is no such pair."""
     joined = results.joined()
     pairs = list(dict.fromkeys((each.better, each.baseline) for each in results.comparisons()))
     if not pairs:
@@ -124,7 +127,8 @@ def difference_plot(results: TaskResults) -> Picture | None:
         axes.spines[["top", "right"]].set_visible(False)
     axes.set_yticks(range(len(pairs)), [better for better, _ in pairs])
     axes.set_ylim(len(pairs) - 0.4, -0.6)
-    caption = "Distilled - plain of the same size: one dot a case, the line is the mean."
+    dot = unit(joined.values()).removesuffix("s")
+    caption = f"Distilled - plain of the same size: one dot a {dot}, the line is the mean."
     return save(figure, "differences", caption)
 
 

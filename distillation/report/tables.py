@@ -7,17 +7,21 @@ from html import escape
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from distillation.evaluation.statistics import METRIC_TITLES, METRICS, paired
+from distillation.evaluation.statistics import METRIC_TITLES, METRICS, paired, subject_means
 from distillation.evaluation.tables import (
     AGREEMENT_TEXT,
     DIGITS,
-    PAIRING_TEXT,
+    INTERVAL_TEXT,
+    TEST_TEXT,
     cases_text,
     definitions,
     empty_text,
     interval_text,
+    p_text,
+    pairing,
     row,
     share_text,
+    unit,
 )
 from distillation.report.content import TEACHER
 
@@ -93,8 +97,8 @@ def accuracy_table(results: TaskResults) -> Table:
             f"only counts there as agreement ({AGREEMENT_TEXT}). "
         )
     caption = (
-        f"Accuracy on {results.dataset}, {results.split}, {cases_text(list(joined.values()))}; mean with "
-        f"95 % bootstrap interval (BCa, over cases). {trained}{definitions(results.surface)}"
+        f"Accuracy on {results.dataset}, {results.split}, {cases_text(list(joined.values()))}; mean over "
+        f"{unit(joined.values())} with {INTERVAL_TEXT}. {trained}{definitions(results.surface, joined.values())}"
     )
     return Table(title="Table 1.", caption=caption, header=tuple(header), rows=tuple(rows))
 
@@ -111,15 +115,14 @@ def comparison_table(results: TaskResults) -> Table | None:
                 each.better,
                 METRIC_TITLES[each.metric],
                 interval_text(each.difference, each.metric, signed=True),
-                f"{each.p_value:.2g}",
-                f"{each.p_holm:.2g}",
+                p_text(each.p_value),
+                p_text(each.p_holm),
                 "-" if each.recovered is None else f"{each.recovered:.1%}",
             )
         )
     caption = (
-        f"Distilled - plain of the same size, paired by case; {PAIRING_TEXT}. Mean difference with 95 % interval, "
-        "Wilcoxon signed-rank "
-        "test (two-sided, zeros by Pratt), p adjusted by Holm over the networks, metric by metric. Recovered loss = "
+        f"Distilled - plain of the same size, {pairing(results.joined().values())}. Mean difference with "
+        f"{INTERVAL_TEXT}. {TEST_TEXT}; p adjusted by Holm over the networks, metric by metric. Recovered loss = "
         "(distilled - plain) / (teacher - plain); '-' where plain does not lose anything. A fall of HD95 is a gain."
     )
     header = ("Network", "Metric", "Difference", "p", "p (Holm)", "Recovered loss")
@@ -170,19 +173,20 @@ def label_table(results: TaskResults, metric: Metric) -> Table:
     rows = []
     for value, name in results.labels.items():
         cells = [interval_text(result.metrics[metric].labels.get(value), metric) for result in joined.values()]
-        count = max(result.label_cases.get(value, 0) for result in joined.values())
+        count = max(result.label_subjects.get(value, 0) for result in joined.values())
         rows.append((name, *cells, str(count)))
     title = METRIC_TITLES[metric]
     number = f"Table 3{'abc'[METRICS.index(metric)]}."
-    caption = f"{title} by structure; mean over its cases with 95 % interval, '-' with fewer than two cases."
-    return Table(title=number, caption=caption, header=("Structure", *joined, "Cases"), rows=tuple(rows))
+    over = unit(joined.values())
+    caption = f"{title} by structure; mean over its {over} with {INTERVAL_TEXT}, '-' with fewer than two {over}."
+    return Table(title=number, caption=caption, header=("Structure", *joined, over.capitalize()), rows=tuple(rows))
 
 
 def verdicts(results: TaskResults) -> list[str]:
     """Return sentences that say where distillation helps, where it does not, and how much is left out or replaced."""
     joined = results.joined()
     comparisons = results.comparisons()
-    sentences = [_verdict(each) for each in comparisons]
+    sentences = [_verdict(each, unit(joined.values())) for each in comparisons]
     sentences += _nothing_lost(results, comparisons)
     for result in joined.values():
         if result.undefined or result.replaced:
@@ -191,10 +195,15 @@ def verdicts(results: TaskResults) -> list[str]:
     return sentences
 
 
-def _verdict(found: Comparison) -> str:
+def _verdict(found: Comparison, over: str) -> str:
     digits = DIGITS[found.metric]
     title = METRIC_TITLES[found.metric].removesuffix(" (mm)")
     amount = f"{found.difference.mean:+.{digits}f}{' mm' if found.metric == 'hd95_mm' else ''}"
+    if found.p_holm is None:
+        return (
+            f"{found.better} against {found.baseline} by {title}: {amount} ({found.improved} better, {found.worsened} "
+            f"worse), not tested: n = {found.pairs} {over} is too small for a test."
+        )
     test = f"p = {found.p_holm:.2g} after Holm"
     if found.p_holm >= SIGNIFICANT:
         return f"{found.better}: no difference in {title} from {found.baseline} was shown ({amount}, {test})."
@@ -204,23 +213,23 @@ def _verdict(found: Comparison) -> str:
         return (
             f"{found.better} is WORSE than {found.baseline} by {title} ({amount}, {test}): distillation does not help."
         )
-    return _mixed_verdict(found, title, amount, test)
+    return _mixed_verdict(found, over, title, amount, test)
 
 
-def _mixed_verdict(found: Comparison, title: str, amount: str, test: str) -> str:
+def _mixed_verdict(found: Comparison, over: str, title: str, amount: str, test: str) -> str:
     """Say what is known where ranks and mean disagree: a test of ranks does not see by how much a case fails."""
     better, worse = found.improved, found.worsened
     if found.rank_sum > 0:
-        cases = f"{'most cases are' if better > worse else 'by the ranks of its cases it is'} better"
+        cases = f"{f'most {over} are' if better > worse else f'by the ranks of its {over} it is'} better"
         mean, others = "worse", worse
     else:
-        cases = f"{'most cases are' if worse > better else 'by the ranks of its cases it is'} WORSE"
+        cases = f"{f'most {over} are' if worse > better else f'by the ranks of its {over} it is'} WORSE"
         mean, others = "better", better
     if not found.gain:
         mean = "no other"
     return (
         f"{found.better} against {found.baseline} by {title}: {cases} ({better} better, {worse} worse, {test}), the "
-        f"mean is {mean} because of {others} {'case' if others == 1 else 'cases'} ({amount}): no verdict."
+        f"mean is {mean} because of {others} {over.removesuffix('s') if others == 1 else over} ({amount}): no verdict."
     )
 
 
@@ -247,12 +256,11 @@ def _label_losses(results: TaskResults, joined: dict[str, ModelResult], comparis
     sentences = []
     pairs = {(found.better, found.baseline) for found in comparisons}
     for better, baseline in sorted(pairs, key=lambda pair: results.models.index(pair[0])):
-        new, old = (list(table.values()) for table in paired("dice", joined[better], joined[baseline]))
+        new, old = paired("dice", joined[better], joined[baseline])
         worse = []
         for value, name in results.labels.items():
-            differences = [
-                labels[value] - others[value] for labels, others in zip(new, old, strict=True) if value in labels
-            ]
+            by_case = {case: new[case][value] - old[case][value] for case in new if value in new[case]}
+            differences = subject_means(by_case, joined[better].subjects).values()
             if differences and round(fmean(differences), DIGITS["dice"]) < 0:
                 worse.append(f"{name} ({fmean(differences):+.{DIGITS['dice']}f})")
         if worse:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from distillation.evaluation.statistics import METRICS
-from distillation.evaluation.tables import write_text
+from distillation.evaluation.tables import cases_text, write_text
 from distillation.report.content import TaskResults, join_seeds, read_results
 from distillation.report.qualitative import PICTURE_NAME
 from distillation.report.tables import accuracy_table, comparison_table, efficiency_table, label_table, verdicts
@@ -103,7 +103,7 @@ def _figure_name(task: str) -> str:
 
 def _task(results: TaskResults, *, figure_seed: int | None) -> list[str]:
     seeds = ", ".join(map(str, results.seeds))
-    lines = [f"Cases: {results.dataset}, {results.split}.", ""]
+    lines = [f"Cases: {results.dataset}, {results.split}, {cases_text(list(results.joined().values()))}.", ""]
     lines += [f"{'Seeds' if len(results.seeds) > 1 else 'One seed'}: {seeds}.", ""]
     for model, missing in results.lacking.items():
         those = f"seed{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"

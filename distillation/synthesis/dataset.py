@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from distillation.synthesis.settings import SynthesisRecipe
 
 RECORD_NAME = "synthesis.json"
-"""Beside ``dataset.json``: settings and label maps that the images were made with."""
+"""Beside ``dataset.json``: generator, settings and label maps that the images were made with."""
+
+GENERATOR_VERSION = 1
+"""Stands for all of the code that makes images and their truth. Raise it with every change to the numbers or rules in
+this package that are not in the recipe: what counts as brain (``CLOSING_MM``, ``OPENING_MM``, ``SMOOTHING_MM`` and
+``BETWEEN`` in ``brain_mask.py``), and the ranges that contrast, deformation, acquisition and artefacts are drawn from.
+The settings and label maps of the record do not show such a change, and a dataset that goes on after it would hold two
+truths."""
+
+VERSION_FIELD = "generator_version"
 
 CHANNEL = "T1w"
 _ENDING = ".nii.gz"
@@ -78,6 +87,7 @@ def synthesize(
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     record = {
+        VERSION_FIELD: GENERATOR_VERSION,
         "settings": asdict(settings),
         "table_sha256": file_sha256(label_maps / TABLE_NAME),
         "label_maps_sha256": {each.path.name: file_sha256(each.path) for each in maps},
@@ -148,9 +158,15 @@ def _check_record(folder: Path, record: dict[str, Any]) -> None:
     path = folder / RECORD_NAME
     if path.is_file():
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            # of the first version, which did not write it
+            before = {VERSION_FIELD: 1, **json.loads(path.read_text(encoding="utf-8"))}
+        except (OSError, ValueError, TypeError) as error:
             raise TrainingError(f"{path} cannot be read ({error}); remove {folder} and start again") from error
+        if before[VERSION_FIELD] != record[VERSION_FIELD]:
+            raise TrainingError(
+                f"{folder} was begun by version {before[VERSION_FIELD]} of the code that makes images, this is version "
+                f"{record[VERSION_FIELD]}, which makes others; remove it, or make the new one elsewhere"
+            )
         if before != record:
             raise TrainingError(
                 f"{folder} was made with other settings or label maps; remove it, or make the new one elsewhere"

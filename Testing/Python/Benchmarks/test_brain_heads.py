@@ -2,11 +2,12 @@
 
 import csv
 
+import brain_structures
 import numpy as np
 import pytest
 import SimpleITK
 from brain_heads import main, read_series, variants
-from brain_structures import compare_with_aal
+from brain_structures import Chain, HeldOutCase, compare_with_aal, compare_with_reference
 
 from KDSegmentatorLib.errors import GeometryError, ImageReadError
 from KDSegmentatorLib.geometry import Volume
@@ -185,6 +186,57 @@ def test_a_refused_ch2_costs_only_the_comparison(tmp_path, capsys):
     assert "ch2 was refused and is not compared with AAL" in capsys.readouterr().out
 
 
+def held_out_chain(tmp_path):
+    store = PackStore(tmp_path / "user", tmp_path / "shipped")
+    earlier = install_earlier(store, tmp_path / "packs", threshold=0.3)
+    later = install_later(store, tmp_path / "packs", region=after_earlier(), labels=["One"])
+    return Chain(extraction=earlier, structures=later, threads=1)
+
+
+def held_out_case(name, *, flat=False):
+    brain = box((6, 8, 7), (8, 8, 10))
+    noise = np.random.default_rng(0).integers(1, 36, brain.shape)
+    grid = Volume(np.zeros((SIZE,) * 3, np.uint8), *GRID)
+    image = np.where(brain, 220 + (0 if flat else noise), 0).astype(np.uint8)
+    return HeldOutCase(name=name, image=grid.with_voxels(image), reference=grid.with_voxels(brain.astype(np.uint8)))
+
+
+def test_a_refused_held_out_scan_has_a_row(tmp_path):
+    """The second scan is flat, as a label map is."""
+    cases = [held_out_case(name, flat=name == "B") for name in "ABC"]
+    first, refused, third, mean = compare_with_reference(held_out_chain(tmp_path), cases)
+    assert [row["case"] for row in (first, refused, third, mean)] == ["A", "B", "C", "mean"]
+    assert refused["outcome"].startswith("refused: ")
+    assert (refused["alone"], refused["difference"]) == ("", "")
+    assert first["outcome"] == third["outcome"] == "segmented"
+    assert mean["outcome"] == "2 of 3 segmented"
+    assert mean["alone"] == first["alone"] == third["alone"]
+    (row,) = compare_with_reference(held_out_chain(tmp_path / "other"), cases[1:2])
+    assert row == refused  # there is no mean of nothing
+
+
+def test_held_out_scans_are_run_in_float32_with_networks_that_are_loaded_once(tmp_path, monkeypatch):
+    asked = []
+    original = brain_structures.choose_engine
+
+    def choose(pack, request):
+        asked.append((pack.manifest.id, request.precision, request.threads))
+        return original(pack, request)
+
+    monkeypatch.setattr(brain_structures, "choose_engine", choose)
+    chain = held_out_chain(tmp_path)
+    list(compare_with_reference(chain, [held_out_case(name) for name in "AB"]))
+    packs = (chain.extraction.manifest.id, chain.structures.manifest.id)
+    assert asked == [(pack, "float32", 1) for pack in packs]
+
+
+def test_a_reference_on_another_grid_is_refused():
+    image = Volume(np.zeros((SIZE,) * 3, np.uint8), *GRID)
+    flipped = Volume(image.voxels, image.spacing, image.origin)
+    with pytest.raises(GeometryError, match=r"OAS_1: the reference .* is not on the grid of the image"):
+        HeldOutCase(name="OAS_1", image=image, reference=flipped)
+
+
 def test_held_out_scans_are_compared_alone_and_after_extraction(tmp_path, capsys):
     """Extraction leaves the dimmer half of a stripped scan away, and with it the structures of that half."""
     store = PackStore(tmp_path / "user", tmp_path / "shipped")
@@ -204,6 +256,7 @@ def test_held_out_scans_are_compared_alone_and_after_extraction(tmp_path, capsys
     assert main([*arguments, "--structures", str(later.folder), *held_out]) == 0
     row, mean = read_table(output / "held-out.csv")
     assert (row.pop("case"), mean.pop("case")) == ("A", "mean")
+    assert (row.pop("outcome"), mean.pop("outcome")) == ("segmented", "1 of 1 segmented")
     assert row == mean
     assert float(row["extraction"]) == pytest.approx(2 * 640 / (640 + 960), abs=1e-4)
     assert float(row["after_extraction"]) < float(row["alone"])

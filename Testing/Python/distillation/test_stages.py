@@ -152,6 +152,19 @@ def test_a_machine_without_bfloat16_leaves_it_out_and_says_so(
     assert open_pack(teacher_pack.folder).manifest.network.reduced_precisions == ()
 
 
+def test_the_recipes_groups_are_subjects(
+    stages: Stages, teacher_pack: StudentPack, recipe: Recipe, having: Callable[..., None]
+) -> None:
+    having()
+    stages.evaluate([teacher_pack], calibration_windows=0, threads=1)
+    path = stages.folder / "evaluation" / "evaluation.json"
+    assert json.loads(path.read_text())["subjects"] == {"case_00": "case_00", "case_01": "case_01"}
+    groups = (("case_0[23]",), ("case_01", "case_00"))  # those of training images have to be allowed, too
+    rescans = replace(stages, recipe=replace(recipe, dataset=replace(recipe.dataset, groups=groups)))
+    with pytest.raises(InvalidSettingsError, match="all 2 held-out cases are of one subject"):
+        rescans.evaluate([teacher_pack], calibration_windows=0, threads=1)
+
+
 @pytest.mark.parametrize(("given", "expected"), [([], CALIBRATION_WINDOWS), (["--calibration-windows", "0"], 0)])
 def test_the_command_hands_the_number_of_windows_on(
     teacher_pack: StudentPack,

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_1samp
 
 from KDSegmentatorLib.analysis.overlap import defined, dice, mean_interval
 from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError
@@ -52,6 +53,26 @@ def test_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
         interval = mean_interval(list(random.normal(0.8, 0.1, size=30)), resamples=500, seed=trial)
         covered += interval.low <= 0.8 <= interval.high
     assert 85 <= covered <= 100
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_interval_of_few_scores_is_students_and_covers_what_it_says(count: int) -> None:
+    random = np.random.default_rng(2)
+    covered = 0
+    for _ in range(200):
+        scores = random.normal(0.8, 0.1, size=count)
+        interval = mean_interval(list(scores))
+        expected = ttest_1samp(scores, 0).confidence_interval(0.95)
+        assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+        covered += interval.low <= 0.8 <= interval.high
+    assert 182 <= covered <= 198  # a bootstrap would hold it in 104 of two, 144 of three
+
+
+def test_interval_of_few_scores_ends_where_scores_do() -> None:
+    wide = mean_interval([0.4, 0.9])
+    assert wide.low < 0 and wide.high > 1
+    cut = mean_interval([0.4, 0.9], limits=(0, 1))
+    assert (cut.low, cut.mean, cut.high) == (0, pytest.approx(0.65), 1)
 
 
 def test_equal_scores_give_an_interval_of_no_width() -> None:

@@ -22,7 +22,7 @@ from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.analysis.surface_distance import surface_agreement  # noqa: E402
 from KDSegmentatorLib.engines.candidates import EngineRequest  # noqa: E402
 from KDSegmentatorLib.engines.selection import choose_engine  # noqa: E402
-from KDSegmentatorLib.errors import ExportError  # noqa: E402
+from KDSegmentatorLib.errors import ExportError, InvalidSettingsError  # noqa: E402
 from KDSegmentatorLib.inference.pipeline import segment  # noqa: E402
 from KDSegmentatorLib.io.images import read_volume, write_volume  # noqa: E402
 from KDSegmentatorLib.packs.manifest import Evaluation, Expected, Interval  # noqa: E402
@@ -105,6 +105,29 @@ def test_a_family_is_evaluated_resumed_and_written(members, dataset, tmp_path, m
     # mirrored results are something else, and would not overwrite the manifests
     with pytest.raises(AssertionError, match="segmented again"):
         evaluate(members, dataset, into, mirroring=True)
+
+
+def test_images_of_one_subject_are_averaged_first(members, dataset, tmp_path):
+    into = tmp_path / "evaluation"
+    subjects = {"case_00": "a", "case_01": "a", "case_02": "c", "case_05": "a"}
+    result = evaluate(members[1:], dataset, into, subjects=subjects)
+    plain = result.models[0]
+    dice = plain.metrics["dice"].cases
+    assert plain.mean("dice") == pytest.approx(((dice["case_00"] + dice["case_01"]) / 2 + dice["case_02"]) / 2)
+    assert "3 images of 2 subjects, n = 2; each mean with its 95 % interval" in result.table
+    assert "then over the cases of a subject, then over subjects." in result.table
+    assert "paired by case, averaged by subject;" in result.table
+    assert "| HD95 (mm) | Subjects |" in result.table
+    content = json.loads((into / "evaluation.json").read_text(encoding="utf-8"))
+    assert content["subjects"] == {"case_00": "a", "case_01": "a", "case_02": "c"}
+    assert not any("subjects" in model for model in content["models"])
+    assert {each["p_value"] for each in content["comparisons"]} == {None}
+    evaluation = open_pack(members[1].pack.folder).manifest.evaluation
+    assert evaluation.split == "three cases (3 images of 2 subjects; means and intervals over subjects)"
+    assert evaluation.cases == 3
+    with pytest.raises(InvalidSettingsError, match="all 3 held-out cases are of one subject"):
+        evaluate(members[1:], dataset, tmp_path / "other", subjects=dict.fromkeys(subjects, "a"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_without_a_teacher_there_is_no_share_of_it(members, dataset, tmp_path):

@@ -89,6 +89,85 @@ def test_wilcoxon_is_scipys_with_pratt(base):
     assert compare(first, second, None, "dice").p_value == wilcoxon(differences, zero_method="pratt").pvalue
 
 
+def rescanned(table, times=3):
+    """Each subject of a table several times over, and whom each case shows."""
+    cases = {f"{name}-{n}": values for name, values in table.items() for n in range(times)}  # sorted as the names are
+    return cases, {case: case.rpartition("-")[0] for case in cases}
+
+
+def test_more_images_of_a_subject_are_not_more_subjects(base):
+    random = np.random.default_rng(5)
+    other = {case: tuple(value + random.normal(0.01, 0.02) for value in values) for case, values in base.items()}
+    tables = {"logit": other, "plain": base, "teacher": constant_shift(base, 0.05)}
+    alone = [summarise(name, scores(name, table)) for name, table in tables.items()]
+    many = []
+    for name, table in tables.items():
+        cases, subjects = rescanned(table)
+        many.append(summarise(name, scores(name, cases), subjects))
+    assert [(each.case_count, each.subject_count) for each in (*alone, *many)] == [(12, 12)] * 3 + [(36, 12)] * 3
+    for one, several in zip(alone, many, strict=True):
+        for metric in METRICS:
+            expected, found = one.metrics[metric], several.metrics[metric]
+            for interval, other_interval in ((expected.mean, found.mean), (expected.labels[1], found.labels[1])):
+                # 36 independent cases would give 0.6 of the width; a sum in another order gives next to the same
+                assert vars(other_interval) == pytest.approx(vars(interval), abs=5e-3)
+        assert several.label_subjects == one.label_subjects
+    for metric in METRICS:
+        one, several = compare(*alone, metric), compare(*many, metric)
+        assert (several.pairs, several.improved, several.worsened) == (one.pairs, one.improved, one.worsened)
+        assert several.p_value == pytest.approx(one.p_value)
+        assert vars(several.difference) == pytest.approx(vars(one.difference), abs=5e-3)
+        assert several.recovered == pytest.approx(one.recovered)
+
+
+def test_a_subject_counts_once_however_often_it_was_scanned():
+    """Subject a has three images, the third without label 2; b has one."""
+    nan = math.nan
+    table = {"a0": (0.5, 0.7), "a1": (0.7, 0.9), "a2": (0.6, nan), "b": (0.9, 0.5)}
+    result = summarise("m", scores("m", table), {"a0": "a", "a1": "a", "a2": "a"})
+    assert result.mean("dice") == pytest.approx(((0.6 + 0.8 + 0.6) / 3 + 0.7) / 2)
+    assert result.metrics["dice"].labels[1].mean == pytest.approx((0.6 + 0.9) / 2)
+    assert result.metrics["dice"].labels[2].mean == pytest.approx((0.8 + 0.5) / 2)
+    assert result.label_subjects == {1: 2, 2: 2}
+    assert result.subjects == {"a0": "a", "a1": "a", "a2": "a", "b": "b"}
+    better = {case: (values[0] + 0.1 * (case != "b"), values[1]) for case, values in table.items()}
+    found = paired_differences(summarise("n", scores("n", better), result.subjects), result, "dice")
+    assert found == pytest.approx({"a": (0.05 + 0.05 + 0.1) / 3, "b": 0})
+
+
+def test_images_of_one_subject_have_no_interval():
+    with pytest.raises(InvalidSettingsError, match="different subjects, got 1"):
+        summarise("m", scores("m", {"a0": (0.5, 0.6), "a1": (0.6, 0.7)}), {"a0": "a", "a1": "a"})
+    several = {"a0": (0.5, 0.6), "a1": (0.6, 0.7), "b": (0.6, math.nan)}
+    assert list(summarise("m", scores("m", several), {"a0": "a", "a1": "a"}).metrics["dice"].labels) == [1]
+
+
+@pytest.mark.parametrize("count", [2, 5, 6])
+def test_fewer_than_six_pairs_are_not_tested(base, count):
+    cases, subjects = rescanned(dict(list(base.items())[:count]), times=13)
+    random = np.random.default_rng(4)
+    gained = {case: tuple(value + random.uniform(0.01, 0.02) for value in values) for case, values in cases.items()}
+    results = {
+        name: summarise(name, scores(name, table), subjects) for name, table in (("plain", cases), ("logit", gained))
+    }
+    results["reco"] = summarise("reco", scores("reco", constant_shift(cases, 0.03)), subjects)
+    found = compare_all([("logit", "plain"), ("reco", "plain")], results, None)
+    for each in found:
+        assert each.pairs == each.improved == count
+        if count < 6:
+            assert (each.p_value, each.p_holm) == (None, None)
+        else:
+            assert (each.p_value, each.p_holm) == (2 / 2**6, 2 * 2 / 2**6)
+
+
+def test_pairs_that_are_equal_do_not_make_a_few_others_significant():
+    """SciPy's approximation gives 0.046 for 4 of 42; no choice of signs of four pairs is rarer than 1 in 8."""
+    table = {f"c{n:02d}": (0.6, 0.7) for n in range(42)}
+    changed = {case: (0.6 + (0.01 + 0.001 * n if n < 4 else 0), 0.7) for n, (case, _) in enumerate(table.items())}
+    first, second = summarise("a", scores("a", changed)), summarise("b", scores("b", table))
+    assert compare(first, second, None, "dice").p_value == 0.125
+
+
 def test_no_difference_at_all(base):
     plain = summarise("plain", scores("plain", base))
     found = compare(plain, plain, plain, "dice")
@@ -145,7 +224,7 @@ def test_an_infinite_hd95_counts_as_the_diagonal_and_is_counted():
     assert result.metrics["hd95_mm"].cases == {"a": pytest.approx((5 + 50) / 2), "b": pytest.approx(2)}
     assert result.metrics["hd95_mm"].labels[2].mean == pytest.approx((50 + 1) / 2)
     assert (result.replaced, result.undefined) == (1, 0)
-    assert result.label_cases == {1: 2, 2: 2}
+    assert result.label_subjects == {1: 2, 2: 2}
 
 
 def test_a_fall_of_hd95_is_a_gain_and_recovers_loss(base):
@@ -184,6 +263,17 @@ def test_holm_never_lowers_and_keeps_the_order(p_values):
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     assert [adjusted[n] for n in order] == sorted(adjusted)
     assert adjusted[order[0]] == min(1, len(p_values) * p_values[order[0]])
+
+
+def test_the_manifest_says_how_few_subjects_there_are(base):
+    cases, subjects = rescanned(base)
+    result = summarise("m", scores("m", cases), subjects)
+    found = to_evaluation(result, dataset="D", split="fold 0", mirroring=False, surface=SurfaceSettings(), teacher=None)
+    assert found.split == "fold 0 (36 images of 12 subjects; means and intervals over subjects)"
+    assert found.cases == 36
+    alone = summarise("m", scores("m", base), dict.fromkeys("xy", "of nobody here"))
+    found = to_evaluation(alone, dataset="D", split="fold 0", mirroring=False, surface=SurfaceSettings(), teacher=None)
+    assert (found.split, found.cases) == ("fold 0", 12)
 
 
 def test_manifest_form(base):

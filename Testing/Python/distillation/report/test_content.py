@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,13 @@ def rows(seed: int = 0) -> list[Score]:
     ]
 
 
-def workspace(folder: Path, seed: int = 0, task: str = "spheres", scores: list[Score] | None = None) -> Path:
+def workspace(
+    folder: Path,
+    seed: int = 0,
+    task: str = "spheres",
+    scores: list[Score] | None = None,
+    subjects: Callable[[str], str] = str,
+) -> Path:
     """Write what ``evaluate`` leaves."""
     found = rows(seed) if scores is None else scores
     into = folder / "evaluation"
@@ -50,6 +57,7 @@ def workspace(folder: Path, seed: int = 0, task: str = "spheres", scores: list[S
     content = {
         "dataset": "Generated spheres",
         "split": "twelve cases",
+        "subjects": {row.case: subjects(row.case) for row in found},
         "surface": {"tolerance_mm": 1.0, "surface": "voxels"},
         "about": {
             "task": task,
@@ -112,6 +120,56 @@ def test_it_says_plainly_where_distillation_does_not_help(results: TaskResults) 
     assert any(line.startswith("x1/4 logit is better than x1/4 plain by Dice (+0.0") for line in said)
     assert any(re.match(r"x1/4 reco is WORSE than x1/4 plain by Dice \(-0\.0.*does not help", line) for line in said)
     assert any(line.startswith("x1/4 reco has a lower mean Dice than x1/4 plain in: Front | left") for line in said)
+
+
+def pair_of_images(case: str) -> str:
+    """Return the subject of a case: c00 and c01 show the first of six, and so on."""
+    return f"s{int(case[1:]) // 2}"
+
+
+def test_images_of_a_subject_are_averaged_and_said_to_be(tmp_path: Path) -> None:
+    results = read_results(workspace(tmp_path / "work", subjects=pair_of_images))
+    joined = results.joined()["x1/4 plain"]
+    assert (joined.case_count, joined.subject_count) == (12, 6)
+    table = accuracy_table(results)
+    assert "twelve cases, 12 images of 6 subjects, n = 6; mean over subjects with 95 % interval" in table.caption
+    assert "then over the cases of a subject, then over subjects." in table.caption
+    compared = comparison_table(results)
+    assert compared is not None
+    assert "paired by case, averaged by subject;" in compared.caption
+    assert compared.rows[0][3] == f"{2 / 2**6:.2g}"  # all six are better
+    labels = label_table(results, "dice")
+    assert (labels.header[-1], labels.rows[0][-1]) == ("Subjects", "6")
+    assert "mean over its subjects" in labels.caption
+    page = validation_page([tmp_path / "work"])
+    assert "\nCases: Generated spheres, twelve cases, 12 images of 6 subjects, n = 6.\n" in page
+
+
+def test_few_subjects_get_no_verdict(tmp_path: Path) -> None:
+    """Four heads of three images each: what twelve cases seem to show, four heads do not."""
+    folder = workspace(tmp_path / "work", subjects=lambda case: f"head {int(case[1:]) % 4}")
+    results = read_results(folder)
+    said = verdicts(results)
+    assert not any(re.search("is better|WORSE|after Holm", line) for line in said)
+    expected = (
+        r"x1/4 reco against x1/4 plain by Dice: -0\.0\d+ \(0 better, 4 worse\), not tested: n = 4 subjects is too "
+    )
+    assert any(re.fullmatch(expected + r"small for a test\.", line) for line in said)
+    compared = comparison_table(results)
+    assert compared is not None
+    assert {row[3:5] for row in compared.rows} == {("-", "-")}
+    assert "'-' where n < 6, of which no such test reaches p = 0.05" in compared.caption
+    assert "Student's t where n < 6" in compared.caption
+
+
+def test_an_evaluation_that_does_not_say_whom_it_shows_is_refused(tmp_path: Path) -> None:
+    folder = workspace(tmp_path / "work")
+    path = folder / "evaluation" / "evaluation.json"
+    content = json.loads(path.read_text())
+    del content["subjects"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ExportError, match=r"'subjects'.*run 'kdseg-distill evaluate' again"):
+        read_results(folder)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -192,7 +250,7 @@ def test_a_label_found_falsely_or_missed_in_one_seed_counts(tmp_path: Path) -> N
     seeds = [each["x1/4 plain"].mean("dice") for each in joined.by_seed()]
     assert seeds == pytest.approx([sum(cases.values()) / 4 for cases in by_seed])
     assert result.mean("dice") == pytest.approx(sum(seeds) / 2)
-    assert (result.undefined, result.replaced, result.label_cases) == (3, 2, {1: 4, 2: 3})
+    assert (result.undefined, result.replaced, result.label_subjects) == (3, 2, {1: 4, 2: 3})
     (said,) = verdicts(joined)
     assert said.startswith("x1/4 plain: 3 scores are undefined (label in neither segmentation) and left out; 2 labels")
     assert said.endswith("Counted over all seeds.")
@@ -205,6 +263,9 @@ def test_seeds_that_do_not_fit_together(tmp_path: Path) -> None:
     first = read_results(workspace(tmp_path / "a", 0))
     with pytest.raises(InvalidSettingsError, match="two workspaces of spheres have the seed 0"):
         join_seeds([first, read_results(workspace(tmp_path / "b", 0))])
+    grouped = workspace(tmp_path / "d", 1, subjects=pair_of_images)
+    with pytest.raises(InvalidSettingsError, match="evaluated on other cases, subjects or labels"):
+        join_seeds([first, read_results(grouped)])
     fewer = [row for row in rows(1) if row.case != "c03"]
     with pytest.raises(InvalidSettingsError, match="evaluated on other cases"):
         join_seeds([first, read_results(workspace(tmp_path / "c", 1, scores=fewer))])
@@ -239,7 +300,7 @@ def test_the_page_says_what_a_teacher_has_seen(tmp_path: Path) -> None:
     split = "validation cases of fold 0, which the teacher's other folds have seen"
     path.write_text(json.dumps({**content, "split": split}))
     page = validation_page([folder])
-    assert f"\nCases: Generated spheres, {split}.\n" in page
+    assert f"\nCases: Generated spheres, {split}, n = 12 cases.\n" in page
     assert "neither teacher nor students" not in page
 
 

@@ -9,6 +9,8 @@ from support.phantom_heads import phantom_voxels, write_label_map, write_phantom
 
 pytest.importorskip("yaml", reason="install the extra 'distill'")
 
+import distillation.synthesis.brain_mask as brain_mask
+import distillation.synthesis.dataset as module
 from distillation.cli import main
 from distillation.dataset import check_grids, read_dataset
 from distillation.recipe import read_recipe
@@ -88,6 +90,35 @@ def test_it_can_be_broken_off_and_go_on(maps, recipe, tmp_path):
     (folder / "synthesis.json").write_text("{")
     with pytest.raises(TrainingError, match=r"synthesis\.json cannot be read"):
         synthesize(recipe, maps, tmp_path / "raw", COUNT)
+
+
+def test_a_dataset_is_not_continued_by_code_that_makes_others(maps, recipe, tmp_path, monkeypatch):
+    folder = synthesize(recipe, maps, tmp_path / "raw", COUNT - 1)
+    path = folder / "synthesis.json"
+    record = json.loads(path.read_text())
+    assert record.pop("generator_version") == 1
+    path.write_text(json.dumps(record))  # as the first version wrote it
+    synthesize(recipe, maps, tmp_path / "raw", COUNT)
+    monkeypatch.setattr(module, "GENERATOR_VERSION", 2)
+    made = synthesize(recipe, maps, tmp_path / "other", COUNT)
+    assert json.loads((made / "synthesis.json").read_text())["generator_version"] == 2
+    before = hashes(folder)
+    with pytest.raises(TrainingError, match=r"begun by version 1 of the code .*this is version 2.*remove it"):
+        synthesize(recipe, maps, tmp_path / "raw", COUNT + 1)
+    assert hashes(folder) == before
+    monkeypatch.setattr(module, "GENERATOR_VERSION", 1)
+    with pytest.raises(TrainingError, match="begun by version 2"):
+        synthesize(recipe, maps, tmp_path / "other", COUNT)
+    path.write_text("[]")
+    with pytest.raises(TrainingError, match=r"synthesis\.json cannot be read"):
+        synthesize(recipe, maps, tmp_path / "raw", COUNT)
+
+
+def test_the_truth_has_a_version():
+    """Raise GENERATOR_VERSION with these numbers: datasets are continued by it, and must not hold two truths."""
+    assert (brain_mask.CLOSING_MM, brain_mask.OPENING_MM, brain_mask.SMOOTHING_MM) == (8.0, 2.0, 0.7)
+    assert set(brain_mask.BETWEEN) == {24, 30, 62, 72, 85, 514}
+    assert module.GENERATOR_VERSION == 1
 
 
 def test_images_are_shared_out_evenly(maps):
