@@ -1,10 +1,10 @@
-"""Segment 45 brain structures of two real heads, from the plain scan to labels, volumes and a picture.
+"""Segment the brain structures of two average heads, from the plain scan to labels, volumes and a picture.
 
 One call runs two packs one after the other: brain extraction, and the structures in what it found. The heads are the
 average of whole heads that the package pydeface ships (skull, scalp, a strong bias field), and the MNI152 template of
 nilearn (the average of 152 brains, already without its skull). Nothing is downloaded.
 
-    .venv/bin/python demo/brain.py [--size x1] [--output demo-output]
+    .venv/bin/python demo/brain.py [--size x1/4] [--output demo-output]
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def shown(row: LabelStatistics) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return the exit code."""
-    parser = argparse.ArgumentParser(description="Segment 45 brain structures of two real heads.")
-    parser.add_argument("--size", default="x1", help="size of the network (default: %(default)s)")
+    parser = argparse.ArgumentParser(description="Segment the brain structures of two average heads.")
+    parser.add_argument("--size", default="x1/4", help="size of the network (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     start = time.perf_counter()

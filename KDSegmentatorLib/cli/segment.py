@@ -24,6 +24,9 @@ from KDSegmentatorLib.machine.peak_memory import peak_memory
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.segmenter import Segmenter
 
+MANY_WARNINGS = 8
+"""More of them would push the first ones, which are the gravest, off a terminal's screen."""
+
 
 def run(arguments: argparse.Namespace) -> None:
     """Segment a file; all outputs are written at the end, together or not at all.
@@ -58,7 +61,7 @@ def run(arguments: argparse.Namespace) -> None:
             print(summary(result, statistics.result(), choice, reason))
             print(f"Wrote {', '.join(str(output.path) for output in outputs)}")
         elif result.record.warnings:
-            print("\n".join(_warning_lines(result)), file=sys.stderr)
+            print("\n".join(warning_lines(result)), file=sys.stderr)
 
 
 def _loaded(arguments: argparse.Namespace, interrupt: Interrupt) -> tuple[Segmenter, Volume]:
@@ -101,12 +104,17 @@ def summary(result: Segmentation, statistics: Sequence[LabelStatistics], choice:
         lines.append(f"Region  given: {choice.pack.manifest.region.pack} was left out")
     if choice.reason:
         lines.append(f"Size    {choice.reason}")
-    lines += _warning_lines(result)
+    lines += warning_lines(result)
     return "\n".join(lines)
 
 
-def _warning_lines(result: Segmentation) -> list[str]:
-    return [f"Warning: {warning.sentence}" for warning in result.record.warnings]
+def warning_lines(result: Segmentation) -> list[str]:
+    """Return the warnings, the gravest of which come first; of very many, the first ones and how many there are."""
+    lines = [f"Warning: {warning.sentence}" for warning in result.record.warnings]
+    if len(lines) <= MANY_WARNINGS:
+        return lines
+    left = len(lines) - MANY_WARNINGS
+    return [*lines[:MANY_WARNINGS], f"Warning: {left} more of the kind; --record FILE keeps all {len(lines)}"]
 
 
 def _margin(region: RegionRecord) -> str:

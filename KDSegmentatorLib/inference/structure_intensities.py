@@ -31,10 +31,14 @@ def structure_intensities(
     length = largest_value + 1
     counts, sums = np.zeros(length), np.zeros(length)
     squares = 0.0
+    origin: float | None = None  # intensities are counted from the first one, so that equal ones differ by exactly 0
     for part in slabs(segmentation.voxels):
         values = segmentation.voxels[part].reshape(-1)
         labelled = (values > 0) & (values <= largest_value)
         values, intensities = values[labelled], image.voxels[part].reshape(-1)[labelled].astype(np.float64)
+        if origin is None and values.size:
+            origin = float(intensities[0])
+        intensities -= origin or 0.0
         counts += np.bincount(values, minlength=length)
         sums += np.bincount(values, weights=intensities, minlength=length)
         squares += float(np.square(intensities).sum())

@@ -195,7 +195,7 @@ def run_chain(
                 "structures": sum(each.voxels > 0 for each in found),
                 "volume_ml": round(sum(each.volume_ml for each in found), 1),
                 "seconds": round(time.perf_counter() - start, 2),
-                "warnings": " ".join(warning.sentence for warning in result.record.warnings),
+                "warnings": _in_short([warning.sentence for warning in result.record.warnings]),
             }
             write_overlay(
                 image,
@@ -207,6 +207,12 @@ def run_chain(
             )
         print(", ".join(f"{column} {value}" for column, value in row.items() if value != ""), flush=True)
         yield row, segmentation
+
+
+def _in_short(sentences: Sequence[str]) -> str:
+    """Return the first two warnings, the gravest of which come first, and how many more there are."""
+    more = f" And {len(sentences) - 2} more." if len(sentences) > 2 else ""
+    return " ".join(sentences[:2]) + more
 
 
 def compare_with_aal(segmentation: Volume, labels: Sequence[Label], aal: Volume) -> Iterator[dict[str, Any]]:

@@ -91,8 +91,7 @@ def _measurement(packs: Sequence[StudentPack]) -> str:
 
 def _measured(found: Evaluation) -> str:
     sentences = [
-        f"{found.dataset}, {found.split}, n = {found.cases}, {'with' if found.mirroring else 'without'} mirroring; "
-        "means over the cases."
+        f"{found.dataset}, {found.split}, n = {found.cases}, {'with' if found.mirroring else 'without'} mirroring."
     ]
     if found.nsd_tolerance_mm is not None:
         of = "surface voxels" if found.nsd_surface == "voxels" else "sub-voxel patches by area"

@@ -55,7 +55,7 @@ def measured(**changes: object) -> StudentPack:
 
 def test_a_card_says_how_its_scores_were_measured() -> None:
     text = model_cards([measured(split="two centres", cases=7, nsd_tolerance_mm=1.5, nsd_surface="subvoxel")])
-    assert "Task04 Hippocampus, two centres, n = 7, without mirroring; means over the cases." in text
+    assert "Task04 Hippocampus, two centres, n = 7, without mirroring." in text
     assert "share of both surfaces (sub-voxel patches by area) within 1.5 mm of each other" in text
     assert "counts as the image's diagonal: never here." in text
     assert "diagonal: 3 times here." in model_cards([measured(hd95_replaced=3)])

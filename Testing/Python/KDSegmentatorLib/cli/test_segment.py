@@ -9,7 +9,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,7 +22,8 @@ from KDSegmentatorLib.cli.progress import ProgressLine
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
-from KDSegmentatorLib.inference.segmentation import RunRecord
+from KDSegmentatorLib.inference.sanity import ResultWarning
+from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel
 from KDSegmentatorLib.packs.store import PackStore
@@ -151,6 +153,18 @@ def test_warnings_are_printed_and_kept(
     assert (kept["kind"], kept["pack_id"], kept["labels"]) == ("cut off", "generated-x1_4", ["structure 2"])
     assert kept["expected"] == [50.0, 100.0] and 0 < kept["found"] < 25
     assert line == f"Warning: {kept['sentence']}"
+
+
+@pytest.mark.parametrize(("count", "printed"), [(0, 0), (8, 8), (9, 9), (30, 9)])
+def test_very_many_warnings_do_not_hide_the_gravest(count: int, printed: int) -> None:
+    warnings = tuple(
+        ResultWarning(kind="small", pack_id="brain", sentence=f"Number {number}.") for number in range(count)
+    )
+    result = cast("Segmentation", SimpleNamespace(record=SimpleNamespace(warnings=warnings)))
+    lines = cli_segment.warning_lines(result)
+    assert len(lines) == printed
+    assert lines[:8] == [f"Warning: Number {number}." for number in range(min(count, 8))]
+    assert (f"{count - 8} more" in lines[-1] and f"all {count}" in lines[-1]) if count > 8 else True
 
 
 @pytest.mark.parametrize(

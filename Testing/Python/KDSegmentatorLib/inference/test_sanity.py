@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,15 @@ from hypothesis import strategies as st
 
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.sanity import ResultWarning, check_result, input_warning
-from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel, ExpectedPair, Manifest
+from KDSegmentatorLib.packs.manifest import (
+    Evaluation,
+    Expected,
+    ExpectedLabel,
+    ExpectedPair,
+    Interval,
+    LabelScore,
+    Manifest,
+)
 from support.generated_packs import manifest
 
 LEFT, RIGHT, RARE = 1, 2, 3
@@ -40,6 +49,20 @@ def result(*, cut: tuple[int, ...] = (), **ml: float) -> Volume:
     return Volume(voxels, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 
 
+def scored(**dice: float) -> Evaluation:
+    """Return an evaluation with these mean Dice values: ``s1=0.9``."""
+    intervals = {int(name[1:]): Interval(mean=mean, low=mean, high=mean) for name, mean in dice.items()}
+    return Evaluation(
+        dataset="generated",
+        split="held out",
+        cases=6,
+        mirroring=False,
+        mean_dice=Interval(mean=0.8, low=0.8, high=0.8),
+        labels=tuple(LabelScore(value=value, dice=interval) for value, interval in intervals.items()),
+        teacher_mean_dice=None,
+    )
+
+
 def warnings(volume: Volume, pack: Manifest = PACK, *kept: int) -> tuple[ResultWarning, ...]:
     labels = tuple(label for label in pack.labels if not kept or label.value in kept)
     voxels = np.where(np.isin(volume.voxels, [label.value for label in labels]), volume.voxels, 0).astype(np.uint8)
@@ -52,7 +75,7 @@ def kinds(volume: Volume, pack: Manifest = PACK, *kept: int) -> list[tuple[str, 
 
 @pytest.mark.parametrize(
     "ml",
-    [{"s1": 1.0, "s2": 1.0}, {"s1": 0.9, "s2": 1.1, "s3": 0.4}, {"s1": 0.7, "s2": 0.6}, {"s1": 1.5, "s2": 1.5}],
+    [{"s1": 1.0, "s2": 1.0}, {"s1": 0.9, "s2": 1.1, "s3": 0.4}, {"s1": 0.8, "s2": 0.75}, {"s1": 1.5, "s2": 1.5}],
 )
 def test_most_results_are_not_odd(ml: dict[str, float]) -> None:
     assert warnings(result(**ml)) == ()
@@ -73,19 +96,23 @@ def test_sizes_far_outside_of_the_training_set() -> None:
     assert "structure 3 is larger than expected: 0.61 ml" in large.sentence
 
 
+def oddities(odd: int, count: int) -> tuple[Volume, Manifest]:
+    """Return a result of ``count`` structures, the first of which are odd: half missing, the others far too small."""
+    values = range(1, count + 1)
+    known = tuple(ExpectedLabel(value=v, cases=40, at_edge=0, smallest_ml=0.9, largest_ml=1.1) for v in values)
+    pack = manifest(count, expected=Expected(cases=40, smallest_ml=0.1, largest_ml=9.0, labels=known, pairs=()))
+    voxels = np.zeros((8 * count + 12, 44, 44), np.uint8)
+    for value in values:
+        block = np.zeros(7 * 40 * 40, np.uint8)
+        block[: 1000 if value > odd else 100 if value > odd // 2 else 0] = value
+        voxels[8 * value : 8 * value + 7, 2:42, 2:42] = block.reshape(7, 40, 40)
+    return Volume(voxels, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)), pack
+
+
 @pytest.mark.parametrize(("odd", "implausible"), [(2, False), (3, True), (6, True)])
 def test_a_result_that_is_odd_in_many_structures(odd: int, implausible: bool) -> None:
-    """Half of the odd ones are missing, the others far too small."""
-    values = range(1, 7)
-    known = tuple(ExpectedLabel(value=v, cases=40, at_edge=0, smallest_ml=0.9, largest_ml=1.1) for v in values)
-    pack = manifest(6, expected=Expected(cases=40, smallest_ml=0.1, largest_ml=9.0, labels=known, pairs=()))
-    voxels = np.zeros((60, 44, 44), np.uint8)
-    for value in values:
-        count = 1000 if value > odd else 100 if value > odd // 2 else 0
-        block = np.zeros(7 * 40 * 40, np.uint8)
-        block[:count] = value
-        voxels[8 * value : 8 * value + 7, 2:42, 2:42] = block.reshape(7, 40, 40)
-    found = check_result(Volume(voxels, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)), pack.labels, pack)
+    volume, pack = oddities(odd, 6)
+    found = check_result(volume, pack.labels, pack)
     assert [warning.kind for warning in found].count("implausible") == implausible
     if implausible:
         assert found[0].kind == "implausible"
@@ -111,6 +138,7 @@ def striped(brightness: list[float]) -> tuple[Volume, Volume]:
         ([60.0, 50.0, 40.0, 30.0, 20.0, 10.0], True),
         ([40.0, 10.0, 60.0, 20.0, 50.0, 30.0], True),
         ([7.0] * 6, True),
+        ([0.1] * 6, True),
     ],
 )
 def test_another_contrast_than_that_of_the_training_images(brightness: list[float], warns: bool) -> None:
@@ -124,6 +152,11 @@ def test_another_contrast_than_that_of_the_training_images(brightness: list[floa
     assert [warning.kind for warning in found] == ["contrast"] * warns
     if warns:
         assert "another sequence" in found[0].sentence
+        json.dumps(asdict(found[0]), allow_nan=False)  # as jobs keep it
+        equal = len(set(brightness)) == 1
+        assert (found[0].found is None) == equal
+        assert ("equally bright" in found[0].sentence) == equal
+        assert "nan" not in found[0].sentence
     few = pack.labels[:5]
     kept = segmentation.with_voxels(np.where(segmentation.voxels == 6, 0, segmentation.voxels).astype(np.uint8))
     assert check_result(kept, few, pack, image) == ()
@@ -131,13 +164,16 @@ def test_another_contrast_than_that_of_the_training_images(brightness: list[floa
 
 
 def test_all_structures_together() -> None:
+    for left, right in ((0.77, 0.77), (1.5, 1.6)):  # 0.85 x 1.8 = 1.53 and 1.2 x 2.6 = 3.12
+        assert warnings(result(s1=left, s2=right)) == ()
     (found,) = warnings(result(s1=0.55, s2=0.5))
     assert (found.kind, found.labels, found.found) == ("small", (), pytest.approx(1.05))
     assert found.sentence == (
         "All structures together are smaller than expected: 1.05 ml together, in the training set 1.8 to 2.6 ml. "
         "Check the result."
     )
-    assert kinds(result(s1=1.6, s2=1.6, s3=0.8))[0] == ("large", ())
+    assert kinds(result(s1=0.75, s2=0.75)) == [("small", ())]
+    assert kinds(result(s1=1.6, s2=1.6)) == [("large", ())]
 
 
 def test_a_structure_that_usually_is_whole_is_cut_off_at_the_edge_whatever_its_size() -> None:
@@ -163,6 +199,18 @@ def test_too_little_of_all_is_not_said_where_what_is_missing_explains_it() -> No
     assert kinds(result(s2=1.0, s3=0.1)) == [("missing", ("structure 1",))]
     assert kinds(result(s2=0.4)) == [("missing", ("structure 1",)), ("small", ()), ("small", ("structure 2",))]
     assert kinds(result(s2=4.0)) == [("missing", ("structure 1",)), ("large", ()), ("large", ("structure 2",))]
+
+
+def test_what_is_missing_explains_no_more_than_its_largest_volume() -> None:
+    """Structure 3 has 0.4 ml at most; the sum of the others is 0.43 or 0.33 ml less than 1.53."""
+    labels = (*EXPECTED.labels[:2], replace(EXPECTED.labels[2], cases=40))
+    pack = manifest(expected=replace(EXPECTED, labels=labels))
+    missing = ("missing", ("structure 3",))
+    assert kinds(result(s1=0.55, s2=0.55), pack) == [missing, ("small", ())]
+    assert kinds(result(s1=0.6, s2=0.6), pack) == [missing]
+    never = replace(pack, evaluation=scored(s3=0.0))
+    assert kinds(result(s1=0.55, s2=0.55), never) == [("small", ())]
+    assert kinds(result(s1=0.6, s2=0.6), never) == []
 
 
 @pytest.mark.parametrize("value", [LEFT, RIGHT])
@@ -198,7 +246,39 @@ def test_missing_structures_are_those_that_almost_every_case_has() -> None:
     assert kinds(result(s2=1.3)) == [("missing", ("structure 1",))]
     assert "Not found: structure 1, which (almost) every training case has." in warnings(result(s2=1.3))[0].sentence
     labels = (replace(EXPECTED.labels[0], cases=37), *EXPECTED.labels[1:])
-    assert kinds(result(s2=1.3), manifest(expected=replace(EXPECTED, labels=labels))) == []
+    assert kinds(result(s2=1.6), manifest(expected=replace(EXPECTED, labels=labels))) == []
+
+
+@pytest.mark.parametrize(("dice", "warns"), [(0.0, False), (0.049, False), (0.05, True), (0.9, True)])
+def test_what_the_pack_did_not_find_in_its_own_evaluation_is_not_missing(dice: float, warns: bool) -> None:
+    pack = replace(PACK, evaluation=scored(s1=dice, s2=0.9))
+    assert kinds(result(s2=1.3), pack) == [("missing", ("structure 1",))] * warns
+    assert kinds(result(s1=0.3, s2=1.3), pack) == [("small", ("structure 1",))] * warns
+    assert kinds(result(s1=0.65, s2=1.1), pack) == [("asymmetric", ("structure 1", "structure 2"))] * warns
+    assert kinds(result(s1=1.7, s2=1.1), pack) == [("large", ("structure 1",))], "said all the same"
+    unsaid = replace(pack, expected=None)
+    assert kinds(result(s2=1.3, s3=0.2), unsaid) == [("missing", ("structure 1",))] * warns
+
+
+def test_a_result_with_nothing_is_said_also_of_what_the_pack_did_not_find_in_its_evaluation() -> None:
+    pack = replace(PACK, evaluation=scored(s1=0.0, s2=0.9))
+    assert kinds(result(), pack) == [("empty", ())]
+    (found,) = warnings(result(s2=1.0), pack, LEFT)
+    assert (found.kind, found.labels) == ("empty", ("structure 1",))
+    assert "(structure 1), as in the pack's own evaluation. Do not use this result" in found.sentence
+
+
+def test_what_the_pack_does_not_find_makes_no_result_implausible() -> None:
+    volume, pack = oddities(4, 9)
+    assert kinds(volume, pack)[0] == ("implausible", ())
+    never = replace(pack, evaluation=scored(s1=0.0, s3=0.0))  # one that is missing and one that is too small
+    assert kinds(volume, never) == [("missing", ("structure 2",)), ("small", ("structure 4",))]
+    sentence = warnings(volume, replace(pack, evaluation=scored(s1=0.0)))[0].sentence
+    assert "3 of 8 structures are missing or far from their size" in sentence
+    assert pack.expected is not None
+    tiny = tuple(replace(each, largest_ml=0.05 if each.value == 3 else 1.1) for each in pack.expected.labels)
+    large = replace(never, expected=replace(pack.expected, labels=tiny))
+    assert kinds(volume, large)[1:] == [("large", ("structure 3",)), ("small", ("structure 4",))], "said, not counted"
 
 
 def test_a_pack_that_does_not_say_what_to_expect() -> None:

@@ -37,3 +37,10 @@ def test_scale_and_offset_do_not_matter() -> None:
 @pytest.mark.parametrize("labels", [np.zeros((3, 3, 3), np.uint8), np.ones((3, 3, 3), np.uint8)])
 def test_nothing_to_compare(labels: np.ndarray) -> None:
     assert np.isnan(structure_intensities(volume(labels), volume(np.full((3, 3, 3), 5.0)), 2)).all()
+
+
+@pytest.mark.parametrize("intensity", [0.1, 1234.567, 3e8])
+def test_equal_intensities_differ_by_nothing_whatever_they_are(intensity: float) -> None:
+    """Sums of many such numbers are rounded, and their variance must not be what rounding left."""
+    labels = random_case()[0]
+    assert np.isnan(structure_intensities(volume(labels), volume(np.full(labels.shape, intensity)), 3)).all()
