@@ -36,6 +36,7 @@ from KDSegmentatorLib.inference.region import (
     only_region,
     region_record,
     region_warnings,
+    without_empty,
 )
 from KDSegmentatorLib.inference.resampling import resample_image
 from KDSegmentatorLib.inference.restoration import Restoration
@@ -128,14 +129,18 @@ def segment(
     mirrorings = mirrored_axes(manifest.windows.mirroring_axes if mirroring else ())
     watch = _Stopwatch(engine)
     try:
-        grid, image, warnings = _preprocessed(volume, found, manifest, request, check_input=check_input)
+        shown = _shown(volume, found, manifest, request)
+        grid, image, warnings = _preprocessed(shown, found, manifest, request, check_input=check_input)
         preprocessed = watch.elapsed()
         starts = grid.window_starts()
         slabs_to_check = sum(1 for _ in slabs(volume.voxels))
         maps, steps = _restored_maps(grid, image, pack, watch, starts, mirrorings, request, slabs_to_check)
         del image
         result = _on_the_input_grid(maps, grid, volume)
-        labelled = volume.with_voxels(largest_pieces(result.labels, manifest.single_pieces, steps.check))
+        labels = result.labels
+        if manifest.region is not None:
+            labels = without_empty(labels, shown.voxels, steps.check)
+        labelled = volume.with_voxels(largest_pieces(labels, manifest.single_pieces, steps.check))
         warnings += check_result(labelled, request.wanted, manifest, volume, steps.advance)
     except (MemoryError, RuntimeError) as error:
         if not is_memory_failure(error):
@@ -218,6 +223,13 @@ class _Stopwatch:
             self.inside += time.perf_counter() - start
 
 
+def _shown(volume: Volume, found: FoundRegion | None, manifest: Manifest, request: _Request) -> Volume:
+    """Return the volume, or what the network may see of it."""
+    if found is None or manifest.region is None or found.alone:
+        return volume
+    return only_region(volume, found.mask, manifest.region.margin_mm, request.steps("preprocess", 4).check)
+
+
 def _preprocessed(
     volume: Volume, found: FoundRegion | None, manifest: Manifest, request: _Request, *, check_input: bool
 ) -> tuple[NetworkGrid, npt.NDArray[np.float32], tuple[ResultWarning, ...]]:
@@ -225,7 +237,6 @@ def _preprocessed(
     steps = request.steps("preprocess", 4)
     seen = WHOLE_VOLUME
     if found is not None and manifest.region is not None and not found.alone:
-        volume = only_region(volume, found.mask, manifest.region.margin_mm, steps.check)
         seen = f"what {manifest.region.pack} found in the volume"
     check_finite(volume, steps.check, seen)
     warnings = _input_findings(volume, found, manifest, seen, steps, check_input=check_input)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.region import only_region, within
+from KDSegmentatorLib.inference.region import only_region, within, without_empty
 
 LENGTHS = st.tuples(*[st.integers(1, 9)] * 3)
 SPACINGS = st.tuples(*[st.sampled_from([0.7, 1.0, 2.5, 5.0])] * 3)
@@ -35,3 +35,15 @@ def test_it_can_be_stopped():
     volume = Volume(np.ones((4, 4, 4), np.float32), (1.0, 1.0, 1.0))
     with pytest.raises(KeyboardInterrupt):
         only_region(volume, np.ones((4, 4, 4), bool), 2.0, stop)
+
+
+def test_nothing_is_labelled_in_the_empty_part_of_a_scan():
+    z, y, x = np.ogrid[:12, :14, :16]
+    distance = (z - 6) ** 2 + (y - 6) ** 2 + (x - 8) ** 2
+    scan = np.where((distance < 20) & (distance > 4), 90, 0)  # with a hole, as a ventricle that a threshold made 0
+    labels = np.ones(scan.shape, np.uint8)
+    cleared = without_empty(labels, scan)
+    np.testing.assert_array_equal(cleared, distance < 20)
+    assert labels.all()  # the given ones stay as they are
+    np.testing.assert_array_equal(without_empty(labels, np.ones_like(scan)), labels)
+    np.testing.assert_array_equal(without_empty(labels, np.zeros_like(scan)), 0)
