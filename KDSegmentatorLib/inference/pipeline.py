@@ -137,10 +137,10 @@ def segment(
         maps, steps = _restored_maps(grid, image, pack, watch, starts, mirrorings, request, slabs_to_check)
         del image
         result = _on_the_input_grid(maps, grid, volume)
-        labels = result.labels
+        drawn: npt.NDArray[Any] = result.labels
         if manifest.region is not None:
-            labels = without_empty(labels, shown.voxels, steps.check)
-        labelled = volume.with_voxels(largest_pieces(labels, manifest.single_pieces, steps.check))
+            drawn = without_empty(drawn, shown.voxels, steps.check)
+        labelled = volume.with_voxels(largest_pieces(drawn, manifest.single_pieces, steps.check))
         warnings += check_result(labelled, request.wanted, manifest, volume, steps.advance)
     except (MemoryError, RuntimeError) as error:
         if not is_memory_failure(error):

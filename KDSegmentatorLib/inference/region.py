@@ -189,7 +189,7 @@ def without_empty(
         scan: the same shape; what is 0 and connected to the edge of the array is empty.
         check: called now and then; may raise to stop.
     """
-    empty = scan == 0
+    empty: npt.NDArray[np.bool_] = scan == 0
     if not labels[empty].any():
         return labels
     from scipy.ndimage import label
@@ -199,7 +199,7 @@ def without_empty(
     check()
     faces = (pieces.take(end, axis) for axis in range(pieces.ndim) for end in (0, -1))
     outside = np.unique(np.concatenate([face.ravel() for face in faces]))
-    cleared = labels.copy()
+    cleared: npt.NDArray[Any] = labels.copy()
     cleared[np.isin(pieces, outside[outside > 0])] = 0
     return cleared
 
