@@ -109,14 +109,17 @@ def oddities(odd: int, count: int) -> tuple[Volume, Manifest]:
     return Volume(voxels, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)), pack
 
 
-@pytest.mark.parametrize(("odd", "implausible"), [(2, False), (3, True), (6, True)])
-def test_a_result_that_is_odd_in_many_structures(odd: int, implausible: bool) -> None:
-    volume, pack = oddities(odd, 6)
+@pytest.mark.parametrize(
+    ("odd", "count", "implausible"),
+    [(2, 6, False), (3, 6, True), (6, 6, True), (4, 20, False), (5, 20, True), (5, 5, False)],
+)
+def test_a_result_that_is_odd_in_many_structures(odd: int, count: int, implausible: bool) -> None:
+    volume, pack = oddities(odd, count)
     found = check_result(volume, pack.labels, pack)
     assert [warning.kind for warning in found].count("implausible") == implausible
     if implausible:
         assert found[0].kind == "implausible"
-        assert f"{odd} of 6 structures" in found[0].sentence
+        assert f"{odd} of {count} structures" in found[0].sentence
         assert "orientation" in found[0].sentence
 
 
