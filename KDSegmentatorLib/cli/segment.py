@@ -114,7 +114,7 @@ def warning_lines(result: Segmentation) -> list[str]:
     if len(lines) <= MANY_WARNINGS:
         return lines
     left = len(lines) - MANY_WARNINGS
-    return [*lines[:MANY_WARNINGS], f"Warning: {left} more of the kind; --record FILE keeps all {len(lines)}"]
+    return [*lines[:MANY_WARNINGS], f"Warning: {left} more warnings; --record FILE keeps all {len(lines)}"]
 
 
 def _margin(region: RegionRecord) -> str:

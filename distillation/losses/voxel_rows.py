@@ -11,6 +11,8 @@ from distillation.losses.term import full_precision
 CHUNK_VALUES = 1 << 18
 """Values, voxels times classes, that are handled at once: they stay in a CPU's cache. No loss depends on it."""
 
+_TIMES_ELSEWHERE = 64  # a GPU has no use for that cache, but would wait for the start of thousands of kernels
+
 _VECTOR = 16
 """Classes from which torch's softmax over a contiguous row is faster than one across (float32 lanes of AVX-512)."""
 
@@ -27,7 +29,8 @@ def as_rows(patch: torch.Tensor) -> torch.Tensor:
 def chunks(rows: torch.Tensor) -> Iterator[slice]:
     """Yield slices that cover rows (voxels, classes)."""
     voxels, classes = rows.shape
-    step = max(1, CHUNK_VALUES // classes)
+    values = CHUNK_VALUES if rows.device.type == "cpu" else _TIMES_ELSEWHERE * CHUNK_VALUES
+    step = max(1, values // classes)
     for start in range(0, voxels, step):
         yield slice(start, start + step)
 

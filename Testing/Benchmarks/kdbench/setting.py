@@ -46,7 +46,7 @@ class Scope:
     classes: tuple[int, ...] = (2, 14, 37, 111)
     structures: int = 13
     patch: Size = (64, 96, 64)
-    loss_classes: tuple[int, ...] = (3, 14, 46)
+    loss_classes: tuple[int, ...] = (3, 8, 14, 46)
     template_boxes: Mapping[str, Size] = field(
         default_factory=lambda: {"one window": (36, 50, 36), "many windows": (80, 112, 80)}
     )

@@ -91,7 +91,7 @@ def surface_section(part: Part) -> list[str]:
 
 def loss_section(part: Part) -> list[str]:
     """Return the section of the part ``loss``."""
-    outcomes = part.measured()
+    outcomes = sorted(part.measured(), key=lambda outcome: outcome.facts["classes"])
     patches = sorted({shape(outcome.facts[axis] for axis in "zyx") for outcome in outcomes})
     rows = []
     for outcome in outcomes:

@@ -178,3 +178,10 @@ def test_gpus_and_few_classes_keep_nnunets_loss_which_is_given_full_precision(de
     assert kept.loss is theirs
     found = kept([logits], [labels.long()]) if deep else kept(logits, labels.long())
     torch.testing.assert_close(found, stock()(logits.float(), labels.long()))
+
+
+def test_chunks_are_larger_where_kernels_have_to_be_started():
+    elsewhere = list(voxel_rows.chunks(torch.empty(1 << 22, 64, device="meta")))  # stands for a GPU, as in forecasts
+    on_a_cpu = list(voxel_rows.chunks(torch.empty(1, 1).expand(1 << 22, 64)))
+    assert (len(elsewhere), len(on_a_cpu)) == (16, 1024)
+    assert elsewhere[-1].stop == on_a_cpu[-1].stop == 1 << 22
