@@ -112,7 +112,9 @@ class ExpectedLabel:
     millilitres, the smallest without the cases in which it touches the edge, if there are others. ``intensity`` is its
     mean intensity in the images, standardised over all labelled voxels of an image
     (:mod:`KDSegmentatorLib.inference.structure_intensities`) and averaged over the cases that have it: what is bright
-    and what is dark in this kind of scan. None in packs with few labels, and in those of earlier versions.
+    and what is dark in this kind of scan. ``place`` is where it is, (L, P, S) in mm from the centroid of all labelled
+    voxels (:mod:`KDSegmentatorLib.inference.structure_places`), averaged likewise. Both are None in packs with few
+    labels, and in those of earlier versions.
     """
 
     value: int
@@ -121,6 +123,7 @@ class ExpectedLabel:
     smallest_ml: float
     largest_ml: float
     intensity: float | None = None
+    place: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,8 @@ from KDSegmentatorLib.analysis.label_map import label_map
 from KDSegmentatorLib.errors import GeometryError, ImageReadError, TrainingError, UnsuitableVolumeError
 from KDSegmentatorLib.inference.sanity import MANY_STRUCTURES
 from KDSegmentatorLib.inference.structure_intensities import structure_intensities
-from KDSegmentatorLib.inference.structure_volumes import structure_volumes
+from KDSegmentatorLib.inference.structure_places import structure_places
+from KDSegmentatorLib.inference.structure_volumes import StructureVolumes, structure_volumes
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, Label
 
@@ -36,17 +38,19 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
         labels: of the pack.
 
     Returns:
-        Volumes, differences and intensities with four significant digits.
+        Volumes, differences, intensities and places with four significant digits.
 
     Raises:
         TrainingError: a segmentation or an image is not readable, or a segmentation is no label map.
     """
     values = [label.value for label in labels]
     measured = [_measured(case, max(values)) for case in cases]
-    ml = np.stack([each for each, _, _ in measured])
-    at_edge = np.stack([each for _, each, _ in measured])
-    intensity = np.stack([each for _, _, each in measured])
+    ml = np.stack([each.volumes.ml for each in measured])
+    at_edge = np.stack([each.volumes.at_edge for each in measured])
+    intensity = np.stack([each.intensities for each in measured])
+    places = np.stack([each.places for each in measured])
     total = ml.sum(axis=1)
+    many = len(labels) >= MANY_STRUCTURES
     return Expected(
         cases=len(cases),
         smallest_ml=_rounded(_whole(total, np.any(at_edge, axis=1)).min()),
@@ -58,7 +62,8 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
                 at_edge=int(at_edge[present, value].sum()),
                 smallest_ml=_rounded(_whole(ml[present, value], at_edge[present, value]).min()),
                 largest_ml=_rounded(ml[present, value].max()),
-                intensity=_mean(intensity[present, value]) if len(labels) >= MANY_STRUCTURES else None,
+                intensity=_mean(intensity[present, value]) if many else None,
+                place=_place(places[present, value]) if many else None,
             )
             for value in values
             for present in [ml[:, value] > 0]
@@ -107,9 +112,14 @@ def _plain(code: Code | None) -> tuple[str, str] | None:
     return None if code is None else (code.scheme, code.value)
 
 
-def _measured(
-    case: Case, largest_value: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Measured:
+    volumes: StructureVolumes
+    intensities: npt.NDArray[np.float64]
+    places: npt.NDArray[np.float64]
+
+
+def _measured(case: Case, largest_value: int) -> _Measured:
     try:
         volume = read_volume(case.label, allow_constant=True)
         labels = volume.with_voxels(label_map(volume).voxels)
@@ -120,11 +130,20 @@ def _measured(
         image = read_volume(case.image)
     except (ImageReadError, GeometryError) as error:
         raise TrainingError(f"{case.image}: {error}") from error
-    return volumes.ml, volumes.at_edge, structure_intensities(labels, image, largest_value)
+    return _Measured(
+        volumes=volumes,
+        intensities=structure_intensities(labels, image, largest_value),
+        places=structure_places(labels, largest_value),
+    )
 
 
 def _mean(numbers: npt.NDArray[np.float64]) -> float | None:
     return None if np.isnan(numbers).all() else _rounded(float(np.nanmean(numbers)))
+
+
+def _place(places: npt.NDArray[np.float64]) -> tuple[float, float, float]:
+    x, y, z = (_rounded(float(number)) for number in places.mean(axis=0))
+    return x, y, z
 
 
 def _whole(numbers: npt.NDArray[np.float64], at_edge: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

@@ -309,7 +309,7 @@ def test_the_upper_part_of_a_head_is_cut_off(structures: Segmenter) -> None:
     result = structures(part(head(), *UPPER))
     assert said_of_all(result)[0] == "implausible"
     assert "cut off" in said_of_all(result)
-    assert kinds(result, "Brain stem") == {"cut off"}
+    assert "cut off" in kinds(result, "Brain stem")
 
 
 def test_the_left_half_of_a_head_lacks_the_right_structures(structures: Segmenter) -> None:
@@ -387,9 +387,13 @@ def test_another_contrast_is_warned_of(structures: Segmenter) -> None:
     assert contrast.found < 0.5  # 0.7 is the limit
 
 
-@pytest.mark.parametrize("axes", [(0, 1), (0, 2)], ids=["about left-right", "about front-back"])
-def test_an_upside_down_header_is_implausible(structures: Segmenter, axes: tuple[int, int]) -> None:
-    """The voxels (z, y, x) are those of a head turned by 180 degrees, and the header does not say so."""
+@pytest.mark.parametrize(
+    "axes",
+    [(0, 1), (0, 2), (1, 2), (0,), (1,)],
+    ids=["about left-right", "about front-back", "about head-foot", "mirrored head to foot", "mirrored front to back"],
+)
+def test_a_header_with_a_wrong_orientation_is_implausible(structures: Segmenter, axes: tuple[int, ...]) -> None:
+    """The voxels (z, y, x) are those of a head turned by 180 degrees or mirrored, and the header does not say so."""
     turned_over = head().with_voxels(np.ascontiguousarray(np.flip(head().voxels, axes)))
     warnings = structures(turned_over).record.warnings
     assert warnings[0].kind == "implausible"

@@ -166,6 +166,64 @@ def test_another_contrast_than_that_of_the_training_images(brightness: list[floa
     assert check_result(segmentation, pack.labels, pack) == ()
 
 
+def placed(places: list[tuple[int, int, int]]) -> tuple[Volume, Manifest]:
+    """Return labels 1, 2, ... in cubes of 8 voxels of 8 mm3 at these (x, y, z), and a pack that expects them so."""
+    voxels = np.zeros((48, 48, 48), np.uint8)
+    for value, (x, y, z) in enumerate(places, 1):
+        voxels[z : z + 2, y : y + 2, x : x + 2] = value
+    centre = np.mean(places, axis=0)
+    known = tuple(
+        ExpectedLabel(
+            value=value,
+            cases=9,
+            at_edge=0,
+            smallest_ml=0.05,
+            largest_ml=0.07,
+            place=tuple(2.0 * (np.array(at) - centre)),
+        )
+        for value, at in enumerate(places, 1)
+    )
+    expected = Expected(cases=9, smallest_ml=0.3, largest_ml=0.6, labels=known, pairs=())
+    return Volume(voxels, (2.0, 2.0, 2.0), (9.0, 8.0, 7.0)), manifest(len(places), expected=expected)
+
+
+CORNERS_OF_A_BOX = [(8, 8, 8), (30, 8, 8), (8, 34, 8), (30, 34, 8), (8, 8, 26), (30, 8, 26), (8, 34, 26), (30, 34, 26)]
+
+
+def test_a_structure_far_from_its_place() -> None:
+    _, pack = placed(CORNERS_OF_A_BOX)
+    moved = [*CORNERS_OF_A_BOX[:7], (30, 34, 40)]  # the last one by 28 mm, of which fitting takes a part
+    (found,) = check_result(placed(moved)[0], pack.labels, pack)
+    assert (found.kind, found.labels, found.expected) == ("displaced", ("structure 8",), (0.0, 18.0))
+    assert found.found == pytest.approx(28, abs=8)
+    assert found.sentence.startswith(
+        "Far from where they are in the training set, compared with the other structures: structure 8 ("
+    )
+    near = [*CORNERS_OF_A_BOX[:7], (30, 34, 34)]
+    assert check_result(placed(near)[0], pack.labels, pack) == ()
+    assert check_result(placed(moved)[0], pack.labels[3:], pack) == (), "too few were chosen"
+
+
+def test_neither_where_the_patient_lay_nor_what_the_scan_leaves_out_displaces_anything() -> None:
+    _, pack = placed(CORNERS_OF_A_BOX)
+    shifted = [(x + 10, y + 6, z + 12) for x, y, z in CORNERS_OF_A_BOX]
+    assert check_result(placed(shifted)[0], pack.labels, pack) == ()
+    volume, _ = placed(CORNERS_OF_A_BOX)
+    part = volume.with_voxels(np.where(volume.voxels > 6, 0, volume.voxels))
+    assert [each.kind for each in check_result(part, pack.labels, pack)] == ["missing"]
+
+
+@pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
+def test_a_volume_that_lies_otherwise_than_its_header_says(axes: tuple[int, ...]) -> None:
+    volume, pack = placed(CORNERS_OF_A_BOX)
+    turned = volume.with_voxels(np.ascontiguousarray(np.flip(volume.voxels, axes)))
+    warnings = check_result(turned, pack.labels, pack)
+    assert [each.kind for each in warnings] == ["implausible", "displaced"]
+    assert "8 of 8 structures are missing, or far from their size or place" in warnings[0].sentence
+    assert warnings[1].sentence.count(" mm)") == 5
+    assert " and 3 more. Check" in warnings[1].sentence
+
+
 def test_all_structures_together() -> None:
     for left, right in ((0.77, 0.77), (1.5, 1.6)):  # 0.85 x 1.8 = 1.53 and 1.2 x 2.6 = 3.12
         assert warnings(result(s1=left, s2=right)) == ()
@@ -277,7 +335,7 @@ def test_what_the_pack_does_not_find_makes_no_result_implausible() -> None:
     never = replace(pack, evaluation=scored(s1=0.0, s3=0.0))  # one that is missing and one that is too small
     assert kinds(volume, never) == [("missing", ("structure 2",)), ("small", ("structure 4",))]
     sentence = warnings(volume, replace(pack, evaluation=scored(s1=0.0)))[0].sentence
-    assert "3 of 8 structures are missing or far from their size" in sentence
+    assert "3 of 8 structures are missing, or far from their size or place" in sentence
     assert pack.expected is not None
     tiny = tuple(replace(each, largest_ml=0.05 if each.value == 3 else 1.1) for each in pack.expected.labels)
     large = replace(never, expected=replace(pack.expected, labels=tiny))

@@ -84,7 +84,23 @@ def test_what_is_bright_and_what_is_dark(tmp_path: Path) -> None:
     found = describe_expected(cases, labels)
     steps = np.arange(-2.5, 3) / np.arange(-2.5, 3).std()
     assert [each.intensity for each in found.labels] == pytest.approx(list(steps), abs=1e-3)
-    assert [each.intensity for each in describe_expected(cases, labels[:5]).labels] == [None] * 5
+    few = describe_expected(cases, labels[:5]).labels
+    assert [(each.intensity, each.place) for each in few] == [(None, None)] * 5
+
+
+def test_where_structures_are(tmp_path: Path) -> None:
+    """Each in a slice of its own, in the second case with gaps of a slice between them; z runs down."""
+    cases = []
+    for step in (1, 2):
+        voxels = np.zeros((14, 4, 4), np.uint8)
+        voxels[1 : 1 + 6 * step : step] = np.arange(1, 7, dtype=np.uint8)[:, None, None]
+        direction = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
+        paths = tmp_path / f"{step}.nii.gz", tmp_path / f"{step}_labels.nii.gz"
+        for path in paths:
+            write_volume(Volume(voxels, (1.0, 1.0, 3.0), (5.0, 6.0, 7.0), direction), path)
+        cases.append(Case(name=str(step), image=paths[0], label=paths[1]))
+    found = describe_expected(cases, tuple(coded(value, str(value)) for value in range(1, 7))).labels
+    assert [each.place for each in found] == [(0.0, 0.0, -4.5 * (value - 3.5)) for value in range(1, 7)]
 
 
 def test_the_smallest_is_a_cut_one_if_all_are(case: Callable[..., Case]) -> None:
