@@ -54,6 +54,13 @@ def test_every_file_is_packaged(file: str, name: str, files: list[str]) -> None:
     assert not vanished, f"remove from {name} in {file}:\n" + "\n".join(f"  {each}" for each in sorted(vanished))
 
 
+def test_the_wheel_names_the_licences_of_its_weights() -> None:
+    """Research-only weights lie in it too, which a scan of licences has to find."""
+    (expression,) = re.findall(r'^license = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    packs = [json.loads(path.read_text()) for path in (ROOT / "Resources" / "Packs").glob("*/manifest.json")]
+    assert set(expression.split(" AND ")) == {"Apache-2.0"} | {pack["weights"]["license"] for pack in packs}
+
+
 def test_the_root_is_what_slicer_expects() -> None:
     text = (ROOT / "CMakeLists.txt").read_text()
     steps = [
