@@ -156,8 +156,8 @@ class Stages:
     def completed(self, pack: StudentPack) -> StudentPack:
         """Write into a pack, in place, what exports of earlier versions did not say about the training cases.
 
-        That is the field of view of their images, and the volumes of the structures in their reference segmentations:
-        those of this recipe's dataset, without the cases that its fold holds out.
+        That is the field of view of their images, and the volumes, intensities and places of the structures in their
+        reference segmentations: those of this recipe's dataset, without the cases that its fold holds out.
 
         Raises:
             ExportError: the pack was trained on images in another axis order, so not on this dataset; or the disk is
@@ -346,6 +346,7 @@ class Stages:
 
     def _pack(self, size: str, method: Method, storage: Storage, exported: ExportReport | None) -> StudentPack:
         from distillation.export import export_pack
+        from distillation.export.expectation import is_complete
         from distillation.export.folder import restore_interrupted
         from distillation.teacher import load_model_folder
 
@@ -363,8 +364,7 @@ class Stages:
         present = _open_if_there(folder)
         if present is not None and self._up_to_date(present.manifest, checkpoint):
             # one of an earlier version keeps what was measured
-            complete = present.manifest.field_of_view is not None and present.manifest.expected is not None
-            return present if complete else self.completed(present)
+            return present if is_complete(present.manifest) else self.completed(present)
         teacher = None
         if size != TEACHER_SIZE:
             teacher = load_model_folder(self.teacher().folder, fold, self.teacher().checkpoint)

@@ -112,9 +112,10 @@ class ExpectedLabel:
     millilitres, the smallest without the cases in which it touches the edge, if there are others. ``intensity`` is its
     mean intensity in the images, standardised over all labelled voxels of an image
     (:mod:`KDSegmentatorLib.inference.structure_intensities`) and averaged over the cases that have it: what is bright
-    and what is dark in this kind of scan. ``place`` is where it is, (L, P, S) in mm from the centroid of all labelled
-    voxels (:mod:`KDSegmentatorLib.inference.structure_places`), averaged likewise. Both are None in packs with few
-    labels, and in those of earlier versions.
+    and what is dark in this kind of scan. ``place`` is where it is among the others, (L, P, S) in mm, and
+    ``displacement`` how far from there it is in any case (:mod:`KDSegmentatorLib.inference.displacements`), in mm; both
+    without the cases in which it touches the edge of its image. These three are None in packs with few labels, in
+    those of earlier versions, and the last two for a label that is whole in no case.
     """
 
     value: int
@@ -124,6 +125,7 @@ class ExpectedLabel:
     largest_ml: float
     intensity: float | None = None
     place: tuple[float, float, float] | None = None
+    displacement: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

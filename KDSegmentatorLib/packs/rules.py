@@ -76,6 +76,7 @@ _FRACTION = Rule(above=0, maximum=1)
 _AXES = Rule(minimum=0, maximum=2, unique=True)
 _SPLINE_ORDER = Rule(minimum=0, maximum=5)
 _NOT_NEGATIVE = Rule(minimum=0)
+_FARTHEST_MM = 3000.0  # more than a person is long
 _UNIT = Rule(minimum=0, maximum=1)
 _DIFFERENCE = Rule(minimum=-1, maximum=1)
 
@@ -128,6 +129,8 @@ RULES: Rules = {
     (ExpectedLabel, "at_edge"): _NOT_NEGATIVE,
     (ExpectedLabel, "smallest_ml"): Rule(above=0),
     (ExpectedLabel, "largest_ml"): Rule(above=0),
+    (ExpectedLabel, "place"): Rule(minimum=-_FARTHEST_MM, maximum=_FARTHEST_MM),
+    (ExpectedLabel, "displacement"): Rule(minimum=0, maximum=_FARTHEST_MM),
     (ExpectedPair, "largest_difference"): Rule(minimum=0, maximum=2),
     (Region, "pack"): _ID,
     (Region, "minimum_version"): _VERSION,

@@ -10,12 +10,12 @@ import numpy as np
 
 from KDSegmentatorLib.analysis.label_map import label_map
 from KDSegmentatorLib.errors import GeometryError, ImageReadError, TrainingError, UnsuitableVolumeError
+from KDSegmentatorLib.inference.displacements import displacements
 from KDSegmentatorLib.inference.sanity import MANY_STRUCTURES
 from KDSegmentatorLib.inference.structure_intensities import structure_intensities
-from KDSegmentatorLib.inference.structure_places import structure_places
 from KDSegmentatorLib.inference.structure_volumes import StructureVolumes, structure_volumes
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, Label
+from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, Label, Manifest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,9 +48,9 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
     ml = np.stack([each.volumes.ml for each in measured])
     at_edge = np.stack([each.volumes.at_edge for each in measured])
     intensity = np.stack([each.intensities for each in measured])
-    places = np.stack([each.places for each in measured])
     total = ml.sum(axis=1)
     many = len(labels) >= MANY_STRUCTURES
+    places = _places(np.stack([each.volumes.places for each in measured]), ml, at_edge) if many else {}
     return Expected(
         cases=len(cases),
         smallest_ml=_rounded(_whole(total, np.any(at_edge, axis=1)).min()),
@@ -63,7 +63,8 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
                 smallest_ml=_rounded(_whole(ml[present, value], at_edge[present, value]).min()),
                 largest_ml=_rounded(ml[present, value].max()),
                 intensity=_mean(intensity[present, value]) if many else None,
-                place=_place(places[present, value]) if many else None,
+                place=places[value][0] if value in places else None,
+                displacement=places[value][1] if value in places else None,
             )
             for value in values
             for present in [ml[:, value] > 0]
@@ -85,6 +86,14 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
             if both.any()
         ),
     )
+
+
+def is_complete(manifest: Manifest) -> bool:
+    """Return whether a manifest says what the training cases look like, all that this version knows to say."""
+    expected = manifest.expected
+    if manifest.field_of_view is None or expected is None:
+        return False
+    return len(manifest.labels) < MANY_STRUCTURES or any(label.place is not None for label in expected.labels)
 
 
 def left_right_pairs(labels: Sequence[Label]) -> tuple[tuple[int, int], ...]:
@@ -116,7 +125,6 @@ def _plain(code: Code | None) -> tuple[str, str] | None:
 class _Measured:
     volumes: StructureVolumes
     intensities: npt.NDArray[np.float64]
-    places: npt.NDArray[np.float64]
 
 
 def _measured(case: Case, largest_value: int) -> _Measured:
@@ -130,20 +138,44 @@ def _measured(case: Case, largest_value: int) -> _Measured:
         image = read_volume(case.image)
     except (ImageReadError, GeometryError) as error:
         raise TrainingError(f"{case.image}: {error}") from error
-    return _Measured(
-        volumes=volumes,
-        intensities=structure_intensities(labels, image, largest_value),
-        places=structure_places(labels, largest_value),
-    )
+    return _Measured(volumes=volumes, intensities=structure_intensities(labels, image, largest_value))
 
 
 def _mean(numbers: npt.NDArray[np.float64]) -> float | None:
     return None if np.isnan(numbers).all() else _rounded(float(np.nanmean(numbers)))
 
 
-def _place(places: npt.NDArray[np.float64]) -> tuple[float, float, float]:
-    x, y, z = (_rounded(float(number)) for number in places.mean(axis=0))
-    return x, y, z
+def _places(
+    found: npt.NDArray[np.float64], ml: npt.NDArray[np.float64], at_edge: npt.NDArray[np.bool_]
+) -> dict[int, tuple[tuple[float, float, float], float]]:
+    """Return, by label value, where a structure is on average and how far from there it is at most, in mm.
+
+    Places count from the centroid of what a case has of all structures, which moves with what it lacks: the cases are
+    laid on each other by the median of their structures before they are averaged.
+
+    Args:
+        found: (cases, n, 3) places, (L, P, S) in mm.
+        ml: (cases, n) volumes, 0 where a structure is absent.
+        at_edge: (cases, n) where it is cut, perhaps; such cases are left out of its place.
+    """
+    whole = (ml > 0) & ~at_edge
+    values = np.flatnonzero(whole.any(axis=0))
+    if not values.size:
+        return {}
+    whole = whole[:, values]
+    places = np.where(whole[..., None], found[:, values], np.nan)
+    first = np.nanmean(places, axis=0)
+    for case in np.flatnonzero(whole.any(axis=1)):
+        places[case] -= np.nanmedian(places[case] - first, axis=0)
+    mean = np.nanmean(places, axis=0)
+    farthest = np.zeros(len(values))
+    for case in np.flatnonzero(whole.any(axis=1)):
+        there = whole[case]
+        farthest[there] = np.maximum(farthest[there], displacements(places[case, there], mean[there]))
+    return {
+        int(value): ((_rounded(x), _rounded(y), _rounded(z)), _rounded(mm))
+        for value, (x, y, z), mm in zip(values, mean.tolist(), farthest.tolist(), strict=True)
+    }
 
 
 def _whole(numbers: npt.NDArray[np.float64], at_edge: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

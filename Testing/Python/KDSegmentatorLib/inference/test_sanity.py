@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.geometry import Volume, vector
 from KDSegmentatorLib.inference.sanity import ResultWarning, check_result, input_warning
+from KDSegmentatorLib.inference.structure_volumes import structure_volumes
 from KDSegmentatorLib.packs.manifest import (
     Evaluation,
     Expected,
@@ -166,62 +167,94 @@ def test_another_contrast_than_that_of_the_training_images(brightness: list[floa
     assert check_result(segmentation, pack.labels, pack) == ()
 
 
-def placed(places: list[tuple[int, int, int]]) -> tuple[Volume, Manifest]:
+Places = list[tuple[int, int, int]]
+BOX: Places = [(8, 8, 8), (30, 8, 8), (8, 34, 8), (30, 34, 8), (8, 8, 26), (30, 8, 26), (8, 34, 26), (30, 34, 26)]
+
+
+def placed(places: Places, displacement: float = 6.0) -> tuple[Volume, Manifest]:
     """Return labels 1, 2, ... in cubes of 8 voxels of 8 mm3 at these (x, y, z), and a pack that expects them so."""
     voxels = np.zeros((48, 48, 48), np.uint8)
     for value, (x, y, z) in enumerate(places, 1):
         voxels[z : z + 2, y : y + 2, x : x + 2] = value
-    centre = np.mean(places, axis=0)
     known = tuple(
         ExpectedLabel(
             value=value,
             cases=9,
-            at_edge=0,
+            at_edge=1,
             smallest_ml=0.05,
             largest_ml=0.07,
-            place=tuple(2.0 * (np.array(at) - centre)),
+            place=vector(2.0 * np.subtract(place, np.mean(places, axis=0))),
+            displacement=displacement,
         )
-        for value, at in enumerate(places, 1)
+        for value, place in enumerate(places, 1)
     )
     expected = Expected(cases=9, smallest_ml=0.3, largest_ml=0.6, labels=known, pairs=())
     return Volume(voxels, (2.0, 2.0, 2.0), (9.0, 8.0, 7.0)), manifest(len(places), expected=expected)
 
 
-CORNERS_OF_A_BOX = [(8, 8, 8), (30, 8, 8), (8, 34, 8), (30, 34, 8), (8, 8, 26), (30, 8, 26), (8, 34, 26), (30, 34, 26)]
-
-
 def test_a_structure_far_from_its_place() -> None:
-    _, pack = placed(CORNERS_OF_A_BOX)
-    moved = [*CORNERS_OF_A_BOX[:7], (30, 34, 40)]  # the last one by 28 mm, of which fitting takes a part
-    (found,) = check_result(placed(moved)[0], pack.labels, pack)
-    assert (found.kind, found.labels, found.expected) == ("displaced", ("structure 8",), (0.0, 18.0))
-    assert found.found == pytest.approx(28, abs=8)
-    assert found.sentence.startswith(
-        "Far from where they are in the training set, compared with the other structures: structure 8 ("
+    _, pack = placed(BOX)
+    moved = placed([*BOX[:7], (30, 34, 40)])[0]  # the last one by 28 mm, of which the others' fit takes a part
+    (found,) = check_result(moved, pack.labels, pack)
+    assert (found.kind, found.labels, found.expected) == ("displaced", ("structure 8",), (0.0, 6.0))
+    assert found.found == pytest.approx(24, abs=3)
+    assert found.sentence == (
+        f"structure 8 is {found.found:.0f} mm from where it would be among the other structures (in the training set "
+        "at most 6 mm). Check the result."
     )
-    near = [*CORNERS_OF_A_BOX[:7], (30, 34, 34)]
-    assert check_result(placed(near)[0], pack.labels, pack) == ()
-    assert check_result(placed(moved)[0], pack.labels[3:], pack) == (), "too few were chosen"
+    assert check_result(placed([*BOX[:7], (30, 34, 34)])[0], pack.labels, pack) == (), "16 mm at most"
+    wide = placed(BOX, displacement=16.0)[1]
+    assert check_result(moved, wide.labels, wide) == ()
+    assert check_result(moved, pack.labels[3:], pack) == (), "too few were chosen"
+    never = replace(pack, evaluation=scored(s8=0.0, s1=0.9))
+    assert check_result(moved, never.labels, never) == (), "the pack does not find it anyway"
 
 
-def test_neither_where_the_patient_lay_nor_what_the_scan_leaves_out_displaces_anything() -> None:
-    _, pack = placed(CORNERS_OF_A_BOX)
-    shifted = [(x + 10, y + 6, z + 12) for x, y, z in CORNERS_OF_A_BOX]
-    assert check_result(placed(shifted)[0], pack.labels, pack) == ()
-    volume, _ = placed(CORNERS_OF_A_BOX)
+def test_what_few_training_cases_have_is_nowhere_in_particular() -> None:
+    _, pack = placed(BOX)
+    assert pack.expected is not None
+    rare = tuple(replace(label, cases=4 if label.value == 8 else 9) for label in pack.expected.labels)
+    rarely = replace(pack, expected=replace(pack.expected, labels=rare))
+    assert check_result(placed([*BOX[:7], (30, 34, 40)])[0], rarely.labels, rarely) == ()
+
+
+def test_neither_where_the_patient_lay_nor_what_is_missing_displaces_anything() -> None:
+    volume, pack = placed(BOX)
+    shifted = placed([(x + 10, y + 6, z + 12) for x, y, z in BOX])[0]
+    assert check_result(shifted, pack.labels, pack) == ()
     part = volume.with_voxels(np.where(volume.voxels > 6, 0, volume.voxels))
     assert [each.kind for each in check_result(part, pack.labels, pack)] == ["missing"]
 
 
+def test_what_is_cut_off_is_not_displaced() -> None:
+    """Structure 9 is long: where the scan ends at a third of it, its centroid is 56 mm off."""
+    volume, pack = placed([*BOX, (20, 20, 10)])
+    voxels = np.pad(volume.voxels, ((0, 42), (0, 0), (0, 0)))
+    voxels[10:86, 20:22, 20:22] = 9
+    whole = Volume(voxels, volume.spacing)
+    places = structure_volumes(whole, 9).places
+    assert pack.expected is not None
+    known = tuple(replace(each, place=vector(places[each.value]), largest_ml=3.0) for each in pack.expected.labels)
+    pack = replace(pack, expected=replace(pack.expected, largest_ml=9.0, labels=known))
+    assert check_result(whole, pack.labels, pack) == ()
+    cut = voxels[:30]
+    assert check_result(Volume(cut, volume.spacing), pack.labels, pack) == ()
+    padded = np.pad(cut, ((0, 1), (0, 0), (0, 0)))  # not at the edge any more
+    (found,) = check_result(Volume(padded, volume.spacing), pack.labels, pack)
+    assert (found.kind, found.labels) == ("displaced", ("structure 9",))
+
+
 @pytest.mark.parametrize("axes", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
 def test_a_volume_that_lies_otherwise_than_its_header_says(axes: tuple[int, ...]) -> None:
-    volume, pack = placed(CORNERS_OF_A_BOX)
+    volume, pack = placed(BOX)
     turned = volume.with_voxels(np.ascontiguousarray(np.flip(volume.voxels, axes)))
     warnings = check_result(turned, pack.labels, pack)
     assert [each.kind for each in warnings] == ["implausible", "displaced"]
     assert "8 of 8 structures are missing, or far from their size or place" in warnings[0].sentence
-    assert warnings[1].sentence.count(" mm)") == 5
-    assert " and 3 more. Check" in warnings[1].sentence
+    assert warnings[1].sentence.endswith(
+        ", and 3 more structures. Check the result, and that the orientation of the volume is right."
+    )
+    assert warnings[1].sentence.count(" mm") == 6
 
 
 def test_all_structures_together() -> None:

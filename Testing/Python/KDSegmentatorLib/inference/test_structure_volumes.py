@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.structure_volumes import EDGE_SHARE, structure_volumes
@@ -63,3 +64,35 @@ def test_as_counted_label_by_label(seed: int, kind: type) -> None:
         mask = voxels == value
         assert found.ml[value] == pytest.approx(np.count_nonzero(mask) * 2 / 1000)
         assert bool(found.at_edge[value]) == bool((mask & ~inner).any())  # one of a few voxels is more than the share
+
+
+@pytest.mark.parametrize("codes", ["LPS", "ASR", "RAI"])
+def test_places_on_an_oblique_grid(codes: str) -> None:
+    labels = np.random.default_rng(1).integers(0, 5, (9, 8, 7)).astype(np.uint8)
+    volume = placed(labels, codes, TILTED, SPACING)
+    found = structure_volumes(volume, 5).places
+    assert np.isnan(found[[0, 5]]).all()
+    centre = ndimage.center_of_mass(labels > 0)
+    for value in range(1, 5):
+        index = np.subtract(ndimage.center_of_mass(labels == value), centre)[::-1]
+        np.testing.assert_allclose(found[value], volume.affine[:3, :3] @ index, atol=1e-9)
+
+
+def test_larger_values_have_no_part_in_places() -> None:
+    labels = np.zeros((3, 3, 6), np.uint8)
+    labels[1, 1, [0, 2, 5]] = 1, 2, 9
+    found = structure_volumes(Volume(labels, (1.0, 1.0, 1.0)), 2).places
+    np.testing.assert_array_equal(found[1:], [[-1, 0, 0], [1, 0, 0]])
+
+
+def test_nothing_is_nowhere() -> None:
+    assert np.isnan(structure_volumes(Volume(np.zeros((3, 3, 3), np.uint8), (1.0, 1.0, 1.0)), 4).places).all()
+
+
+def test_the_work_can_be_stopped_after_each_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("KDSegmentatorLib.geometry._SLAB_VOXELS", 200)
+    voxels = np.random.default_rng(2).integers(0, 4, (9, 10, 10)).astype(np.uint8)
+    calls: list[None] = []
+    found = structure_volumes(Volume(voxels, (1.0, 1.0, 1.0)), 3, lambda: calls.append(None))
+    assert len(calls) == 5
+    np.testing.assert_allclose(found.ml[1:], np.bincount(voxels.ravel())[1:] / 1000)

@@ -95,6 +95,14 @@ def test_the_field_of_view_may_be_left_out(manifest: Manifest) -> None:
     assert read_manifest(write_manifest(known), "test") == known
 
 
+def test_where_structures_are_is_kept(kit: ModuleType) -> None:
+    label = EXPECTED_LABEL | {"intensity": -0.5, "place": [1.5, -20.0, 30.25], "displacement": 4.5}
+    known = read_manifest(json.dumps(kit.document(expected=EXPECTED | {"labels": [label]})), "test")
+    assert known.expected is not None
+    assert (known.expected.labels[0].place, known.expected.labels[0].displacement) == ((1.5, -20.0, 30.25), 4.5)
+    assert read_manifest(write_manifest(known), "test") == known
+
+
 def test_what_to_expect_may_be_left_out(manifest: Manifest, kit: ModuleType) -> None:
     """Packs of an earlier version do not have it."""
     assert manifest.expected is None
@@ -235,6 +243,16 @@ def test_a_senseless_schema_version(kit: ModuleType, version: Any) -> None:
         ("expected", EXPECTED | {"labels": [EXPECTED_LABEL | {"at_edge": 41}]}, r"above its cases \(40\), got 41"),
         ("expected", EXPECTED | {"labels": [EXPECTED_LABEL | {"smallest_ml": 0}]}, r"smallest_ml: must be above 0"),
         ("expected", EXPECTED | {"labels": [EXPECTED_LABEL | {"smallest_ml": 3}]}, r"must not be above the largest"),
+        (
+            "expected",
+            EXPECTED | {"labels": [EXPECTED_LABEL | {"place": [1.0, 1e308, 2.0]}]},
+            r"place\[1\]: must be at most 3000",
+        ),
+        (
+            "expected",
+            EXPECTED | {"labels": [EXPECTED_LABEL | {"displacement": -1.0}]},
+            r"displacement: must be at least 0",
+        ),
         ("expected", EXPECTED | {"pairs": [EXPECTED_PAIR | {"right": 3}]}, r"pairs\[0\]\.right: there is no label 3"),
         ("expected", EXPECTED | {"pairs": [EXPECTED_PAIR | {"right": 1}]}, r"right: the label 1 has its pair already"),
         ("expected", EXPECTED | {"pairs": [EXPECTED_PAIR] * 2}, r"pairs\[1\]\.left: the label 1 has its pair already"),

@@ -9,12 +9,13 @@ import pytest
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
 from distillation.dataset import Case
-from distillation.export.expectation import describe_expected, left_right_pairs
+from distillation.export.expectation import describe_expected, is_complete, left_right_pairs
 from distillation.recipe import read_recipe
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import write_volume
-from KDSegmentatorLib.packs.manifest import Code, ExpectedLabel, ExpectedPair, Label
+from KDSegmentatorLib.packs.manifest import Code, ExpectedLabel, ExpectedPair, FieldOfView, Label
+from support.generated_packs import manifest
 from support.labels import label
 
 if TYPE_CHECKING:
@@ -88,19 +89,51 @@ def test_what_is_bright_and_what_is_dark(tmp_path: Path) -> None:
     assert [(each.intensity, each.place) for each in few] == [(None, None)] * 5
 
 
+def in_slices(folder: Path, name: str, slices: list[int], values: list[int]) -> Case:
+    """Return a case with these labels in slices of 48 mm3 of a scan of 20 slices of 3 mm, whose z runs down."""
+    voxels = np.zeros((20, 6, 6), np.uint8)
+    for z, value in zip(slices, values, strict=True):
+        voxels[z, 1:5, 1:5] = value
+    direction = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
+    case = Case(name=name, image=folder / f"{name}.nii.gz", label=folder / f"{name}_labels.nii.gz")
+    for path in (case.image, case.label):
+        write_volume(Volume(voxels, (1.0, 1.0, 3.0), (5.0, 6.0, 7.0), direction), path)
+    return case
+
+
 def test_where_structures_are(tmp_path: Path) -> None:
-    """Each in a slice of its own, in the second case with gaps of a slice between them; z runs down."""
-    cases = []
-    for step in (1, 2):
-        voxels = np.zeros((14, 4, 4), np.uint8)
-        voxels[1 : 1 + 6 * step : step] = np.arange(1, 7, dtype=np.uint8)[:, None, None]
-        direction = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0))
-        paths = tmp_path / f"{step}.nii.gz", tmp_path / f"{step}_labels.nii.gz"
-        for path in paths:
-            write_volume(Volume(voxels, (1.0, 1.0, 3.0), (5.0, 6.0, 7.0), direction), path)
-        cases.append(Case(name=str(step), image=paths[0], label=paths[1]))
+    """The second case lies lower and lacks structure 6; in the third structure 5 is farther away by a slice."""
+    cases = [
+        in_slices(tmp_path, "a", [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]),
+        in_slices(tmp_path, "b", [8, 9, 10, 11, 12], [1, 2, 3, 4, 5]),
+        in_slices(tmp_path, "c", [1, 2, 3, 4, 6, 7], [1, 2, 3, 4, 6, 5]),
+    ]
     found = describe_expected(cases, tuple(coded(value, str(value)) for value in range(1, 7))).labels
-    assert [each.place for each in found] == [(0.0, 0.0, -4.5 * (value - 3.5)) for value in range(1, 7)]
+    steps = np.diff([each.place[2] for each in found if each.place is not None])
+    assert steps[:4] == pytest.approx([-3, -3, -3, -5], abs=0.01)
+    assert [each.place[:2] for each in found if each.place is not None] == [(0.0, 0.0)] * 6
+    assert found[4].displacement == pytest.approx(4, abs=1)
+    assert max(each.displacement or 0 for each in found[:4]) < 1
+
+
+def test_what_is_cut_has_no_place(tmp_path: Path) -> None:
+    cases = [in_slices(tmp_path, str(n), [0, 2, 3, 4, 5, 6 + n], [1, 2, 3, 4, 5, 6]) for n in range(2)]
+    found = describe_expected(cases, tuple(coded(value, str(value)) for value in range(1, 7))).labels
+    assert (found[0].place, found[0].displacement) == (None, None)
+    assert None not in [each.place for each in found[1:]]
+
+
+def test_a_pack_of_many_structures_that_does_not_say_where_they_are_is_not_complete(tmp_path: Path) -> None:
+    cases = [in_slices(tmp_path, "a", [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6])]
+    pack = manifest(6, field_of_view=FieldOfView(smallest=(1.0, 1.0, 1.0), largest=(2.0, 2.0, 2.0)))
+    assert not is_complete(pack)
+    expected = describe_expected(cases, pack.labels)
+    assert is_complete(replace(pack, expected=expected))
+    assert not is_complete(replace(pack, expected=expected, field_of_view=None))
+    earlier = tuple(replace(label, place=None, displacement=None) for label in expected.labels)
+    assert not is_complete(replace(pack, expected=replace(expected, labels=earlier)))
+    few = replace(pack, labels=pack.labels[:5], expected=replace(expected, labels=earlier[:5]))
+    assert is_complete(few)
 
 
 def test_the_smallest_is_a_cut_one_if_all_are(case: Callable[..., Case]) -> None:
