@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from KDSegmentatorLib.advisor.calibration import Calibration
@@ -95,7 +96,10 @@ def advise(
     speed_of: SpeedOf | None = None,
     region_packs: Mapping[str, StudentPack] | None = None,
 ) -> Advice:
-    """Return the largest student of a family that fits the time and the memory; the smallest if none does.
+    """Return the best student of a family that fits the time and the memory; the smallest if none does.
+
+    The best is the one with the highest mean Dice where the sizes were measured on the same cases, of equal ones the
+    smaller; otherwise the largest.
 
     The first time on a machine, up to two seconds are spent with measuring it.
 
@@ -127,11 +131,12 @@ def advise(
     if not possible:
         raise EngineUnavailableError(f"{family.task} {sizes[-1].pack.manifest.size} {sizes[-1].obstacle}")
     free = [size for size in possible if size.obstacle is None]
-    chosen = next((size for size in free if size.estimate.seconds <= time_budget), (free or possible)[-1])
+    fast = [size for size in free if size.estimate.seconds <= time_budget]
+    chosen = _best(fast) if fast else (free or possible)[-1]
     return Advice(
         pack=chosen.pack,
         estimate=chosen.estimate,
-        reason=_reason(chosen, sizes, time_budget, hardware),
+        reason=_reason(chosen, sizes, fast, time_budget, hardware),
         sizes=sizes,
     )
 
@@ -323,13 +328,39 @@ def _asked(request: EngineRequest) -> str:
     return ", ".join(f"{name} {value}" for name, value in asked if value != AUTOMATIC)
 
 
-def _reason(chosen: SizeEstimate, sizes: tuple[SizeEstimate, ...], time_budget: float, hardware: Hardware) -> str:
+def _best(sizes: Sequence[SizeEstimate]) -> SizeEstimate:
+    """Return the size with the highest mean Dice, of equal ones the smallest; the largest if not comparable."""
+    found = [size.pack.manifest.evaluation for size in sizes]
+    measured = {(each.dataset, each.split, each.cases, each.mirroring) for each in found if each is not None}
+    if len(measured) > 1 or None in found:
+        return sizes[0]
+    return max(reversed(sizes), key=_mean_dice)
+
+
+def _mean_dice(size: SizeEstimate) -> float:
+    evaluation = size.pack.manifest.evaluation
+    return math.nan if evaluation is None else evaluation.mean_dice.mean
+
+
+def _reason(
+    chosen: SizeEstimate,
+    sizes: tuple[SizeEstimate, ...],
+    fast: Sequence[SizeEstimate],
+    time_budget: float,
+    hardware: Hardware,
+) -> str:
     """Return why a size is advised, one sentence."""
     size, expected = chosen.pack.manifest.size, chosen.estimate
     smallest = "the smallest size" if chosen is sizes[-1] else "the smallest size that can be taken"
     if chosen.obstacle is not None and hardware.available_memory is not None:
         available = f"{hardware.available_memory / 1e9:.1f} GB"
         text = f"{size} is {smallest}; no size is expected to fit the available memory of {available}"
+    elif fast and chosen is not fast[0]:
+        others = ", ".join(f"{each.pack.manifest.size} {_mean_dice(each):.3f}" for each in fast[: fast.index(chosen)])
+        text = (
+            f"{size} has the best Dice of the sizes expected to finish within {time_budget:g} s "
+            f"({_mean_dice(chosen):.3f} on held-out cases; {others})"
+        )
     elif expected.seconds <= time_budget:
         text = f"{size} is the largest size expected to finish within {time_budget:g} s"
     else:

@@ -21,7 +21,7 @@ from KDSegmentatorLib.errors import CancelledError, EngineUnavailableError, Geom
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.machine.hardware import Hardware, detect_hardware
 from KDSegmentatorLib.packs.catalogue import Family
-from KDSegmentatorLib.packs.manifest import Manifest, ReducedPrecision
+from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore, Manifest, ReducedPrecision
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
 from support.generated_packs import manifest
@@ -77,6 +77,41 @@ def test_the_largest_size_that_fits_the_time() -> None:
     assert chosen(sizes, time_budget=200) == "x1"
     assert chosen(sizes, time_budget=4) == "x1/4"
     assert chosen(sizes, mirroring=True) == "x1/4"
+
+
+def scored(sizes: Family, *dice: float | None, split: str = "held out") -> Family:
+    """Return the family with these mean Dice values, the last one measured on ``split``."""
+    packs = []
+    for number, (each, mean) in enumerate(zip(sizes.packs, dice, strict=True), 1):
+        interval = Interval(mean=mean or 0.0, low=0.0, high=1.0)
+        evaluation = Evaluation(
+            dataset="generated",
+            split=split if number == len(dice) else "held out",
+            cases=6,
+            mirroring=False,
+            mean_dice=interval,
+            labels=(LabelScore(value=1, dice=interval),),
+            teacher_mean_dice=None,
+        )
+        packs.append(pack(replace(each.manifest, evaluation=None if mean is None else evaluation)))
+    return Family(task=sizes.task, packs=tuple(packs))
+
+
+def test_a_smaller_size_with_a_better_score_is_taken() -> None:
+    sizes = family(5, 3, 1)
+    assert chosen(sizes) == "x1"
+    assert chosen(scored(sizes, 0.77, 0.76, 0.78)) == "x1/4"
+    assert chosen(scored(sizes, 0.77, 0.78, 0.76)) == "x1/2"
+    assert chosen(scored(sizes, 0.78, 0.77, 0.78)) == "x1/4", "the quicker one of equal ones"
+    assert chosen(scored(sizes, 0.79, 0.77, 0.78)) == "x1"
+    assert chosen(scored(family(50, 3, 1), 0.79, 0.78, 0.77)) == "x1/2", "x1 is too slow"
+    assert chosen(scored(sizes, 0.77, None, 0.78)) == "x1", "not all are measured"
+    assert chosen(scored(sizes, 0.77, 0.76, 0.78, split="others")) == "x1", "on other cases"
+    assert chosen(scored(family(100, 50, 20), 0.7, 0.8, 0.6)) == "x1/4", "none is quick enough"
+    assert reason(scored(sizes, 0.77, 0.76, 0.78)).startswith(
+        "x1/4 has the best Dice of the sizes expected to finish within 10 s (0.780 on held-out cases; x1 0.770, "
+        "x1/2 0.760) (estimated 1.0 s and "
+    )
 
 
 def test_the_reason_is_one_sentence_with_the_estimate() -> None:
