@@ -31,8 +31,8 @@ class Segmenter:
 
     Args:
         task: the family, for example ``hippocampus``.
-        size: ``x1`` (the teacher), ``x1/2``, ``x1/4``, ...; ``auto`` takes, for every volume, the largest one that fits
-            time and memory.
+        size: ``x1`` (the teacher), ``x1/2``, ``x1/4``, ...; ``auto`` takes, for every volume, the best one that
+            fits time and memory (:func:`KDSegmentatorLib.advisor.advice.advise`).
         engine: ``openvino``, ``onnxruntime``, or ``auto`` for the fastest that gives the right answer here.
         precision: ``float32``, ``bfloat16``, ``int8`` or ``auto``; packs say which of them keep their accuracy.
         device: ``cpu``, ``cuda``, ... or ``auto``.

@@ -72,7 +72,7 @@ class SegmentRequest:
 
     Attributes:
         settings: how.
-        sizes: ``x1`` (the teacher), ``x1/2``, ...; ``auto`` for the largest that fits time and memory.
+        sizes: ``x1`` (the teacher), ``x1/2``, ...; ``auto`` for the best that fits time and memory.
         input: absolute path of an image file, or :data:`INPUT_NAME` for a volume that is handed over in the job's
             folder.
     """

@@ -102,7 +102,7 @@ def in_slices(folder: Path, name: str, slices: list[int], values: list[int]) -> 
 
 
 def test_where_structures_are(tmp_path: Path) -> None:
-    """The second case lies lower and lacks structure 6; in the third structure 5 is farther away by a slice."""
+    """The second case lies lower and lacks structure 6; in the third 5 is two slices farther away, beyond 6."""
     cases = [
         in_slices(tmp_path, "a", [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6]),
         in_slices(tmp_path, "b", [8, 9, 10, 11, 12], [1, 2, 3, 4, 5]),
