@@ -53,6 +53,7 @@ class Distiller:
             raise InvalidSettingsError(str(error)) from error
         self._autocast = autocast
         self._all_heads = any(term.uses_all_heads for term in self.terms.values())
+        self._uses_logits = any(term.uses_logits for term in self.terms.values())
         self.teachers = [network.to(device, memory_format=torch.channels_last_3d) for network in teachers]  # type: ignore[call-overload]
         for network in self.teachers:
             if device.type == "cpu":
@@ -82,7 +83,7 @@ class Distiller:
         own: list[torch.Tensor] = []
         teachers: list[torch.Tensor] = []
         with torch.no_grad(), self._autocast():
-            teacher_heads = mean_logits(self.teachers, data)
+            teacher_heads = self._run_teachers(data)
         if self._taps is not None:
             own, teachers = (taps.take() for taps in self._taps)
             maps: Iterable[nn.Module] = self.parts["maps"].children()
@@ -93,6 +94,13 @@ class Distiller:
             name: term.weight_at(progress) * term(student, teacher, labels, self.parts[name])
             for name, term in self.terms.items()
         }
+
+    def _run_teachers(self, data: torch.Tensor) -> list[torch.Tensor]:
+        """Return the teacher's logits, and leave its features in the taps, each only where a loss asks for them."""
+        if self._uses_logits:
+            return mean_logits(self.teachers, data)
+        self.teachers[0].encoder(data)  # type: ignore[operator]  # the decoder is most of a U-Net's work
+        return []
 
     def _make_parts(self) -> nn.ModuleDict:
         if self._taps is None:

@@ -17,8 +17,9 @@ PLANS_KEY = "kdsegmentator"
 """Top-level key of ``plans.json`` that holds the settings."""
 
 MINIMUM_WIDTH = 8
-MAXIMUM_SEED = 2**31
 """C_min: the smallest number of features a scaled stage may have, unless a recipe says otherwise."""
+
+MAXIMUM_SEED = 2**31
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["sgd", "adamw"]

@@ -30,6 +30,7 @@ class FeatureLoss(DistillationTerm):
     """
 
     uses_features: ClassVar[bool] = True
+    uses_logits: ClassVar[bool] = False
 
     stage_decay: float = 0.4
 

@@ -32,8 +32,13 @@ class LogitLoss(DistillationTerm):
     precision. It is computed in chunks of voxels, so that beyond the logits it takes the memory of their gradient and
     of one chunk: 111 classes on a 160x192x160 patch are 2.2 GB for one float32 tensor.
 
+    With ``correct_only`` the teacher speaks only where it is right: voxels that it gives another label than the
+    reference (or that have none) count 0, and the student learns from the reference alone there. The mean is still over
+    all voxels, so that a voxel where the teacher is right pulls as hard as without it.
+
     Attributes:
         temperature: tau, > 0.
+        correct_only: leave out voxels that the teacher labels wrongly.
         deep_supervision: compare the deep-supervision heads too, weighted as nnU-Net weights them in its own loss
             (halved with every resolution, the lowest left out, normalised); otherwise the full resolution only.
 
@@ -41,12 +46,14 @@ class LogitLoss(DistillationTerm):
 
     Source:
         Hinton et al., Distilling the Knowledge in a Neural Network, 2015; Lan et al., From Performance to Practice:
-        Knowledge-Distilled Segmentator for On-Premises Clinical Workflows.
+        Knowledge-Distilled Segmentator for On-Premises Clinical Workflows. ``correct_only``: Meng et al., Conditional
+        Teacher-Student Learning, ICASSP 2019.
     """
 
     name: ClassVar[str] = "logit"
 
     temperature: float
+    correct_only: bool = False
     deep_supervision: bool = False
 
     def __post_init__(self) -> None:
@@ -63,27 +70,28 @@ class LogitLoss(DistillationTerm):
         self,
         student: Signals,
         teacher: Signals,
-        labels: Sequence[torch.Tensor],  # noqa: ARG002 - all losses are called alike
-        parts: nn.Module,  # noqa: ARG002
+        labels: Sequence[torch.Tensor],
+        parts: nn.Module,  # noqa: ARG002 - all losses are called alike
     ) -> torch.Tensor:
         """Return the loss; see :class:`DistillationTerm`."""
-        if not self.deep_supervision:
-            return self.divergence(student.heads[0], teacher.heads[0])
-        weights = head_weights(len(student.heads))
+        weights = head_weights(len(student.heads)) if self.deep_supervision else [1.0]
         return torch.stack(
             [
-                weight * self.divergence(own, teachers)
-                for weight, own, teachers in zip(weights, student.heads, teacher.heads, strict=True)
+                weight * self.divergence(student.heads[n], teacher.heads[n], labels[n] if self.correct_only else None)
+                for n, weight in enumerate(weights)
                 if weight > 0
             ]
         ).sum()
 
-    def divergence(self, student_logits: torch.Tensor, teacher_logits: torch.Tensor) -> torch.Tensor:
+    def divergence(
+        self, student_logits: torch.Tensor, teacher_logits: torch.Tensor, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the loss of one head.
 
         Args:
             student_logits: (batch, classes, *spatial).
             teacher_logits: the same shape; treated as constant.
+            labels: (batch, 1, *spatial); voxels where the teacher's class is another one count 0. None compares all.
 
         Returns:
             A float32 scalar (float64 for float64 logits).
@@ -92,7 +100,9 @@ class LogitLoss(DistillationTerm):
             ValueError: the shapes differ, as they do when teacher and student were planned with different labels.
         """
         check_same_shape(student_logits, teacher_logits, "logits")
-        loss: torch.Tensor = _SoftenedDivergence.apply(student_logits, teacher_logits.detach(), self.temperature)
+        loss: torch.Tensor = _SoftenedDivergence.apply(
+            student_logits, teacher_logits.detach(), labels, self.temperature
+        )
         return loss
 
 
@@ -112,35 +122,46 @@ class _SoftenedDivergence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(context: Any, student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
-        context.save_for_backward(student, teacher)
+    def forward(
+        context: Any, student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None, temperature: float
+    ) -> torch.Tensor:
+        context.save_for_backward(student, teacher, labels)
         context.temperature = temperature
         total = full_precision(student.new_empty(0)).new_zeros(())
-        for own, teachers, _ in _chunks(student, teacher):
+        for own, teachers, reference, _ in _chunks(student, teacher, labels):
             log_student, log_teacher = log_softmax(own, temperature), log_softmax(teachers, temperature)
             p_teacher = log_teacher.exp()
-            total += (p_teacher * log_teacher.sub_(log_student)).sum()
+            summands = p_teacher * log_teacher.sub_(log_student)
+            total += (summands if reference is None else summands * _correct(teachers, reference)).sum()
         return total * (temperature**2 * student.shape[1] / student.numel())
 
     @staticmethod
     @once_differentiable
-    def backward(context: Any, incoming: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        student, teacher = context.saved_tensors
+    def backward(context: Any, incoming: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        student, teacher, labels = context.saved_tensors
         factor = incoming * (context.temperature * student.shape[1] / student.numel())
         gradient = empty_gradient(student)
-        for own, teachers, result in _chunks(student, teacher, gradient):
+        for own, teachers, reference, result in _chunks(student, teacher, labels, gradient):
             difference = log_softmax(own, context.temperature).exp_()
             difference -= log_softmax(teachers, context.temperature).exp_()
+            if reference is not None:
+                difference *= _correct(teachers, reference)
             result.copy_(difference.mul_(factor))
-        return gradient, None, None
+        return gradient, None, None, None
+
+
+def _correct(teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return (voxels, 1), whether the class that rows of logits favour is the label."""
+    return teacher.argmax(dim=1, keepdim=True) == labels
 
 
 def _chunks(
-    student: torch.Tensor, teacher: torch.Tensor, gradient: torch.Tensor | None = None
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor | None, gradient: torch.Tensor | None = None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]]:
     """Yield the same few rows of all of them."""
     for patch in range(len(student)):
         rows, of_teacher = as_rows(student[patch]), as_rows(teacher[patch])
+        reference = None if labels is None else as_rows(labels[patch])
         result = rows if gradient is None else as_rows(gradient[patch])
         for chunk in chunks(rows):
-            yield rows[chunk], of_teacher[chunk], result[chunk]
+            yield rows[chunk], of_teacher[chunk], None if reference is None else reference[chunk], result[chunk]

@@ -19,7 +19,8 @@ class Signals:
     """What one network says about a batch.
 
     Attributes:
-        heads: logits (batch, classes, z, y, x), full resolution first. More than that one only if a loss asks for them.
+        heads: logits (batch, classes, z, y, x), full resolution first. More than that one only if a loss asks for them;
+            of the teacher none if no loss looks at them.
         features: outputs of the encoder's stages, (batch, channels, z, y, x), full resolution first, without the
             bottleneck; the student's are mapped to the teacher's channels. Empty if no loss asks for them.
     """
@@ -45,6 +46,9 @@ class DistillationTerm(ABC):
 
     uses_features: ClassVar[bool] = False
     """Whether it compares encoder features, which only a teacher of one fold has."""
+
+    uses_logits: ClassVar[bool] = True
+    """Whether it looks at the teacher's logits; if no loss does, the teacher's decoder does not run."""
 
     weight: float
     ramp: float = 0.0
@@ -81,7 +85,7 @@ class DistillationTerm(ABC):
         Args:
             student: its signals; gradients flow into them.
             teacher: its signals; constants.
-            labels: label maps (batch, 1, z, y, x) at the resolutions of ``features``.
+            labels: label maps (batch, 1, z, y, x) at the resolutions of all heads, full resolution first.
             parts: what :meth:`trained_parts` returned.
         """
 

@@ -102,6 +102,22 @@ def test_feature_losses_have_maps_and_ramps(setting):
     assert all(parameter.grad is None for parameter in student.decoder.stages.parameters())
 
 
+def test_the_teachers_decoder_runs_only_for_losses_of_logits(setting, monkeypatch):
+    student, distiller, _ = setting(RECO)
+    ran = []
+    distiller.teachers[0].decoder.register_forward_hook(lambda *_: ran.append(True))
+    encoder_only = losses_of(student, distiller)
+    assert not ran
+    monkeypatch.setattr(distiller, "_uses_logits", True)  # as if one of the losses did
+    assert losses_of(student, distiller) == encoder_only
+    assert ran
+
+
+def test_a_loss_of_logits_among_others_gets_them(setting):
+    student, distiller, _ = setting({**RECO, **LOGIT})
+    assert losses_of(student, distiller)["logit"].item() > 0
+
+
 def test_equal_widths_need_no_map(setting):
     _, distiller, _ = setting({"cwd": {"weight": 1.0}}, student_features=(16, 8, 32))
     assert [type(each).__name__ for each in distiller.parts["maps"]] == ["Identity", "Conv3d"]

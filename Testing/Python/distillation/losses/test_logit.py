@@ -216,6 +216,43 @@ class NewTensors(torch.utils._python_dispatch.TorchDispatchMode):
         return result
 
 
+def test_voxels_that_the_teacher_labels_wrongly_count_nothing():
+    student, teacher = random_logits((2, 5, 3, 4, 2))
+    labels = teacher.argmax(axis=1)[:, None]
+    wrong = np.random.default_rng(1).random(labels.shape) < 0.4
+    labels = np.where(wrong, (labels + 1) % 5, labels)
+    labels[0, 0, 0, 0, 0] = -1  # no label at all
+    wrong[0, 0, 0, 0, 0] = True
+    z = torch.from_numpy(student).requires_grad_()
+    loss = divergence()(z, torch.from_numpy(teacher), torch.from_numpy(labels))
+    loss.backward()
+    everywhere = torch.from_numpy(student).requires_grad_()
+    divergence()(everywhere, torch.from_numpy(teacher)).backward()
+    right = np.broadcast_to(~wrong, student.shape)
+    assert not z.grad.numpy()[~right].any()
+    np.testing.assert_array_equal(z.grad.numpy()[right], everywhere.grad.numpy()[right])
+    apart = [
+        reference(student[n, :, i, j, k][None], teacher[n, :, i, j, k][None], 2.0)
+        for n, _, i, j, k in np.argwhere(~wrong)
+    ]
+    assert loss.item() == pytest.approx(sum(apart) / wrong.size, rel=1e-5)
+
+
+@pytest.mark.parametrize("deep_supervision", [False, True])
+def test_correct_only_asks_the_reference_at_each_resolution(deep_supervision):
+    student, teacher = Signals(heads=heads_of(0, 1, 2)), Signals(heads=heads_of(3, 4, 5))
+    right = [heads.argmax(1, keepdim=True) for heads in teacher.heads]
+    wrong = [(labels + 1) % 5 for labels in right]
+    loss = LogitLoss(weight=1.0, temperature=2.0, correct_only=True, deep_supervision=deep_supervision)
+    all_voxels = LogitLoss(weight=1.0, temperature=2.0, deep_supervision=deep_supervision)
+    nothing = torch.nn.ModuleList()
+    torch.testing.assert_close(loss(student, teacher, right, nothing), all_voxels(student, teacher, wrong, nothing))
+    assert loss(student, teacher, wrong, nothing).item() == 0
+    lower_only = loss(student, teacher, [wrong[0], right[1], wrong[2]], nothing)
+    expected = divergence()(student.heads[1], teacher.heads[1]) / 3 if deep_supervision else torch.tensor(0.0)
+    torch.testing.assert_close(lower_only, expected)
+
+
 def heads_of(*seeds):
     return [torch.from_numpy(random_logits((2, 5, 8 >> n, 8 >> n, 8 >> n), seed)[0]) for n, seed in enumerate(seeds)]
 
