@@ -75,19 +75,13 @@ def background_maps(
     )
 
 
-def read_off(
-    head: Head | None,
-    values: npt.NDArray[np.float32],
-    into: VoxelMaps,
-    kept: npt.NDArray[np.uint8 | np.uint16] | None = None,
-) -> None:
+def read_off(head: Head | None, values: npt.NDArray[np.float32], into: VoxelMaps) -> None:
     """Fill maps from features, or from logits.
 
     Args:
         head: turns features into logits; None if ``values`` are logits.
         values: (features or labels, y, x).
         into: maps of the shape (y, x), overwritten; they may be views with any strides.
-        kept: label value to the value to write (0 for labels that are not wanted); None writes them as they are.
     """
     rows = len(values) if head is None else len(head.bias)
     height, width = values.shape[1:]
@@ -98,8 +92,7 @@ def read_off(
         shape = block.shape[1:]
         logits = _logits(head, block.reshape(len(values), -1))
         best = logits.max(axis=1, keepdims=True)
-        found = _first_equal(logits, best)
-        into.labels[part] = _in_order(found if kept is None else kept[found], shape)
+        into.labels[part] = _in_order(_first_equal(logits, best), shape)
         if into.entropy is None and not into.probabilities:
             continue
         logits -= best

@@ -140,8 +140,9 @@ def segment(
         drawn: npt.NDArray[Any] = result.labels
         if manifest.region is not None:
             drawn = without_empty(drawn, shown.voxels, steps.check)
-        labelled = volume.with_voxels(largest_pieces(drawn, manifest.single_pieces, steps.check))
-        warnings += check_result(labelled, request.wanted, manifest, volume, steps.advance)
+        drawn = largest_pieces(drawn, manifest.single_pieces, steps.check)
+        warnings += check_result(volume.with_voxels(drawn), request.wanted, manifest, volume, steps.advance)
+        labelled = volume.with_voxels(_only(drawn, request.wanted, manifest, steps.check))
     except (MemoryError, RuntimeError) as error:
         if not is_memory_failure(error):
             raise
@@ -322,7 +323,6 @@ def _restored_maps(
             into,
             operators,
             None if early else head,
-            _kept(request.wanted, manifest),
             threads=request.threads,
             restored=restored,
         ) as restoration:
@@ -399,11 +399,16 @@ def select_labels(manifest: Manifest, wanted: Sequence[str | int] | None) -> tup
     return tuple(label for label in manifest.labels if label.value in chosen)
 
 
-def _kept(wanted: tuple[Label, ...], manifest: Manifest) -> npt.NDArray[np.uint8 | np.uint16] | None:
-    """Return label value to the value to write, 0 for what is not wanted; None if all are."""
+def _only(
+    labels: npt.NDArray[Any], wanted: tuple[Label, ...], manifest: Manifest, check: Callable[[], None]
+) -> npt.NDArray[Any]:
+    """Make background of what is not wanted, in place."""
     if len(wanted) == len(manifest.labels):
-        return None
-    table = np.zeros(len(manifest.labels) + 1, dtype=np.uint16)
+        return labels
+    table = np.zeros(len(manifest.labels) + 1, dtype=labels.dtype)
     for label in wanted:
         table[label.value] = label.value
-    return table
+    for part in slabs(labels):
+        check()
+        labels[part] = table[labels[part]]
+    return labels

@@ -30,7 +30,6 @@ class Restoration:
         operators: from the network's grid to that shape, order 0 or 1 if the head comes late (anything else is not
             linear because of clipping).
         late_head: turns features into logits; None if the slabs hold logits.
-        kept: label value to the value to write; see :func:`KDSegmentatorLib.engines.head.read_off`.
         threads: planes computed at a time.
         restored: called with the number of rows of the maps that were just finished; may raise to stop.
     """
@@ -40,7 +39,6 @@ class Restoration:
         maps: VoxelMaps,
         operators: AxisOperators,
         late_head: Head | None,
-        kept: npt.NDArray[np.uint8 | np.uint16] | None,
         *,
         threads: int,
         restored: Callable[[int], None],
@@ -48,7 +46,6 @@ class Restoration:
         self._maps = maps
         self._along_z, self._along_y, self._along_x = operators
         self._head = late_head
-        self._kept = kept
         self._restored = restored
         self._threads = threads
         self._executor = ThreadPoolExecutor(max_workers=threads)
@@ -124,7 +121,7 @@ class Restoration:
             entropy=None if self._maps.entropy is None else self._maps.entropy[row],
             probabilities={value: map_[row] for value, map_ in self._maps.probabilities.items()},
         )
-        read_off(self._head, plane, maps, self._kept)
+        read_off(self._head, plane, maps)
 
     def _in_plane(self, plane: Array) -> Array:
         """Return a plane (channels, y, x) resampled along y and x."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,8 +146,10 @@ def check_result(
     its own evaluation either (:data:`LEAST_DICE`) is odd only if it is too large.
 
     Args:
-        segmentation: label values, unsigned, (z, y, x).
-        labels: the structures that were kept; others are not judged, nor is the sum unless all were kept.
+        segmentation: all label values of the pack, unsigned, (z, y, x). Whether the result as a whole can be right
+            shows in all structures, also where few of them are wanted.
+        labels: the structures that are wanted; what is odd about a single other one is not said, nor is anything
+            about the sum unless all are wanted.
         manifest: of the pack.
         image: the scan on the same grid; None leaves its contrast unjudged.
         check: called once for each of the :func:`~KDSegmentatorLib.geometry.slabs`; may raise to stop the work.
@@ -155,21 +157,16 @@ def check_result(
     largest = max(label.value for label in manifest.labels)
     volumes = structure_volumes(segmentation, largest, check)
     judge = _Judge(volumes, labels, manifest)
-    if not volumes.ml.any():
+    wanted = tuple(label.value for label in labels)
+    if not volumes.ml[list(wanted)].any():
         return judge.empty()
-    missing, displaced, sizes = judge.missing(), judge.displaced(), judge.sizes()
+    sizes = judge.sizes(wanted)
     said = {name for warning in sizes for name in warning.labels}
-    odd = {
-        name
-        for warning in (*missing, *displaced, *sizes)
-        if warning.kind in ("missing", "displaced", "small", "large")
-        for name in warning.labels
-    }
     return (
-        *judge.whole(odd),
+        *judge.whole(),
         *(() if image is None else judge.contrast(segmentation, image)),
-        *missing,
-        *displaced,
+        *judge.missing(wanted),
+        *judge.displaced(wanted),
         *judge.total(),
         *sizes,
         *(pair for pair in judge.pairs() if said.isdisjoint(pair.labels)),
@@ -194,8 +191,8 @@ class _Judge:
     def __init__(self, volumes: StructureVolumes, labels: Sequence[Label], manifest: Manifest) -> None:
         self._volumes = volumes
         self._manifest = manifest
-        self._names = {label.value: label.name for label in labels}
-        self._complete = len(labels) == len(manifest.labels)
+        self._names = {label.value: label.name for label in manifest.labels}
+        self._wanted = {label.value: label.name for label in labels}
         self._expected = manifest.expected
         known = () if manifest.expected is None else manifest.expected.labels
         self._known: dict[int, ExpectedLabel] = {label.value: label for label in known}
@@ -203,37 +200,38 @@ class _Judge:
         self._never_found = {score.value for score in scores if score.dice.mean < LEAST_DICE}
 
     def empty(self) -> tuple[ResultWarning, ...]:
-        """Judge a result without any voxel."""
-        expected = self._expected
-        if not self._absent() and (not self._complete or (expected is not None and expected.smallest_ml == 0)):
+        """Judge a result without any voxel of the wanted structures."""
+        expected, complete = self._expected, self._wanted.keys() == self._names.keys()
+        if not self._absent(self._wanted) and (not complete or (expected is not None and expected.smallest_ml == 0)):
             return ()
-        if self._complete:
+        if complete:
             found = "Nothing was found at all"
         else:
-            found = f"None of the chosen structures was found ({', '.join(self._names.values())})"
-            if self._names.keys() <= self._never_found:
+            found = f"None of the chosen structures was found ({', '.join(self._wanted.values())})"
+            if self._wanted.keys() <= self._never_found:
                 found += ", as in the pack's own evaluation"
         return (
             self._warning(
                 "empty",
-                tuple(self._names.values()) if not self._complete else (),
+                () if complete else tuple(self._wanted.values()),
                 f"{found}. Do not use this result: check that the volume shows what the pack is for "
                 f"({self._manifest.title}; {self._manifest.modality}, {self._manifest.body_part.lower()}), and that "
                 "its orientation is right.",
             ),
         )
 
-    def whole(self, odd: set[str]) -> tuple[ResultWarning, ...]:
+    def whole(self) -> tuple[ResultWarning, ...]:
         """Judge the result as a whole by how many of its structures are missing, or far from their size or place."""
-        judged = {name for value, name in self._names.items() if value not in self._never_found}
-        count = len(odd & judged)
-        if len(judged) < MANY_STRUCTURES or count < MANY_ODD or count <= ODD_SHARE * len(judged):
+        judged = self._names.keys() - self._never_found
+        odd = {*self._absent(judged), *(value for _, value, _ in self._far())}
+        odd |= {value for value in judged if any(each.kind in ("small", "large") for each in self.sizes([value]))}
+        if len(judged) < MANY_STRUCTURES or len(odd) < MANY_ODD or len(odd) <= ODD_SHARE * len(judged):
             return ()
         return (
             self._warning(
                 "implausible",
                 (),
-                f"{count} of {len(judged)} structures are missing, or far from their size or place in the training "
+                f"{len(odd)} of {len(judged)} structures are missing, or far from their size or place in the training "
                 f"set. Do not use this result before it is clear that the volume shows what the pack is for "
                 f"({self._manifest.title}; {self._manifest.modality}, {self._manifest.body_part.lower()}), all of it, "
                 "and that its orientation is right.",
@@ -245,7 +243,7 @@ class _Judge:
         trained = {
             value: label.intensity
             for value, label in self._known.items()
-            if label.intensity is not None and value in self._names and self._volumes.ml[value] > 0
+            if label.intensity is not None and self._volumes.ml[value] > 0
         }
         if len(trained) < MANY_STRUCTURES or len(set(trained.values())) == 1:
             return ()
@@ -271,8 +269,8 @@ class _Judge:
             ),
         )
 
-    def missing(self) -> tuple[ResultWarning, ...]:
-        absent = [value for value in self._absent() if value not in self._never_found]
+    def missing(self, values: Collection[int]) -> tuple[ResultWarning, ...]:
+        absent = [value for value in self._absent(values) if value not in self._never_found]
         if not absent:
             return ()
         names = tuple(self._names[value] for value in absent)
@@ -283,30 +281,16 @@ class _Judge:
             ),
         )
 
-    def displaced(self) -> tuple[ResultWarning, ...]:
-        """Judge where the structures are among each other, those of which a part may lie beyond the edge left out."""
-        known = {
-            value: (label.place, label.displacement)
-            for value, label in self._known.items()
-            if label.place is not None
-            and label.displacement is not None
-            and value in self._names.keys() - self._never_found
-            and self._usual(value)
-            and self._volumes.ml[value] > 0
-            and not self._volumes.at_edge[value]
-        }
-        if len(known) < MANY_STRUCTURES:
-            return ()
-        places = np.array([place for place, _ in known.values()])
-        found = displacements(self._volumes.places[list(known)], places).tolist()
-        farthest = sorted(zip(found, known.items(), strict=True), reverse=True)
-        far = [(mm, self._names[value], most) for mm, (value, (_, most)) in farthest if mm > most + ADDED_MM]
+    def displaced(self, values: Collection[int]) -> tuple[ResultWarning, ...]:
+        """Judge where some structures are among all."""
+        everywhere = self._far()
+        far = [(mm, self._names[value], most) for mm, value, most in everywhere if value in values]
         if not far:
             return ()
         mm, name, most = far[0]
         more = "".join(f", {other} {distance:.0f} mm" for distance, other, _ in far[1:MOST_NAMED])
         more += f", and {len(far) - MOST_NAMED} more structures" if len(far) > MOST_NAMED else ""
-        orientation = ", and that the orientation of the volume is right" if len(far) >= MANY_ODD else ""
+        orientation = ", and that the orientation of the volume is right" if len(everywhere) >= MANY_ODD else ""
         return (
             self._warning(
                 "displaced",
@@ -324,9 +308,9 @@ class _Judge:
         They explain no more than the largest volume that they have in the training set.
         """
         expected, volume = self._expected, float(self._volumes.ml.sum())
-        if expected is None or not self._complete or len(self._names) == 1:
+        if expected is None or self._wanted.keys() != self._names.keys() or len(self._names) == 1:
             return ()
-        explained = sum(self._known[value].largest_ml for value in self._absent())
+        explained = sum(self._known[value].largest_ml for value in self._absent(self._names))
         if volume < TOTAL_TIMES_SMALLEST * expected.smallest_ml <= volume + explained:
             return ()
         return self._size(
@@ -336,9 +320,9 @@ class _Judge:
             at_edge=any(_usually_whole(known) and self._at_edge(known) for known in self._known.values()),
         )
 
-    def sizes(self) -> tuple[ResultWarning, ...]:
+    def sizes(self, values: Collection[int]) -> tuple[ResultWarning, ...]:
         warnings: list[ResultWarning] = []
-        for value, name in self._names.items():
+        for value in values:
             known, volume = self._known.get(value), float(self._volumes.ml[value])
             if known is None or volume == 0:
                 continue
@@ -348,7 +332,7 @@ class _Judge:
                 (LABEL_TIMES_SMALLEST, LABEL_TIMES_LARGEST),
                 at_edge=self._at_edge(known),
                 usually_whole=_usually_whole(known),
-                name=name,
+                name=self._names[value],
             )
             warnings += [each for each in size if each.kind == "large" or value not in self._never_found]
         return tuple(warnings)
@@ -357,16 +341,41 @@ class _Judge:
         warnings: list[ResultWarning] = []
         for pair in () if self._expected is None else self._expected.pairs:
             left, right = (float(self._volumes.ml[value]) for value in (pair.left, pair.right))
-            if not {pair.left, pair.right} <= self._names.keys() - self._never_found or left == 0 or right == 0:
+            if not {pair.left, pair.right} <= self._wanted.keys() - self._never_found or left == 0 or right == 0:
                 continue
             difference = abs(left - right) / ((left + right) / 2)
             if difference > TIMES_LARGEST_DIFFERENCE * pair.largest_difference + ADDED_DIFFERENCE:
                 warnings.append(self._asymmetry(pair, left, right, difference))
         return tuple(warnings)
 
-    def _absent(self) -> list[int]:
-        """Return the structures without a voxel that (almost) every training case has."""
-        return [value for value in self._names if self._volumes.ml[value] == 0 and self._usual(value)]
+    def _absent(self, values: Collection[int]) -> list[int]:
+        """Return which of some structures have no voxel, though (almost) every training case has them."""
+        return [value for value in values if self._volumes.ml[value] == 0 and self._usual(value)]
+
+    def _far(self) -> list[tuple[float, int, float]]:
+        """Return what is too far from its place among the others, the farthest first.
+
+        Structures of which a part may lie beyond the edge are left out.
+
+        Returns:
+            Distance in mm, label value, and the largest such distance in the training set.
+        """
+        known = {
+            value: (label.place, label.displacement)
+            for value, label in self._known.items()
+            if label.place is not None
+            and label.displacement is not None
+            and value not in self._never_found
+            and self._usual(value)
+            and self._volumes.ml[value] > 0
+            and not self._volumes.at_edge[value]
+        }
+        if len(known) < MANY_STRUCTURES:
+            return []
+        places = np.array([place for place, _ in known.values()])
+        found = displacements(self._volumes.places[list(known)], places).tolist()
+        farthest = sorted(zip(found, known.items(), strict=True), reverse=True)
+        return [(mm, value, most) for mm, (value, (_, most)) in farthest if mm > most + ADDED_MM]
 
     def _usual(self, value: int) -> bool:
         """Return whether (almost) every training case has a label, also if the pack does not say."""

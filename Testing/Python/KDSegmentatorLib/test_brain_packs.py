@@ -395,6 +395,10 @@ def test_another_contrast_is_warned_of(structures: Segmenter) -> None:
 def test_a_header_with_a_wrong_orientation_is_implausible(structures: Segmenter, axes: tuple[int, ...]) -> None:
     """The voxels (z, y, x) are those of a head turned by 180 degrees or mirrored, and the header does not say so."""
     turned_over = head().with_voxels(np.ascontiguousarray(np.flip(head().voxels, axes)))
-    warnings = structures(turned_over).record.warnings
-    assert warnings[0].kind == "implausible"
+    result = structures(turned_over, labels=["Left thalamus", "Right thalamus"])
+    assert {*np.unique(result.volume.voxels)} <= {0, *(label.value for label in result.labels)}
+    warnings = result.record.warnings
+    assert warnings[0].kind == "implausible"  # shows in all structures, not in the two
     assert "orientation" in warnings[0].sentence
+    named = {name for warning in warnings for name in warning.labels if warning.pack_id.startswith(STRUCTURES)}
+    assert named <= {"Left thalamus", "Right thalamus"}

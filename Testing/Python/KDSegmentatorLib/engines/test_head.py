@@ -115,17 +115,6 @@ def test_more_weights_than_fit_into_one_small_product() -> None:
     assert_labels_of(maps.labels, exact_logits(head, values))
 
 
-def test_labels_that_are_not_kept_become_background_and_win_their_voxels_all_the_same() -> None:
-    head, values = random_head(6, 4), random_features(4, 15, 17)
-    everything = background_maps((15, 17), 6)
-    read_off(head, values, everything)
-    some = background_maps((15, 17), 6, entropy=True, probabilities=[2])
-    read_off(head, values, some, np.array([0, 1, 0, 0, 0, 5], np.uint16))
-    assert set(np.unique(everything.labels)) >= {0, 1, 2, 3, 5}
-    np.testing.assert_array_equal(some.labels, np.where(np.isin(everything.labels, (1, 5)), everything.labels, 0))
-    np.testing.assert_allclose(some.probabilities[2], exact_softmax(exact_logits(head, values))[2], atol=2e-6)
-
-
 def test_maps_may_be_views_with_any_strides() -> None:
     head, values = random_head(5, 4), random_features(4, 9, 11)
     whole = background_maps((11, 9, 3), 5, entropy=True, probabilities=[1])

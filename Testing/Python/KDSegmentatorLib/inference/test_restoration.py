@@ -53,7 +53,6 @@ def restored(
     resampling: Resampling = LINEAR,
     head: Head | None = HEAD,
     threads: int = 1,
-    kept: npt.NDArray[np.uint16] | None = None,
     entropy: bool = False,
 ) -> tuple[VoxelMaps, list[int]]:
     """Return the maps, and how many of their rows were finished after each slab.
@@ -65,7 +64,6 @@ def restored(
         resampling: orders.
         head: as for :class:`Restoration`.
         threads: as well.
-        kept: as well.
         entropy: whether it is wanted.
     """
     maps = background_maps(after, ROWS, entropy=entropy)
@@ -76,7 +74,7 @@ def restored(
         finished[-1] += rows
 
     operators = axis_operators(values.shape[1:], after, resampling, None)
-    with Restoration(maps, operators, head, kept, threads=threads, restored=count) as restoration:
+    with Restoration(maps, operators, head, threads=threads, restored=count) as restoration:
         first = 0
         for rows in [*slabs, values.shape[1]]:
             rows = min(rows, values.shape[1] - first)
@@ -162,7 +160,7 @@ def test_rows_are_reported_one_after_the_other_and_never_twice() -> None:
     counts: list[int] = []
     operators = axis_operators((17, 6, 6), (23, 6, 6), LINEAR, None)
     values = random_values(FEATURES, (17, 6, 6))
-    with Restoration(maps, operators, HEAD, None, threads=2, restored=counts.append) as restoration:
+    with Restoration(maps, operators, HEAD, threads=2, restored=counts.append) as restoration:
         restoration.push(values[:, :9])
         restoration.push(values[:, 9:])
     assert sum(counts) == 23
@@ -179,20 +177,13 @@ def test_the_entropy_is_that_of_the_resampled_logits() -> None:
     np.testing.assert_allclose(maps.entropy, -(probabilities * np.log2(probabilities)).sum(axis=0), atol=1e-5)
 
 
-def test_only_wanted_labels_are_kept() -> None:
-    values = random_values(FEATURES, (9, 8, 7))
-    everything, _ = restored(values, (9, 8, 7), [4])
-    some, _ = restored(values, (9, 8, 7), [4], kept=np.array([0, 1, 0, 3, 0, 0], np.uint16))
-    np.testing.assert_array_equal(some.labels, np.where(np.isin(everything.labels, (1, 3)), everything.labels, 0))
-
-
 def test_the_maps_may_be_a_part_of_larger_ones() -> None:
     values = random_values(FEATURES, (9, 8, 7))
     expected, _ = restored(values, (12, 8, 7), [4])
     whole = background_maps((14, 10, 11), ROWS)
     part = VoxelMaps(labels=whole.labels[1:13, 2:, 3:10])
     operators = axis_operators((9, 8, 7), (12, 8, 7), LINEAR, None)
-    with Restoration(part, operators, HEAD, None, threads=2, restored=lambda _: None) as restoration:
+    with Restoration(part, operators, HEAD, threads=2, restored=lambda _: None) as restoration:
         restoration.push(values)
     np.testing.assert_array_equal(whole.labels[1:13, 2:, 3:10], expected.labels)
     whole.labels[1:13, 2:, 3:10] = 0
@@ -204,7 +195,7 @@ def test_memory_does_not_grow_with_the_volume() -> None:
     values = random_values(FEATURES, (60, 4, 4))
     maps = background_maps((75, 4, 4), ROWS)
     operators = axis_operators((60, 4, 4), (75, 4, 4), LINEAR, None)
-    with Restoration(maps, operators, HEAD, None, threads=1, restored=lambda _: None) as restoration:
+    with Restoration(maps, operators, HEAD, threads=1, restored=lambda _: None) as restoration:
         for row in range(0, 60, 5):
             restoration.push(values[:, row : row + 5])
             assert len(restoration._planes) <= 2
@@ -270,7 +261,7 @@ def test_when_it_is_stopped_nothing_goes_on() -> None:
     operators = axis_operators((20, 6, 6), (20, 6, 6), LINEAR, None)
     with (
         pytest.raises(CancelledError),
-        Restoration(maps, operators, HEAD, None, threads=2, restored=stop) as restoration,
+        Restoration(maps, operators, HEAD, threads=2, restored=stop) as restoration,
     ):
         restoration.push(random_values(FEATURES, (20, 6, 6)))
     assert not maps.labels[4:].any()
@@ -311,7 +302,7 @@ def test_planes_that_are_kept_are_copied_once() -> None:
     maps = background_maps((2, 4, 4), ROWS)
     operators = axis_operators((20, 4, 4), (2, 4, 4), Resampling(order=3, order_z=0), None)
     values = random_values(ROWS, (20, 4, 4))
-    with Restoration(maps, operators, None, None, threads=1, restored=lambda _: None) as restoration:
+    with Restoration(maps, operators, None, threads=1, restored=lambda _: None) as restoration:
         kept: list[Array] = []
         longest = 0
         for row in range(0, 20, 2):
@@ -334,7 +325,7 @@ def test_when_a_kept_plane_does_not_fit_it_is_an_error() -> None:
 
     maps = background_maps((4, 4, 4), ROWS)
     operators = axis_operators((8, 4, 4), (4, 4, 4), LINEAR, None)
-    with Restoration(maps, operators, HEAD, None, threads=2, restored=lambda _: None) as restoration:
+    with Restoration(maps, operators, HEAD, threads=2, restored=lambda _: None) as restoration:
         slab = random_values(FEATURES, (3, 4, 4)).view(Large)
         with pytest.raises(InsufficientMemoryError, match="not enough memory to keep a plane"):
             restoration.push(slab)
