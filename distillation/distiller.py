@@ -99,7 +99,7 @@ class Distiller:
         """Return the teacher's logits, and leave its features in the taps, each only where a loss asks for them."""
         if self._uses_logits:
             return mean_logits(self.teachers, data)
-        self.teachers[0].encoder(data)  # type: ignore[operator]  # the decoder is most of a U-Net's work
+        self.teachers[0].encoder(data)  # the decoder is most of a U-Net's work
         return []
 
     def _make_parts(self) -> nn.ModuleDict:
