@@ -53,7 +53,8 @@ class Distiller:
             raise InvalidSettingsError(str(error)) from error
         self._autocast = autocast
         self._all_heads = any(term.uses_all_heads for term in self.terms.values())
-        self._uses_logits = any(term.uses_logits for term in self.terms.values())
+        self.uses_logits = any(term.uses_logits for term in self.terms.values())
+        """Whether the teachers' decoders run."""
         self.teachers = [network.to(device, memory_format=torch.channels_last_3d) for network in teachers]  # type: ignore[call-overload]
         for network in self.teachers:
             if device.type == "cpu":
@@ -96,10 +97,10 @@ class Distiller:
         }
 
     def _run_teachers(self, data: torch.Tensor) -> list[torch.Tensor]:
-        """Return the teacher's logits, and leave its features in the taps, each only where a loss asks for them."""
-        if self._uses_logits:
+        """Return the teachers' logits, or [] where no loss looks at them: then only the encoder runs, for the taps."""
+        if self.uses_logits:
             return mean_logits(self.teachers, data)
-        self.teachers[0].encoder(data)  # the decoder is most of a U-Net's work
+        self.teachers[0].encoder(data)
         return []
 
     def _make_parts(self) -> nn.ModuleDict:

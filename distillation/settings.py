@@ -81,7 +81,7 @@ class DistillationSettings:
 
     def same_but_for_place(self, other: DistillationSettings) -> bool:
         """Return whether these settings use the same teacher in the same way, wherever its folder lies now."""
-        same_use = (self.method, self.losses) == (other.method, other.losses)
+        same_use = self.method == other.method and _terms(self.losses) == _terms(other.losses)
         return same_use and self.teacher.same_but_for_place(other.teacher)
 
     @classmethod
@@ -108,6 +108,17 @@ class DistillationSettings:
             sha256=None if sha256s is None else tuple(sha256s),
         )
         return cls(**values, teacher=teacher)
+
+
+def _terms(losses: dict[str, dict[str, Any]]) -> Any:
+    """Return losses with the settings that they did not have when they were written down, to compare them."""
+    from distillation.losses.registry import read_terms  # which needs torch
+    from KDSegmentatorLib.packs.strict_json import FieldError
+
+    try:
+        return read_terms(losses, "losses")
+    except FieldError:  # a loss that is not there any more
+        return losses
 
 
 _EARLIER_LOGIT = {"weight": 0.5, "ramp": 0.0, "temperature": 2.0, "deep_supervision": False}

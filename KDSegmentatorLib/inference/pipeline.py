@@ -133,7 +133,8 @@ def segment(
         grid, image, warnings = _preprocessed(shown, found, manifest, request, check_input=check_input)
         preprocessed = watch.elapsed()
         starts = grid.window_starts()
-        slabs_to_check = sum(1 for _ in slabs(volume.voxels))
+        passes = 1 if len(request.wanted) == len(manifest.labels) else 2
+        slabs_to_check = passes * sum(1 for _ in slabs(volume.voxels))
         maps, steps = _restored_maps(grid, image, pack, watch, starts, mirrorings, request, slabs_to_check)
         del image
         result = _on_the_input_grid(maps, grid, volume)
@@ -141,8 +142,10 @@ def segment(
         if manifest.region is not None:
             drawn = without_empty(drawn, shown.voxels, steps.check)
         drawn = largest_pieces(drawn, manifest.single_pieces, steps.check)
-        warnings += check_result(volume.with_voxels(drawn), request.wanted, manifest, volume, steps.advance)
-        labelled = volume.with_voxels(_only(drawn, request.wanted, manifest, steps.check))
+        labelled = volume.with_voxels(drawn)
+        warnings += check_result(labelled, request.wanted, manifest, volume, advance=steps.advance, check=steps.check)
+        if passes > 1:
+            _drop_unwanted(drawn, request.wanted, steps.advance)
     except (MemoryError, RuntimeError) as error:
         if not is_memory_failure(error):
             raise
@@ -399,16 +402,9 @@ def select_labels(manifest: Manifest, wanted: Sequence[str | int] | None) -> tup
     return tuple(label for label in manifest.labels if label.value in chosen)
 
 
-def _only(
-    labels: npt.NDArray[Any], wanted: tuple[Label, ...], manifest: Manifest, check: Callable[[], None]
-) -> npt.NDArray[Any]:
+def _drop_unwanted(labels: npt.NDArray[Any], wanted: Sequence[Label], advance: Callable[[], None]) -> None:
     """Make background of what is not wanted, in place."""
-    if len(wanted) == len(manifest.labels):
-        return labels
-    table = np.zeros(len(manifest.labels) + 1, dtype=labels.dtype)
-    for label in wanted:
-        table[label.value] = label.value
+    values = np.array([label.value for label in wanted], dtype=labels.dtype)
     for part in slabs(labels):
-        check()
-        labels[part] = table[labels[part]]
-    return labels
+        labels[part][~np.isin(labels[part], values)] = 0
+        advance()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -138,6 +139,8 @@ def check_result(
     labels: Sequence[Label],
     manifest: Manifest,
     image: Volume | None = None,
+    *,
+    advance: Callable[[], None] = lambda: None,
     check: Callable[[], None] = lambda: None,
 ) -> tuple[ResultWarning, ...]:
     """Return what is odd about a result, the most important first; nothing about most results.
@@ -152,21 +155,23 @@ def check_result(
             about the sum unless all are wanted.
         manifest: of the pack.
         image: the scan on the same grid; None leaves its contrast unjudged.
-        check: called once for each of the :func:`~KDSegmentatorLib.geometry.slabs`; may raise to stop the work.
+        advance: called once for each of the :func:`~KDSegmentatorLib.geometry.slabs`; may raise to stop the work.
+        check: called as often while the contrast is looked at; may raise as well.
     """
     largest = max(label.value for label in manifest.labels)
-    volumes = structure_volumes(segmentation, largest, check)
+    volumes = structure_volumes(segmentation, largest, advance)
     judge = _Judge(volumes, labels, manifest)
-    wanted = tuple(label.value for label in labels)
-    if not volumes.ml[list(wanted)].any():
+    if not volumes.ml.any():
         return judge.empty()
-    sizes = judge.sizes(wanted)
+    as_a_whole = judge.whole() if image is None else (*judge.whole(), *judge.contrast(segmentation, image, check))
+    if not volumes.ml[[label.value for label in labels]].any():
+        return (*as_a_whole, *judge.empty())
+    sizes = judge.sizes()
     said = {name for warning in sizes for name in warning.labels}
     return (
-        *judge.whole(),
-        *(() if image is None else judge.contrast(segmentation, image)),
-        *judge.missing(wanted),
-        *judge.displaced(wanted),
+        *as_a_whole,
+        *judge.missing(),
+        *judge.displaced(),
         *judge.total(),
         *sizes,
         *(pair for pair in judge.pairs() if said.isdisjoint(pair.labels)),
@@ -193,6 +198,7 @@ class _Judge:
         self._manifest = manifest
         self._names = {label.value: label.name for label in manifest.labels}
         self._wanted = {label.value: label.name for label in labels}
+        self._complete = self._wanted.keys() == self._names.keys()
         self._expected = manifest.expected
         known = () if manifest.expected is None else manifest.expected.labels
         self._known: dict[int, ExpectedLabel] = {label.value: label for label in known}
@@ -201,10 +207,11 @@ class _Judge:
 
     def empty(self) -> tuple[ResultWarning, ...]:
         """Judge a result without any voxel of the wanted structures."""
-        expected, complete = self._expected, self._wanted.keys() == self._names.keys()
-        if not self._absent(self._wanted) and (not complete or (expected is not None and expected.smallest_ml == 0)):
+        expected = self._expected
+        allowed = not self._complete or (expected is not None and expected.smallest_ml == 0)
+        if allowed and not self._absent(self._wanted):
             return ()
-        if complete:
+        if self._complete:
             found = "Nothing was found at all"
         else:
             found = f"None of the chosen structures was found ({', '.join(self._wanted.values())})"
@@ -213,7 +220,7 @@ class _Judge:
         return (
             self._warning(
                 "empty",
-                () if complete else tuple(self._wanted.values()),
+                () if self._complete else tuple(self._wanted.values()),
                 f"{found}. Do not use this result: check that the volume shows what the pack is for "
                 f"({self._manifest.title}; {self._manifest.modality}, {self._manifest.body_part.lower()}), and that "
                 "its orientation is right.",
@@ -223,8 +230,8 @@ class _Judge:
     def whole(self) -> tuple[ResultWarning, ...]:
         """Judge the result as a whole by how many of its structures are missing, or far from their size or place."""
         judged = self._names.keys() - self._never_found
-        odd = {*self._absent(judged), *(value for _, value, _ in self._far())}
-        odd |= {value for value in judged if any(each.kind in ("small", "large") for each in self.sizes([value]))}
+        odd = {*self._absent(judged), *(value for _, value, _ in self._far)}
+        odd |= {value for value in judged & self._odd_sizes.keys() if self._odd_sizes[value].kind != "cut off"}
         if len(judged) < MANY_STRUCTURES or len(odd) < MANY_ODD or len(odd) <= ODD_SHARE * len(judged):
             return ()
         return (
@@ -238,7 +245,7 @@ class _Judge:
             ),
         )
 
-    def contrast(self, segmentation: Volume, image: Volume) -> tuple[ResultWarning, ...]:
+    def contrast(self, segmentation: Volume, image: Volume, check: Callable[[], None]) -> tuple[ResultWarning, ...]:
         """Judge whether the structures are bright and dark as they are in the training images."""
         trained = {
             value: label.intensity
@@ -247,7 +254,7 @@ class _Judge:
         }
         if len(trained) < MANY_STRUCTURES or len(set(trained.values())) == 1:
             return ()
-        found = structure_intensities(segmentation, image, max(self._known))[list(trained)]
+        found = structure_intensities(segmentation, image, max(self._known), check)[list(trained)]
         correlation = _correlation(found, np.array(list(trained.values())))
         if correlation is None:
             what = "The structures are all equally bright, and those of the training images are not"
@@ -269,8 +276,8 @@ class _Judge:
             ),
         )
 
-    def missing(self, values: Collection[int]) -> tuple[ResultWarning, ...]:
-        absent = [value for value in self._absent(values) if value not in self._never_found]
+    def missing(self) -> tuple[ResultWarning, ...]:
+        absent = [value for value in self._absent(self._wanted) if value not in self._never_found]
         if not absent:
             return ()
         names = tuple(self._names[value] for value in absent)
@@ -281,16 +288,15 @@ class _Judge:
             ),
         )
 
-    def displaced(self, values: Collection[int]) -> tuple[ResultWarning, ...]:
-        """Judge where some structures are among all."""
-        everywhere = self._far()
-        far = [(mm, self._names[value], most) for mm, value, most in everywhere if value in values]
+    def displaced(self) -> tuple[ResultWarning, ...]:
+        """Judge where the wanted structures are among all."""
+        far = [(mm, self._names[value], most) for mm, value, most in self._far if value in self._wanted]
         if not far:
             return ()
         mm, name, most = far[0]
         more = "".join(f", {other} {distance:.0f} mm" for distance, other, _ in far[1:MOST_NAMED])
         more += f", and {len(far) - MOST_NAMED} more structures" if len(far) > MOST_NAMED else ""
-        orientation = ", and that the orientation of the volume is right" if len(everywhere) >= MANY_ODD else ""
+        orientation = ", and that the orientation of the volume is right" if len(self._far) >= MANY_ODD else ""
         return (
             self._warning(
                 "displaced",
@@ -308,34 +314,25 @@ class _Judge:
         They explain no more than the largest volume that they have in the training set.
         """
         expected, volume = self._expected, float(self._volumes.ml.sum())
-        if expected is None or self._wanted.keys() != self._names.keys() or len(self._names) == 1:
+        if expected is None or not self._complete or len(self._names) == 1:
             return ()
         explained = sum(self._known[value].largest_ml for value in self._absent(self._names))
         if volume < TOTAL_TIMES_SMALLEST * expected.smallest_ml <= volume + explained:
             return ()
-        return self._size(
+        size = self._size(
             volume,
             (expected.smallest_ml, expected.largest_ml),
             (TOTAL_TIMES_SMALLEST, TOTAL_TIMES_LARGEST),
             at_edge=any(_usually_whole(known) and self._at_edge(known) for known in self._known.values()),
         )
+        return () if size is None else (size,)
 
-    def sizes(self, values: Collection[int]) -> tuple[ResultWarning, ...]:
-        warnings: list[ResultWarning] = []
-        for value in values:
-            known, volume = self._known.get(value), float(self._volumes.ml[value])
-            if known is None or volume == 0:
-                continue
-            size = self._size(
-                volume,
-                (known.smallest_ml, known.largest_ml),
-                (LABEL_TIMES_SMALLEST, LABEL_TIMES_LARGEST),
-                at_edge=self._at_edge(known),
-                usually_whole=_usually_whole(known),
-                name=self._names[value],
-            )
-            warnings += [each for each in size if each.kind == "large" or value not in self._never_found]
-        return tuple(warnings)
+    def sizes(self) -> tuple[ResultWarning, ...]:
+        return tuple(
+            warning
+            for value, warning in self._odd_sizes.items()
+            if value in self._wanted and (warning.kind == "large" or value not in self._never_found)
+        )
 
     def pairs(self) -> tuple[ResultWarning, ...]:
         warnings: list[ResultWarning] = []
@@ -352,13 +349,32 @@ class _Judge:
         """Return which of some structures have no voxel, though (almost) every training case has them."""
         return [value for value in values if self._volumes.ml[value] == 0 and self._usual(value)]
 
+    @cached_property
+    def _odd_sizes(self) -> dict[int, ResultWarning]:
+        """What is odd about the sizes of single structures, by label value."""
+        odd: dict[int, ResultWarning] = {}
+        for value, name in self._names.items():
+            known, volume = self._known.get(value), float(self._volumes.ml[value])
+            if known is None or volume == 0:
+                continue
+            size = self._size(
+                volume,
+                (known.smallest_ml, known.largest_ml),
+                (LABEL_TIMES_SMALLEST, LABEL_TIMES_LARGEST),
+                at_edge=self._at_edge(known),
+                usually_whole=_usually_whole(known),
+                name=name,
+            )
+            if size is not None:
+                odd[value] = size
+        return odd
+
+    @cached_property
     def _far(self) -> list[tuple[float, int, float]]:
-        """Return what is too far from its place among the others, the farthest first.
+        """What is too far from its place among the others, the farthest first.
 
-        Structures of which a part may lie beyond the edge are left out.
-
-        Returns:
-            Distance in mm, label value, and the largest such distance in the training set.
+        Distance in mm, label value, and the largest such distance in the training set. Structures of which a part may
+        lie beyond the edge are left out.
         """
         known = {
             value: (label.place, label.displacement)
@@ -398,11 +414,11 @@ class _Judge:
         at_edge: bool,
         usually_whole: bool = False,
         name: str = "",
-    ) -> tuple[ResultWarning, ...]:
+    ) -> ResultWarning | None:
         """Judge one volume in ml; without a name that of all structures together."""
         small, large = volume < times[0] * trained[0], volume > times[1] * trained[1]
         if not small and not large and not (at_edge and usually_whole):
-            return ()
+            return None
         kind: WarningKind = "large" if large else "cut off" if at_edge else "small"
         if name:
             said = {"large": "is larger than expected", "small": "is smaller than expected"}
@@ -416,15 +432,13 @@ class _Judge:
         else:
             what = f"{subject} {said[kind]}"
         numbers = f"{ml_text(volume)} ml{'' if name else ' together'}"
-        return (
-            self._warning(
-                kind,
-                (name,) if name else (),
-                f"{what}: {numbers}, in the training set {ml_text(trained[0])} to {ml_text(trained[1])} ml. Check the "
-                "result.",
-                volume,
-                trained,
-            ),
+        return self._warning(
+            kind,
+            (name,) if name else (),
+            f"{what}: {numbers}, in the training set {ml_text(trained[0])} to {ml_text(trained[1])} ml. Check the "
+            "result.",
+            volume,
+            trained,
         )
 
     def _asymmetry(self, pair: ExpectedPair, left: float, right: float, difference: float) -> ResultWarning:

@@ -12,7 +12,7 @@ from nnunetv2.utilities.helpers import softmax_helper_dim1
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from distillation.losses.term import full_precision, without_autocast
+from distillation.losses.term import check_labels, full_precision, without_autocast
 from distillation.losses.voxel_rows import as_rows, chunks, empty_gradient, log_softmax
 
 MANY_CLASSES = 8
@@ -64,8 +64,7 @@ class DiceCrossEntropyLoss(nn.Module):
         Raises:
             ValueError: the shapes do not fit together.
         """
-        if labels.shape != (logits.shape[0], 1, *logits.shape[2:]):
-            raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}")
+        check_labels(logits, labels)
         with without_autocast(logits.device):
             loss: torch.Tensor = _DiceCrossEntropy.apply(logits, labels, self.batch_dice, self.smooth)
         return loss

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from distillation.losses.term import DistillationTerm, Signals, check_same_shape, full_precision
+from distillation.losses.term import DistillationTerm, Signals, check_labels, check_same_shape, full_precision
 from distillation.losses.voxel_rows import as_rows, chunks, empty_gradient, log_softmax
 from KDSegmentatorLib.errors import InvalidSettingsError
 
@@ -33,8 +33,9 @@ class LogitLoss(DistillationTerm):
     of one chunk: 111 classes on a 160x192x160 patch are 2.2 GB for one float32 tensor.
 
     With ``correct_only`` the teacher speaks only where it is right: voxels that it gives another label than the
-    reference (or that have none) count 0, and the student learns from the reference alone there. The mean is still over
-    all voxels, so that a voxel where the teacher is right pulls as hard as without it.
+    reference (or that have the ignore label) count 0, and the student learns from the reference alone there. The mean
+    is still over all voxels, so that a voxel where the teacher is right pulls as hard as without it. (Meng et al. take
+    the reference only where the teacher is wrong; here nnU-Net's own loss stays everywhere.)
 
     Attributes:
         temperature: tau, > 0.
@@ -74,11 +75,16 @@ class LogitLoss(DistillationTerm):
         parts: nn.Module,  # noqa: ARG002 - all losses are called alike
     ) -> torch.Tensor:
         """Return the loss; see :class:`DistillationTerm`."""
-        weights = head_weights(len(student.heads)) if self.deep_supervision else [1.0]
+        if self.deep_supervision and len(student.heads) != len(teacher.heads):
+            raise ValueError(
+                f"the student has {len(student.heads)} heads and the teacher {len(teacher.heads)}; both need the same "
+                "stages"
+            )
+        heads = len(student.heads) if self.deep_supervision else 1
         return torch.stack(
             [
                 weight * self.divergence(student.heads[n], teacher.heads[n], labels[n] if self.correct_only else None)
-                for n, weight in enumerate(weights)
+                for n, weight in enumerate(head_weights(heads))
                 if weight > 0
             ]
         ).sum()
@@ -100,6 +106,8 @@ class LogitLoss(DistillationTerm):
             ValueError: the shapes differ, as they do when teacher and student were planned with different labels.
         """
         check_same_shape(student_logits, teacher_logits, "logits")
+        if labels is not None:
+            check_labels(student_logits, labels)
         loss: torch.Tensor = _SoftenedDivergence.apply(
             student_logits, teacher_logits.detach(), labels, self.temperature
         )

@@ -111,3 +111,13 @@ def check_same_shape(student: torch.Tensor, teacher: torch.Tensor, what: str) ->
             f"student {what} {tuple(student.shape)} and teacher {what} {tuple(teacher.shape)} differ in shape; teacher "
             "and student need the same labels, strides and patch size"
         )
+
+
+def check_labels(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    """Check that a label map (batch, 1, z, y, x) has the batch and the voxels of logits (batch, classes, z, y, x).
+
+    Raises:
+        ValueError: it has not.
+    """
+    if labels.shape != (logits.shape[0], 1, *logits.shape[2:]):
+        raise ValueError(f"labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}")

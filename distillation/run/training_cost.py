@@ -47,7 +47,7 @@ def training_bytes(work: TrainingWork) -> int:
     Student, teacher and losses run on torch's meta device, where autograd keeps tensors without content: those are
     counted, each storage once. With gradient checkpointing they are fewer, and what the largest stage keeps is there
     for a while when it is computed again. Added are weights, gradients and what the optimiser keeps, the teacher's
-    weights, skip connections, logits and largest layer, and the process.
+    weights, skip connections, logits (where a loss looks at them) and largest layer, and the process.
     """
     import torch
 
@@ -65,7 +65,9 @@ def training_bytes(work: TrainingWork) -> int:
             activations = kept.with_others(held) + max(stages)
         teaching = 0
         if teachers:
-            teaching = len(teachers) * _bytes_of(teachers[0].parameters()) + _largest_layer(teachers[0], batch)
+            decodes = distiller is not None and distiller.uses_logits
+            running = teachers[0] if decodes else teachers[0].get_submodule("encoder")
+            teaching = len(teachers) * _bytes_of(teachers[0].parameters()) + _largest_layer(running, batch)
             if len(teachers) > 2:  # this network's share of the mean
                 teaching += 4 * work.batch_size * work.labels * batch[0, 0].numel()
         trained = _bytes_of(network.parameters())

@@ -102,20 +102,19 @@ def test_feature_losses_have_maps_and_ramps(setting):
     assert all(parameter.grad is None for parameter in student.decoder.stages.parameters())
 
 
-def test_the_teachers_decoder_runs_only_for_losses_of_logits(setting, monkeypatch):
-    student, distiller, _ = setting(RECO)
+def test_the_teachers_decoder_runs_only_for_losses_of_logits(setting, distillation):
+    student, distiller, folder = setting(RECO)
     ran = []
-    distiller.teachers[0].decoder.register_forward_hook(lambda *_: ran.append(True))
+    distiller.teachers[0].decoder.register_forward_hook(lambda *_: ran.append("encoder only"))
     encoder_only = losses_of(student, distiller)
-    assert not ran
-    monkeypatch.setattr(distiller, "_uses_logits", True)  # as if one of the losses did
-    assert losses_of(student, distiller) == encoder_only
-    assert ran
-
-
-def test_a_loss_of_logits_among_others_gets_them(setting):
-    student, distiller, _ = setting({**RECO, **LOGIT})
-    assert losses_of(student, distiller)["logit"].item() > 0
+    settings = distillation(folder, "some", {**RECO, **LOGIT})
+    both = Distiller(settings, student, [load_model_folder(folder, 0).network], CPU, nullcontext)
+    both.teachers[0].decoder.register_forward_hook(lambda *_: ran.append("both"))
+    both.parts.load_state_dict(distiller.parts.state_dict())
+    found = losses_of(student, both)
+    assert ran == ["both"]
+    assert found.pop("logit").item() > 0
+    assert found == encoder_only
 
 
 def test_equal_widths_need_no_map(setting):

@@ -24,7 +24,7 @@ def test_the_hippocampus_recipe():
     assert recipe.dataset.name == "Dataset004_Hippocampus"
     lengths = {student.size: (student.warm_up_epochs, student.epochs) for student in recipe.students}
     assert lengths == {"x1/2": (15, 5), "x1/4": (30, 6), "x1/8": (40, 8)}
-    assert all({"plain", "logit-correct"} <= {*student.methods} for student in recipe.students)
+    assert all({"plain", recipe.pack.method} <= {*student.methods} for student in recipe.students)
     logit = recipe.methods["logit"].terms["logit"]
     assert (logit.temperature, logit.weight, logit.ramp) == (2.0, 1.0, 0.0)
     assert recipe.methods["logit-correct"].terms["logit"] == replace(logit, correct_only=True)

@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+pytest.importorskip("torch", reason="install the extra 'distill'")
+
 from distillation.settings import PLANS_KEY, DistillationSettings, TeacherSettings, TrainingSettings
 from KDSegmentatorLib.errors import InvalidSettingsError
 
@@ -54,6 +56,17 @@ def test_a_renamed_teacher_is_known_by_its_hash():
 def test_other_runs_are_not_the_same(other):
     assert not other.same_but_for_place(run())
     assert not run().same_but_for_place(other)
+
+
+def test_settings_that_an_earlier_version_did_not_have_are_as_they_were():
+    now = run(distillation=replace(run().distillation, losses={"logit": {**LOGIT["logit"], "correct_only": False}}))
+    other = run(distillation=replace(run().distillation, losses={"logit": {**LOGIT["logit"], "correct_only": True}}))
+    assert now.same_but_for_place(run())
+    assert run().same_but_for_place(now)
+    assert not other.same_but_for_place(run())
+    gone = replace(run().distillation, losses={"a loss of another version": {"weight": 1.0}})
+    assert run(distillation=gone).same_but_for_place(run(distillation=gone))
+    assert not run(distillation=gone).same_but_for_place(run())
 
 
 def test_plans_of_the_version_that_had_logits_only_are_read():

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from distillation.launch import Workspace
+from distillation.losses.registry import read_terms
 from distillation.settings import PLANS_KEY, TrainingSettings
 from distillation.students import (
     Student,
@@ -109,7 +110,7 @@ def test_several_folds_have_a_hash_each(recipe, plans, source):
     found = TrainingSettings.from_plans(plans_for_student(several, student, plans(), source)).distillation
     assert found.teacher.folds == (0, 1)
     assert found.teacher.sha256 == (source.sha256(0), source.sha256(1))
-    assert found.losses == {"logit": {"weight": 1.0, "ramp": 0.0, "temperature": 2.0, "deep_supervision": False}}
+    assert read_terms(found.losses, "losses") == recipe.methods["logit"].terms
 
 
 def test_the_minimum_width_reaches_the_plans(recipe, plans):

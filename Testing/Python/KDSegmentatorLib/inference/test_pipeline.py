@@ -104,12 +104,34 @@ def test_early_and_late_head_agree(tmp_path: Path) -> None:
 
 def test_only_wanted_labels_are_kept(pack: StudentPack) -> None:
     engine = OnnxRuntimeEngine(pack.body())
-    everything = segment(scan(), pack, engine)
-    some = segment(scan(), pack, engine, labels=["Structure 3", 1])
+    everything = segment(scan(), pack, engine, entropy=True, probabilities=[2])
+    some = segment(scan(), pack, engine, labels=["Structure 3", 1], entropy=True, probabilities=[2])
     assert [label.value for label in some.labels] == [1, 3]
     np.testing.assert_array_equal(
         some.volume.voxels, np.where(everything.volume.voxels == 2, 0, everything.volume.voxels)
     )
+    assert some.entropy is not None and everything.entropy is not None
+    np.testing.assert_array_equal(some.entropy.voxels, everything.entropy.voxels)
+    np.testing.assert_array_equal(some.probabilities[2].voxels, everything.probabilities[2].voxels)
+
+
+def test_of_wanted_labels_too_only_the_largest_piece_is_kept(tmp_path: Path) -> None:
+    pack = write_pack(tmp_path, manifest=replace(manifest(), single_pieces=(1, 2)))
+    engine = OnnxRuntimeEngine(pack.body())
+    everything = segment(scan(), pack, engine).volume.voxels
+    some = segment(scan(), pack, engine, labels=[1, 3]).volume.voxels
+    assert (everything == 2).any()
+    np.testing.assert_array_equal(some, np.where(everything == 2, 0, everything))
+
+
+def test_a_result_is_judged_before_labels_are_dropped(tmp_path: Path) -> None:
+    known = tuple(ExpectedLabel(value=v, cases=9, at_edge=9, smallest_ml=900, largest_ml=901) for v in range(1, 9))
+    expected = Expected(cases=9, smallest_ml=0.1, largest_ml=9000, labels=known, pairs=())
+    weight = np.random.default_rng(5).normal(size=(9, FEATURES)).astype(np.float32)
+    pack = write_pack(tmp_path, manifest=manifest(labels=8, expected=expected), weight=weight)
+    warnings = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), labels=[3]).record.warnings
+    assert warnings[0].kind == "implausible"
+    assert "8 of 8 structures" in warnings[0].sentence
 
 
 def test_one_label_by_its_name(pack: StudentPack) -> None:
@@ -224,10 +246,12 @@ def test_the_check_of_the_result_can_be_cancelled_and_is_part_of_the_progress(
     def three_slabs_left() -> bool:
         return bool(reports) and reports[-1].stage == "restore" and reports[-1].total - reports[-1].done <= 3
 
-    with pytest.raises(CancelledError):
-        segment(volume, pack, engine, progress=reports.append, cancel=three_slabs_left)
-    assert reports[-1].total == whole[-1].total + 19, "one slab before, 20 now"
-    assert reports[-1].total - reports[-1].done == 3
+    for labels, passes in ((None, 1), ([1], 2)):  # what is not wanted is dropped in a pass of its own
+        reports.clear()
+        with pytest.raises(CancelledError):
+            segment(volume, pack, engine, labels=labels, progress=reports.append, cancel=three_slabs_left)
+        assert reports[-1].total == whole[-1].total - 1 + passes * 20, "one slab before, 20 now"
+        assert reports[-1].total - reports[-1].done == 3
 
 
 def test_a_window_is_broken_off_in_the_middle(tmp_path: Path) -> None:

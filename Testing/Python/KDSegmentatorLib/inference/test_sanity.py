@@ -64,13 +64,13 @@ def scored(**dice: float) -> Evaluation:
     )
 
 
-def warnings(volume: Volume, pack: Manifest = PACK, *kept: int) -> tuple[ResultWarning, ...]:
-    labels = tuple(label for label in pack.labels if not kept or label.value in kept)
+def warnings(volume: Volume, pack: Manifest = PACK, *wanted: int) -> tuple[ResultWarning, ...]:
+    labels = tuple(label for label in pack.labels if not wanted or label.value in wanted)
     return check_result(volume, labels, pack)
 
 
-def kinds(volume: Volume, pack: Manifest = PACK, *kept: int) -> list[tuple[str, tuple[str, ...]]]:
-    return [(warning.kind, warning.labels) for warning in warnings(volume, pack, *kept)]
+def kinds(volume: Volume, pack: Manifest = PACK, *wanted: int) -> list[tuple[str, tuple[str, ...]]]:
+    return [(warning.kind, warning.labels) for warning in warnings(volume, pack, *wanted)]
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_nothing_at_all() -> None:
     assert kinds(result(), manifest(expected=replace(EXPECTED, smallest_ml=0.0, labels=rare))) == []
 
 
-def test_only_what_was_chosen_is_judged() -> None:
+def test_single_structures_that_were_not_chosen_are_not_named() -> None:
     odd = result(s1=0.2, s2=0.9, s3=0.2)
     assert kinds(odd, PACK, RIGHT) == []
     assert kinds(odd, PACK, RIGHT, RARE) == []
@@ -401,6 +401,30 @@ def test_only_what_was_chosen_is_judged() -> None:
     assert kinds(result(s2=1.0), PACK, LEFT) == [("empty", ("structure 1",))]
     assert kinds(result(s2=1.0), PACK, RARE) == []
     assert kinds(result(s1=1.0, s2=0.6), PACK, LEFT) == [], "a pair needs both"
+
+
+@pytest.mark.parametrize("wanted", [(20,), (1,), (2, 20)], ids=["one as expected", "a missing one", "two"])
+def test_the_result_as_a_whole_is_judged_by_all_structures_whatever_was_chosen(wanted: tuple[int, ...]) -> None:
+    volume, pack = oddities(8, 20)
+    everything = check_result(volume, pack.labels, pack)
+    found = warnings(volume, pack, *wanted)
+    assert found[0] == everything[0]
+    assert found[0].kind == "implausible"
+    assert {name for each in found for name in each.labels} <= {f"structure {value}" for value in wanted}
+    assert ("empty" in [each.kind for each in found]) == (wanted == (1,))
+
+
+def test_one_far_structure_that_was_chosen_speaks_of_the_orientation_if_many_are_far() -> None:
+    _, pack = placed(BOX)
+    x, y, z = BOX[0]
+    moved = placed([(x, y, z + 20), BOX[1], BOX[2], (30, 34, 30), *BOX[4:7], (8, 8, 2)])[0]
+    everything = check_result(moved, pack.labels, pack)
+    far = next(each for each in everything if each.kind == "displaced")
+    assert len(far.labels) >= 3
+    (value,) = (label.value for label in pack.labels if label.name == far.labels[0])
+    (alone,) = (each for each in warnings(moved, pack, value) if each.kind == "displaced")
+    assert (alone.labels, alone.found) == (far.labels[:1], far.found)
+    assert "the orientation of the volume is right" in alone.sentence
 
 
 def test_a_sum_of_one_structure_is_said_once() -> None:

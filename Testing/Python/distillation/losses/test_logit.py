@@ -76,14 +76,25 @@ def test_gradient_is_the_closed_form_and_the_finite_difference():
         assert z.grad[index].item() == pytest.approx(slope, abs=1e-6)
 
 
+def some_labels(teacher, seed=1):
+    """A label map of logits (batch, 5, *spatial) that is the teacher's in about half of the voxels."""
+    random = np.random.default_rng(seed)
+    labels = np.asarray(teacher).argmax(axis=1)[:, None]
+    return torch.from_numpy((labels + random.integers(0, 2, labels.shape)) % 5)
+
+
+given_labels = pytest.mark.parametrize("labels_of", [lambda _: None, some_labels], ids=["everywhere", "where correct"])
+
+
+@given_labels
 @pytest.mark.parametrize("chunk", [1, 5, 24, 48, 1000])
-def test_chunks_change_neither_value_nor_gradient(chunk, monkeypatch):
+def test_chunks_change_neither_value_nor_gradient(chunk, labels_of, monkeypatch):
     student, teacher = random_logits()
     results = []
     for size in (chunk, 1 << 20):
         z = torch.from_numpy(student).requires_grad_()
         monkeypatch.setattr(voxel_rows, "CHUNK_VALUES", size)
-        loss = divergence(2.0)(z, torch.from_numpy(teacher))
+        loss = divergence(2.0)(z, torch.from_numpy(teacher), labels_of(teacher))
         loss.backward()
         results.append((loss.detach(), z.grad.clone()))
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)
@@ -155,10 +166,13 @@ def test_temperature_must_be_positive(temperature):
         LogitLoss(weight=1.0, temperature=temperature)
 
 
-def test_gradcheck():
+@given_labels
+def test_gradcheck(labels_of, monkeypatch):
+    monkeypatch.setattr(voxel_rows, "CHUNK_VALUES", 25)
     random = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(2, 4, 3, 2, 2, dtype=torch.float64, generator=random) for _ in range(2))
-    assert torch.autograd.gradcheck(lambda z: divergence(1.7)(z, teacher), student.requires_grad_())
+    student, teacher = (torch.randn(2, 5, 3, 2, 2, dtype=torch.float64, generator=random) for _ in range(2))
+    labels = labels_of(teacher)
+    assert torch.autograd.gradcheck(lambda z: divergence(1.7)(z, teacher, labels), student.requires_grad_())
 
 
 def test_the_gradient_is_scaled_by_what_comes_in():
@@ -170,19 +184,24 @@ def test_the_gradient_is_scaled_by_what_comes_in():
     torch.testing.assert_close(z.grad, 3 * once.grad)
 
 
-def test_memory_layout_does_not_matter():
+@given_labels
+def test_memory_layout_does_not_matter(labels_of):
     student, teacher = (torch.from_numpy(each) for each in random_logits())
+    labels = labels_of(teacher)
     last = student.to(memory_format=torch.channels_last_3d).requires_grad_()
-    loss = divergence()(last, teacher)
+    loss = divergence()(last, teacher, labels)
     loss.backward()
     plain = student.clone().requires_grad_()
-    expected = divergence()(plain, teacher)
+    expected = divergence()(plain, teacher, labels)
     expected.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(last.grad, plain.grad)
 
 
-def test_beyond_the_logits_there_is_room_for_their_gradient_and_one_chunk(monkeypatch):
+@pytest.mark.parametrize(
+    "labels", [None, torch.zeros(1, 1, 8, 4, 4, dtype=torch.int16)], ids=["everywhere", "where correct"]
+)
+def test_beyond_the_logits_there_is_room_for_their_gradient_and_one_chunk(labels, monkeypatch):
     """111 classes on a 160x192x160 patch are 2.2 GB: one more tensor of that size would be too many."""
     monkeypatch.setattr(voxel_rows, "CHUNK_VALUES", 111 * 16)
     student = torch.randn(1, 111, 8, 4, 4).requires_grad_()
@@ -192,8 +211,9 @@ def test_beyond_the_logits_there_is_room_for_their_gradient_and_one_chunk(monkey
         lambda each: kept.append(each.data_ptr()) or each, lambda each: each
     )
     with keep, NewTensors() as made:
-        loss = divergence()(student, teacher)
-    assert sorted(kept) == sorted([student.data_ptr(), teacher.data_ptr()])
+        loss = divergence()(student, teacher, labels)
+    known = [student, teacher] if labels is None else [student, teacher, labels]
+    assert sorted(kept) == sorted(each.data_ptr() for each in known)
     assert max(made.sizes) <= 111 * 16
     with NewTensors() as made:
         loss.backward()
@@ -221,7 +241,7 @@ def test_voxels_that_the_teacher_labels_wrongly_count_nothing():
     labels = teacher.argmax(axis=1)[:, None]
     wrong = np.random.default_rng(1).random(labels.shape) < 0.4
     labels = np.where(wrong, (labels + 1) % 5, labels)
-    labels[0, 0, 0, 0, 0] = -1  # no label at all
+    labels[0, 0, 0, 0, 0] = 5  # the ignore label
     wrong[0, 0, 0, 0, 0] = True
     z = torch.from_numpy(student).requires_grad_()
     loss = divergence()(z, torch.from_numpy(teacher), torch.from_numpy(labels))
@@ -251,6 +271,22 @@ def test_correct_only_asks_the_reference_at_each_resolution(deep_supervision):
     lower_only = loss(student, teacher, [wrong[0], right[1], wrong[2]], nothing)
     expected = divergence()(student.heads[1], teacher.heads[1]) / 3 if deep_supervision else torch.tensor(0.0)
     torch.testing.assert_close(lower_only, expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3, 4, 2), (2, 5, 3, 4, 2), (2, 3, 4, 2), (2, 1, 6, 8, 4), (1, 1, 1, 1, 1)])
+def test_labels_of_another_shape_are_refused(shape):
+    student, teacher = (torch.from_numpy(each) for each in random_logits())
+    with pytest.raises(ValueError, match="labels of shape"):
+        divergence()(student, teacher, torch.zeros(shape))
+
+
+@pytest.mark.parametrize("teachers", [(3, 4), (3, 4, 5, 6)])
+def test_other_numbers_of_heads_are_refused(teachers):
+    student = Signals(heads=heads_of(0, 1, 2))
+    teacher = Signals(heads=heads_of(*teachers))
+    loss = LogitLoss(weight=1.0, temperature=2.0, deep_supervision=True)
+    with pytest.raises(ValueError, match=f"3 heads and the teacher {len(teachers)}"):
+        loss(student, teacher, [], torch.nn.ModuleList())
 
 
 def heads_of(*seeds):

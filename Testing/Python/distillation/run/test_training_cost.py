@@ -70,10 +70,12 @@ def test_feature_losses_are_counted_as_they_are_measured(plans: Callable[..., An
     maps = 4 * 2 * 32 * 64**3  # the student's features at full resolution, mapped to the teacher's channels
     assert training_bytes(both) - training_bytes(logit) > 3 * maps
     assert training_bytes(replace(logit, losses={**LOGIT, **CWD})) - training_bytes(logit) > 3 * maps
-    measured = measure_steps(both)
-    assert measured.step_seconds > 0
-    if measured.peak_bytes is not None:
-        assert training_bytes(both) == pytest.approx(measured.peak_bytes, rel=0.15)
+    for asked in (both, replace(logit, losses=RECO)):  # with the teacher's decoder and without
+        measured = measure_steps(asked)
+        assert measured.step_seconds > 0
+        if measured.peak_bytes is not None:
+            assert training_bytes(asked) == pytest.approx(measured.peak_bytes, rel=0.15)
+    assert training_bytes(replace(logit, losses=RECO)) < training_bytes(both)
 
 
 def test_what_is_trained_along_is_in_the_checkpoint(plans: Callable[..., Any]) -> None:
