@@ -124,6 +124,7 @@ class TeacherRecipe:
     accept_leakage: bool = False
 
     def __post_init__(self) -> None:
+        _check_epochs(self.epochs)
         if self.folds is None:
             return
         if not self.folds or len(set(self.folds)) != len(self.folds) or not set(self.folds) <= set(range(5)):
@@ -183,6 +184,7 @@ class StudentRecipe:
     learning_rate_factor: float = 1.0
 
     def __post_init__(self) -> None:
+        _check_epochs(self.epochs)
         if self.warm_up_epochs < 0:
             raise InvalidSettingsError(f"warm_up_epochs must not be negative, got {self.warm_up_epochs}")
         if not 0 < self.learning_rate_factor < math.inf:
@@ -330,6 +332,11 @@ class Recipe:
                 "the evaluation on these would flatter the students; take the dataset's fold alone, or set the "
                 "teacher's accept_leakage to true"
             )
+
+
+def _check_epochs(epochs: int) -> None:
+    if epochs < 1:
+        raise InvalidSettingsError(f"epochs must be a whole number of at least 1, got {epochs}")
 
 
 def read_recipe(name_or_path: str) -> Recipe:

@@ -147,7 +147,11 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "--size", default="auto", help="auto (default), or a size of the task: x1 (the teacher), x1/2, x1/4"
     )
     parser.add_argument(
-        "--labels", nargs="+", metavar="NAME", help="structures to keep, by name or value (default: all)"
+        "--labels",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="structures to keep, by name or value (default: all)",
     )
     parser.add_argument("--statistics", type=Path, metavar="FILE.csv", help="write volume and intensity of each label")
     parser.add_argument("--overlay", type=Path, metavar="FILE.png", help="write a picture of the labels on the scan")

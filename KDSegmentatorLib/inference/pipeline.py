@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
@@ -395,11 +396,21 @@ def select_labels(manifest: Manifest, wanted: Sequence[str | int] | None) -> tup
         found = by_key.get(key.casefold() if isinstance(key, str) else key)
         if found is None:
             known = ", ".join(f"{label.name} ({label.value})" for label in manifest.labels)
-            raise InvalidSettingsError(f"{manifest.id} has no label {key!r}; it has: {known}")
+            raise InvalidSettingsError(f"{manifest.id} has no label {key!r}{_meant(key, manifest)}; it has: {known}")
         chosen.add(found.value)
     if not chosen:
         raise InvalidSettingsError("no label was chosen; name at least one, or leave the choice out to keep all")
     return tuple(label for label in manifest.labels if label.value in chosen)
+
+
+def _meant(key: str | int, manifest: Manifest) -> str:
+    """Return a question after the labels that a wrong name is close to or a part of; empty if there are none."""
+    if not isinstance(key, str):
+        return ""
+    names = {label.name.casefold(): label.name for label in manifest.labels}
+    parts = [name for name in names if key and key.casefold() in name]
+    close = parts or get_close_matches(key.casefold(), names, n=2)
+    return f" (do you mean {' or '.join(names[name] for name in close[:3])}?)" if close else ""
 
 
 def _drop_unwanted(labels: npt.NDArray[Any], wanted: Sequence[Label], advance: Callable[[], None]) -> None:

@@ -151,7 +151,8 @@ def test_unknown_recipe_and_unreadable_file(tmp_path):
         ("seed: 7", "seed: 5000000000", "seed must be a whole number from 0"),
         ("seed: 7", "seed: 7, continued_learning_rate: -1.0", "training: continued_learning_rate must be > 0"),
         ("size: x1/2", "size: x1/2, learning_rate_factor: 0", r"learning_rate_factor must be > 0, got 0"),
-        ("teacher: {epochs: 2}", "teacher: {epochs: 0}", "epochs must be a whole number of at least 1"),
+        ("teacher: {epochs: 2}", "teacher: {epochs: 0}", "teacher: epochs must be a whole number of at least 1"),
+        ("epochs: 2, methods", "epochs: 0, methods", r"students\[0\]: epochs must be a whole number of at least 1"),
         ("[plain, logit]", "[plain]", "pack: method 'logit' is to be shipped, but no student is trained with it"),
         ("temperature: 2.0", "temperature: warm", r"methods\['logit'\]\.logit\.temperature: must be a number"),
         (

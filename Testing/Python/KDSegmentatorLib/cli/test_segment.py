@@ -129,6 +129,14 @@ def test_the_record_has_what_it_takes_to_repeat_the_run(kdseg: Any, scan: Path, 
     assert str(record) in out
 
 
+@pytest.mark.parametrize("chosen", [("--labels", "3", "1"), ("--labels", "3", "--labels", "structure 1")])
+def test_labels_may_be_given_at_once_or_one_by_one(kdseg: Any, scan: Path, chosen: tuple[str, ...]) -> None:
+    record = scan.with_name("record.json")
+    code, _, err = kdseg("segment", scan, scan.with_name("labels.nii"), *PACK, *chosen, "--record", record)
+    assert code == 0, err
+    assert [label["value"] for label in json.loads(record.read_text(encoding="utf-8"))["labels"]] == [1, 3]
+
+
 @pytest.mark.parametrize("options", [[], ["--quiet"]])
 def test_warnings_are_printed_and_kept(
     kdseg: Any, scan: Path, store: PackStore, tmp_path: Path, options: list[str]

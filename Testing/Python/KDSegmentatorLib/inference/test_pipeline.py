@@ -139,6 +139,19 @@ def test_one_label_by_its_name(pack: StudentPack) -> None:
     assert [label.value for label in chosen] == [2]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "meant"),
+    [
+        ("Structrue 2", r"\(do you mean structure 2"),
+        ("TURE 3", r"\(do you mean structure 3\?\)"),
+        ("spleen", "'spleen';"),
+    ],
+)
+def test_a_name_that_is_nearly_right(pack: StudentPack, wanted: str, meant: str) -> None:
+    with pytest.raises(InvalidSettingsError, match=meant):
+        segment(scan(), pack, OnnxRuntimeEngine(pack.body()), labels=[wanted])
+
+
 @pytest.mark.parametrize("wanted", [["spleen"], [9], []])
 def test_unknown_label(pack: StudentPack, wanted: list[Any]) -> None:
     with pytest.raises(InvalidSettingsError, match="label"):
