@@ -171,6 +171,7 @@ class StudentRecipe:
             weights, so that the teacher, which costs most of a step, does not have to teach the first rough shapes.
         methods: ``plain`` (no teacher) and names of distillation methods.
         minimum_width: C_min, the smallest number of features a stage may have.
+        optimizer: in place of that of ``training``, whose learning rates then need another ``learning_rate_factor``.
         learning_rate_factor: of both learning rates of ``training``, which suit the teacher's width. With ``adamw``, n
             for a network of 1/n of the width is a good start (as Yang & Hu, Tensor Programs V, 2022, find for another
             initialisation).
@@ -181,6 +182,7 @@ class StudentRecipe:
     methods: tuple[Method, ...]
     warm_up_epochs: int = 0
     minimum_width: int = MINIMUM_WIDTH
+    optimizer: Optimizer | None = None
     learning_rate_factor: float = 1.0
 
     def __post_init__(self) -> None:
@@ -288,8 +290,12 @@ class Recipe:
     def student_settings(self, student: StudentRecipe, epochs: int) -> TrainingSettings:
         """Return the settings of a student's plain training of this length, from weights that are drawn."""
         settings = self.settings(epochs)
-        rate = student.learning_rate_factor * settings.initial_learning_rate
-        return replace(settings, initial_learning_rate=rate, minimum_width=student.minimum_width)
+        return replace(
+            settings,
+            optimizer=student.optimizer or settings.optimizer,
+            initial_learning_rate=student.learning_rate_factor * settings.initial_learning_rate,
+            minimum_width=student.minimum_width,
+        )
 
     def settings(self, epochs: int) -> TrainingSettings:
         """Return the settings of the teacher's training, or another's at its width, of this length."""

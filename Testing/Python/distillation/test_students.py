@@ -119,6 +119,21 @@ def test_the_minimum_width_reaches_the_plans(recipe, plans):
     assert student["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] == [3, 6]
 
 
+def test_a_student_may_have_an_optimizer_of_its_own(recipe, plans, source, tmp_path):
+    recipe = with_warm_up(recipe)
+    own = replace(recipe, students=(replace(recipe.students[0], optimizer="adamw"),))
+    warm_up = warm_up_folder(Workspace.below(tmp_path), own, "x1/2", plans())
+    optimizers = [
+        TrainingSettings.from_plans(each).optimizer
+        for each in (
+            plans_for_teacher(own, plans()),
+            plans_for_warm_up(own, "x1/2", plans()),
+            plans_for_student(own, Student(size="x1/2", method="logit"), plans(), source, warm_up),
+        )
+    ]
+    assert optimizers == ["sgd", "adamw", "adamw"]
+
+
 def test_a_narrow_student_learns_at_its_own_rate(recipe, plans, source, tmp_path):
     recipe = with_warm_up(recipe)
     faster = replace(recipe, students=(replace(recipe.students[0], learning_rate_factor=4.0),))
