@@ -146,7 +146,7 @@ def segment(
         labelled = volume.with_voxels(drawn)
         warnings += check_result(labelled, request.wanted, manifest, volume, advance=steps.advance, check=steps.check)
         if passes > 1:
-            _drop_unwanted(drawn, request.wanted, steps.advance)
+            _drop_unwanted(labelled.voxels, request.wanted, steps.advance)
     except (MemoryError, RuntimeError) as error:
         if not is_memory_failure(error):
             raise

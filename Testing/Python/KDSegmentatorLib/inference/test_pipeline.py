@@ -115,6 +115,15 @@ def test_only_wanted_labels_are_kept(pack: StudentPack) -> None:
     np.testing.assert_array_equal(some.probabilities[2].voxels, everything.probabilities[2].voxels)
 
 
+def test_only_wanted_labels_are_kept_in_any_of_the_48_orders(pack: StudentPack) -> None:
+    engine = OnnxRuntimeEngine(pack.body())
+    everything = segment(scan(), pack, engine).volume
+    expected = np.where(everything.voxels == 2, 0, everything.voxels)
+    for codes in ORDERS:
+        some = segment(scan().reoriented(codes), pack, engine, labels=[1, 3]).volume
+        np.testing.assert_array_equal(some.reoriented(everything.axis_codes).voxels, expected, err_msg=codes)
+
+
 def test_of_wanted_labels_too_only_the_largest_piece_is_kept(tmp_path: Path) -> None:
     pack = write_pack(tmp_path, manifest=replace(manifest(), single_pieces=(1, 2)))
     engine = OnnxRuntimeEngine(pack.body())
