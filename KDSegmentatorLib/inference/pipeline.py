@@ -41,7 +41,8 @@ from KDSegmentatorLib.inference.region import (
 )
 from KDSegmentatorLib.inference.resampling import resample_image
 from KDSegmentatorLib.inference.restoration import Restoration
-from KDSegmentatorLib.inference.sanity import ResultWarning, check_result, input_warning
+from KDSegmentatorLib.inference.result_warning import ResultWarning, input_warning
+from KDSegmentatorLib.inference.sanity import check_result
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.machine.threads import check_threads

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from KDSegmentatorLib.errors import GeometryError, ImplausibleVolumeError, InvalidSettingsError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import MM3_PER_ML, Vector, Volume, slabs
 from KDSegmentatorLib.inference.cropping import Box, nonzero_box
-from KDSegmentatorLib.inference.sanity import ResultWarning, ml_text
+from KDSegmentatorLib.inference.result_warning import ResultWarning
+from KDSegmentatorLib.inference.sanity import ml_text
 from KDSegmentatorLib.inference.segmentation import RegionRecord, RunRecord
 from KDSegmentatorLib.packs.manifest import Manifest
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.sanity import ResultWarning
+from KDSegmentatorLib.inference.result_warning import ResultWarning
 from KDSegmentatorLib.packs.manifest import Label
 
 

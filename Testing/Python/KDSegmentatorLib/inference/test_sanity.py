@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.geometry import Volume, vector
-from KDSegmentatorLib.inference.sanity import ResultWarning, check_result, input_warning
+from KDSegmentatorLib.inference.result_warning import ResultWarning, input_warning
+from KDSegmentatorLib.inference.sanity import check_result
 from KDSegmentatorLib.inference.structure_volumes import structure_volumes
 from KDSegmentatorLib.packs.manifest import (
     Evaluation,

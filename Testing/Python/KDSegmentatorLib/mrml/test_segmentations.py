@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.geometry import Vector
-from KDSegmentatorLib.inference.sanity import ResultWarning
+from KDSegmentatorLib.inference.result_warning import ResultWarning
 from KDSegmentatorLib.inference.segmentation import RegionRecord
 from KDSegmentatorLib.mrml.provenance import node_attributes, set_provenance
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
