@@ -25,7 +25,7 @@ from KDSegmentatorLib import Segmentation, Segmenter, Volume, write_volume
 from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import LabelStatistics, label_statistics, write_statistics
 from KDSegmentatorLib.errors import KDSegmentatorError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 
 HEADS: dict[str, tuple[str, Callable[[], Volume]]] = {
     "head": ("average of whole heads", load_average_head),

@@ -29,7 +29,7 @@ from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import LabelStatistics, label_statistics
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import vector
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.manifest import Label
 
 Ras = tuple[float, float, float]

@@ -22,8 +22,7 @@ from distillation.students import (
     warm_up_folder,
 )
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError, KDSegmentatorError, TrainingError
-from KDSegmentatorLib.io.atomic import atomic_output
-from KDSegmentatorLib.io.files import file_sha256
+from KDSegmentatorLib.io.files import atomic_output, file_sha256
 from KDSegmentatorLib.packs.manifest import Manifest, Method
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
@@ -347,8 +346,8 @@ class Stages:
     def _pack(self, size: str, method: Method, storage: Storage, exported: ExportReport | None) -> StudentPack:
         from distillation.export import export_pack
         from distillation.export.expectation import is_complete
-        from distillation.export.folder import restore_interrupted
         from distillation.teacher import load_model_folder
+        from KDSegmentatorLib.io.files import restore_folder
 
         fold = self.recipe.dataset.fold
         source = self.source(size, method)
@@ -360,7 +359,7 @@ class Stages:
             )
         into = self.folder / ("packs" if storage == "float16" else f"packs-{storage}") / method
         folder = into / pack_id(self.recipe.pack.task, size)
-        restore_interrupted(folder)
+        restore_folder(folder)
         present = _open_if_there(folder)
         if present is not None and self._up_to_date(present.manifest, checkpoint):
             # one of an earlier version keeps what was measured

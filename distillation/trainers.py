@@ -29,7 +29,7 @@ from distillation.teacher import load_weights, read_checkpoint
 from distillation.training_log import Epoch, LossMeans, TimeLeft, TrainingLog, duration_text
 from distillation.versions import TRAINING_PACKAGES, package_versions
 from KDSegmentatorLib.errors import ImageWriteError, TeacherError, TrainingError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 
 GRADIENT_NORM_LIMIT = 12.0
 """nnU-Net's own limit."""

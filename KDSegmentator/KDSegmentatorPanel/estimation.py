@@ -20,7 +20,7 @@ from typing import Any
 from KDSegmentatorLib.advisor.advice import SpeedOf, advise
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.errors import KDSegmentatorError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.jobs.cancellation import stdin_closed
 from KDSegmentatorLib.jobs.launcher import Child, PythonLauncher
 from KDSegmentatorLib.jobs.long_paths import long_path

@@ -15,14 +15,13 @@ from KDSegmentatorLib.engines.memory_failure import memory_failure
 from KDSegmentatorLib.errors import CancelledError, ImageReadError, ImageWriteError, KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, Steps
-from KDSegmentatorLib.io.files import file_sha256, replace
+from KDSegmentatorLib.io.files import file_sha256, is_disk_full, replace
 from KDSegmentatorLib.io.images import read_volume, write_volume
 from KDSegmentatorLib.io.plain_paths import shadowing_reason
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME, BatchPaths, batch_paths
 from KDSegmentatorLib.jobs.batch_record import earlier_results, finished_run, new_record
 from KDSegmentatorLib.jobs.batch_table import TableRow, check_table, write_table
 from KDSegmentatorLib.jobs.events import BatchFile, RunState, SizeResult
-from KDSegmentatorLib.jobs.failures import is_disk_full
 from KDSegmentatorLib.jobs.long_paths import long_path
 from KDSegmentatorLib.jobs.owned_folder import owned_folder
 from KDSegmentatorLib.jobs.reporter import Reporter, RunReporter

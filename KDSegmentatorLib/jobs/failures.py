@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import sys
 from pathlib import Path
 
 from KDSegmentatorLib import errors
 from KDSegmentatorLib.errors import JobError, KDSegmentatorError
+from KDSegmentatorLib.io.files import is_disk_full
 
-_NO_SPACE = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-_WINDOWS_NO_SPACE = {39, 112}
 _MEMORY_HINT = (
     "Most often the computer's memory is too small for it: close other programs, take a smaller size of the task, or "
     "crop the volume"
 )
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Return whether an error, or what caused it, is that no more can be written."""
-    while error is not None:
-        if isinstance(error, OSError) and (
-            error.errno in _NO_SPACE or getattr(error, "winerror", None) in _WINDOWS_NO_SPACE
-        ):
-            return True
-        error = error.__cause__
-    return False
 
 
 def storage_error(folder: Path, error: OSError) -> JobError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.analysis.spreadsheet import as_text
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.mrml.placement import add_node, new_node
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from kdbench.results import Outcome, Results, read_results, write_results
 from kdbench.runner import ROOT, MeasurementError, interleaved
 from kdbench.setting import Setting
 from KDSegmentatorLib.errors import KDSegmentatorError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.locations import default_cache_folder
 
 RESULTS, PAGE = "benchmarks.json", "benchmarks.md"

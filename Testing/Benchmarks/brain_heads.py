@@ -52,7 +52,7 @@ from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ImageReadError, KDSegmentatorError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import MM3_PER_ML, Volume, matrix, vector
 from KDSegmentatorLib.inference.pipeline import segment
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.machine.processor import processor_name

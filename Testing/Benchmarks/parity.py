@@ -25,7 +25,7 @@ from distillation.recipe import read_recipe
 from distillation.teacher import load_model_folder
 from kdbench.fitted import HEAD_NECK_CT, TRANSPOSE, fit_model
 from kdbench.parity import compare_cases, is_equal, section, with_section
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "parity.md"
 INTRODUCTION = """\

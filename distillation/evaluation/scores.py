@@ -17,7 +17,7 @@ from KDSegmentatorLib.engines.candidates import PRECISIONS, EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.inference.pipeline import segment
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.manifest import Precision, SurfaceKind
 from KDSegmentatorLib.packs.reader import write_manifest

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from distillation.evaluation.reduced_precision import LARGEST_LOSS
 from distillation.evaluation.statistics import AGREEMENT, FEWEST_PAIRS, METRIC_TITLES, METRICS
 from KDSegmentatorLib.analysis.overlap import FEWEST_FOR_BOOTSTRAP
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

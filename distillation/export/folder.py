@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.errors import ExportError
-from KDSegmentatorLib.io.files import replace
-from KDSegmentatorLib.packs.files import delete_tree, new_name, sync_folder
+from KDSegmentatorLib.io.files import atomic_folder
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import StudentPack, describe_file, open_pack, verify_pack
 from KDSegmentatorLib.packs.reader import write_manifest
@@ -26,52 +24,19 @@ if TYPE_CHECKING:
 def new_pack_folder(folder: Path) -> Iterator[Path]:
     """Give an empty folder to write a pack into; at the end it is verified and takes the place of ``folder``.
 
-    A failure or Ctrl-C leaves the earlier pack or the new one, whole. So does a kill or a power cut, but for the moment
-    between the two renames at the end: then ``folder`` is missing, the earlier pack lies whole beside it under a hidden
-    name, and the next start of this, or :func:`restore_interrupted`, puts it back. What a killed process had written of
-    the new pack stays in a hidden folder.
+    See :func:`~KDSegmentatorLib.io.files.atomic_folder` for what a failure or a kill leaves.
 
     Raises:
         PackError: the pack does not pass :func:`KDSegmentatorLib.packs.pack.verify_pack`.
         ManifestError: its manifest is not valid.
         ExportError: the disk is full or not writable.
     """
-    temporary = folder.with_name(new_name(f".{folder.name}-"))
-    previous = folder.with_name(new_name(_previous_prefix(folder)))
     try:
-        restore_interrupted(folder)
-        temporary.mkdir(parents=True)
-        yield temporary
-        verify_pack(open_pack(temporary))
-        sync_folder(temporary)
-        if folder.exists():
-            replace(folder, previous)
-        replace(temporary, folder)
+        with atomic_folder(folder) as temporary:
+            yield temporary
+            verify_pack(open_pack(temporary))
     except OSError as error:
         raise ExportError(f"cannot write the pack {folder}: {error}; free some space or export elsewhere") from error
-    finally:
-        if previous.exists() and not folder.exists():
-            replace(previous, folder)
-        delete_tree(previous)
-        delete_tree(temporary)
-
-
-def restore_interrupted(folder: Path) -> None:
-    """Put a pack back that a killed process had moved away to replace it; earlier ones that are not needed are deleted.
-
-    Args:
-        folder: where the pack belongs; nothing happens if no process was killed.
-
-    Raises:
-        OSError: it cannot be moved.
-    """
-    name = re.compile(re.escape(_previous_prefix(folder)) + "[0-9a-f]{12}")
-    left = [path for path in folder.parent.glob(".*") if name.fullmatch(path.name)] if folder.parent.is_dir() else []
-    for path in sorted(left, key=lambda path: path.stat().st_mtime, reverse=True):
-        if folder.exists():
-            delete_tree(path)
-        else:
-            replace(path, folder)
 
 
 def copy_pack(pack: StudentPack, into: Path) -> StudentPack:
@@ -138,8 +103,3 @@ def with_training_set(pack: StudentPack, field_of_view: FieldOfView, expected: E
         manifest = dataclasses.replace(pack.manifest, field_of_view=field_of_view, expected=expected)
         (temporary / MANIFEST_NAME).write_text(write_manifest(manifest), encoding="utf-8", newline="\n")
     return open_pack(pack.folder)
-
-
-def _previous_prefix(folder: Path) -> str:
-    """Return how the names start that an earlier pack has while the new one takes its place."""
-    return f".{folder.name}-previous-"

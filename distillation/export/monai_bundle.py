@@ -17,8 +17,7 @@ import torch
 from distillation.efficiency import count_parameters
 from distillation.export.description import STEP_FRACTION, check_labels
 from KDSegmentatorLib.errors import ExportError
-from KDSegmentatorLib.io.files import replace
-from KDSegmentatorLib.packs.files import delete_tree, new_name
+from KDSegmentatorLib.io.files import atomic_folder
 from KDSegmentatorLib.packs.rules import pack_id
 
 if TYPE_CHECKING:
@@ -48,27 +47,19 @@ def export_bundle(model: ModelFolder, *, size: str, axis_codes: str, recipe: Pac
     """
     check_labels(recipe.labels, model)
     folder = into / f"{pack_id(recipe.task, size)}{SUFFIX}"
-    temporary, previous = (folder.with_name(new_name(f".{folder.name}-{kind}")) for kind in ("new-", "previous-"))
+    text = _readme(size, axis_codes, recipe)
     try:
-        for name in ("configs", "models", "docs"):
-            (temporary / name).mkdir(parents=True)
-        _write_json(temporary / "configs" / "metadata.json", _metadata(model, size, axis_codes, recipe))
-        _write_json(temporary / "configs" / "inference.json", inference_configuration(model))
-        _write_json(temporary / "models" / "dataset.json", model.dataset)
-        shutil.copyfile(model.folder / "plans.json", temporary / "models" / "plans.json")
-        torch.save(model.network.state_dict(), temporary / "models" / "model.pt")
-        text = _readme(size, axis_codes, recipe)
-        (temporary / "docs" / "README.md").write_text(text, encoding="utf-8", newline="\n")
-        if folder.exists():
-            replace(folder, previous)
-        replace(temporary, folder)
+        with atomic_folder(folder) as temporary:
+            for name in ("configs", "models", "docs"):
+                (temporary / name).mkdir()
+            _write_json(temporary / "configs" / "metadata.json", _metadata(model, size, axis_codes, recipe))
+            _write_json(temporary / "configs" / "inference.json", inference_configuration(model))
+            _write_json(temporary / "models" / "dataset.json", model.dataset)
+            shutil.copyfile(model.folder / "plans.json", temporary / "models" / "plans.json")
+            torch.save(model.network.state_dict(), temporary / "models" / "model.pt")
+            (temporary / "docs" / "README.md").write_text(text, encoding="utf-8", newline="\n")
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise ExportError(f"cannot write the bundle {folder}: {error}; free some space or export elsewhere") from error
-    finally:
-        if previous.exists() and not folder.exists():
-            replace(previous, folder)
-        delete_tree(previous)
-        delete_tree(temporary)
     return folder
 
 

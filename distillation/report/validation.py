@@ -12,7 +12,7 @@ from distillation.report.qualitative import PICTURE_NAME
 from distillation.report.tables import accuracy_table, comparison_table, efficiency_table, label_table, verdicts
 from distillation.report.write import FIGURES
 from KDSegmentatorLib.errors import ExportError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -29,7 +29,7 @@ from distillation.sizes import alpha_of
 from distillation.teacher import ModelFolder, build_network, load_model_folder
 from kdbench.families import CONFIGURATION, FamilyPlan, dataset, plans
 from KDSegmentatorLib.errors import ExportError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.head_file import write_head
 from KDSegmentatorLib.packs.manifest import (
     SCHEMA_VERSION,

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from KDSegmentatorLib.errors import InvalidSettingsError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.strict_json import FieldError, Rule, build, parse
 
 

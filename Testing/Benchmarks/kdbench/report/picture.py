@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kdbench.parts.paper import STOCK
 from kdbench.report.markdown import gigabytes, seconds
 from kdbench.results import Outcome, Part, Results
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.rules import divisor
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from KDSegmentatorLib.errors import CancelledError, ImageWriteError
-from KDSegmentatorLib.io.atomic import atomic_output, check_output
+from KDSegmentatorLib.io.files import atomic_output, check_output
 
 
 def names(folder: Path) -> list[str]:
@@ -87,7 +87,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path: Path) -> None:
         import resource, sys
         from pathlib import Path
         from KDSegmentatorLib.errors import ImageWriteError
-        from KDSegmentatorLib.io.atomic import atomic_output
+        from KDSegmentatorLib.io.files import atomic_output
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         try:
             with atomic_output(Path(sys.argv[1])) as temporary:

@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 
 from KDSegmentatorLib.io import files
-from KDSegmentatorLib.io.atomic import atomic_output
-from KDSegmentatorLib.io.files import CHUNK_BYTES, file_sha256, replace, replacing
+from KDSegmentatorLib.io.files import (
+    CHUNK_BYTES,
+    atomic_folder,
+    atomic_output,
+    delete_tree,
+    file_sha256,
+    is_disk_full,
+    replace,
+    replacing,
+    sync_folder,
+)
 from KDSegmentatorLib.packs.installed import LIST_NAME, Installed, read_installed, write_installed
 
 
@@ -89,3 +98,48 @@ def test_a_file_that_was_not_finished_leaves_the_old_one(tmp_path: Path) -> None
         raise ValueError("half")
     assert [path.name for path in tmp_path.iterdir()] == [LIST_NAME]
     assert read_installed(tmp_path) is not None
+
+
+def test_a_folder_takes_the_place_of_the_earlier_one(tmp_path: Path) -> None:
+    for content in ("old", "new"):
+        with atomic_folder(tmp_path / "a" / "pack") as temporary:
+            (temporary / "inner").mkdir()
+            (temporary / "inner" / f"{content}.txt").write_text(content)
+    assert [path.name for path in (tmp_path / "a" / "pack").rglob("*.txt")] == ["new.txt"]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["pack"]
+
+
+def test_a_folder_that_was_not_finished_leaves_the_earlier_one(tmp_path: Path) -> None:
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "old.txt").write_text("old")
+    with pytest.raises(ValueError, match="half"), atomic_folder(tmp_path / "pack") as temporary:
+        (temporary / "new.txt").write_text("half")
+        raise ValueError("half")
+    assert [path.name for path in tmp_path.rglob("*")] == ["pack", "old.txt"]
+
+
+def test_a_full_disk_is_told_from_other_failures() -> None:
+    windows = OSError(errno.EINVAL, "x")
+    windows.winerror = 112  # type: ignore[attr-defined, unused-ignore]
+    wrapped = ValueError("x")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "x")
+    assert is_disk_full(windows)
+    assert is_disk_full(wrapped)
+    assert not is_disk_full(OSError(errno.EIO, "x"))
+
+
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+def test_syncing_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str) -> None:
+    if sys.platform == "win32" and platform != "win32":
+        pytest.skip("Windows cannot open folders")
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").mkdir()
+    monkeypatch.setattr(sys, "platform", platform)
+    sync_folder(tmp_path)
+
+
+def test_deleting_never_fails(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    delete_tree(tmp_path / "a")
+    delete_tree(tmp_path / "a")
+    assert not (tmp_path / "a").exists()

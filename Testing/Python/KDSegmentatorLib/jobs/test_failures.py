@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from KDSegmentatorLib.errors import ImageWriteError
+from KDSegmentatorLib.io.files import is_disk_full
 from KDSegmentatorLib.jobs import failures
-from KDSegmentatorLib.jobs.failures import crash_error, is_disk_full, storage_error
+from KDSegmentatorLib.jobs.failures import crash_error, storage_error
 
 
 @pytest.mark.parametrize(

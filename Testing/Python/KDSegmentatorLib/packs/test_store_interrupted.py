@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.packs import files
+from KDSegmentatorLib.io import files
 from KDSegmentatorLib.packs.archive import write_archive
 from KDSegmentatorLib.packs.store import PackStore
 from support.pack_stores import ID, listing, versions

@@ -11,7 +11,8 @@ import pytest
 
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
-from distillation.export.folder import copy_pack, restore_interrupted
+from distillation.export.folder import copy_pack
+from KDSegmentatorLib.io.files import restore_folder
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
 from support.generated_packs import manifest, write_pack
 
@@ -20,10 +21,11 @@ REPOSITORY = Path(__file__).parents[4]
 KILLED_BETWEEN_THE_RENAMES = """
 import os, signal, sys
 from pathlib import Path
-import distillation.export.folder as folder
+from distillation.export.folder import copy_pack
+from KDSegmentatorLib.io import files
 from KDSegmentatorLib.packs.pack import open_pack
 
-rename, calls = folder.replace, []
+rename, calls = files.replace, []
 
 def replace(source, target):
     calls.append(source)
@@ -31,8 +33,8 @@ def replace(source, target):
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
     rename(source, target)
 
-folder.replace = replace
-folder.copy_pack(open_pack(Path(sys.argv[1])), Path(sys.argv[2]))
+files.replace = replace
+copy_pack(open_pack(Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
@@ -66,7 +68,7 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_pack_that_a_kill_left_aside_is_put_back(killed: Path) -> None:
-    restore_interrupted(killed)
+    restore_folder(killed)
     pack = open_pack(killed)
     verify_pack(pack)
     assert pack.manifest.version == "1.0.0"
@@ -91,7 +93,7 @@ def test_nothing_else_is_touched(earlier: StudentPack) -> None:
         (folder.parent / name).mkdir()
     leftover = folder.parent / ".generated-x1_4-previous-0123456789ab"
     leftover.mkdir()
-    restore_interrupted(folder)
+    restore_folder(folder)
     assert names(folder.parent) == sorted([folder.name, *others])
-    restore_interrupted(folder.parent / "nowhere" / "pack")
+    restore_folder(folder.parent / "nowhere" / "pack")
     assert not (folder.parent / "nowhere").exists()

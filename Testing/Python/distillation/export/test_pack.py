@@ -139,7 +139,7 @@ def test_a_full_disk_keeps_the_earlier_pack(exporting, monkeypatch):
 
 @pytest.mark.parametrize("calls", [1, 2])
 def test_ctrl_c_between_the_two_renames_loses_nothing(exporting, monkeypatch, calls):
-    import distillation.export.folder as module
+    from KDSegmentatorLib.io import files as module
 
     before = exporting().pack
     rename, done = module.replace, []
