@@ -45,6 +45,9 @@ Or one stage at a time:
   kdseg-distill export        RECIPE --workspace WORK --raw DATA --output PACKS
   kdseg-distill report        RECIPE --workspace WORK --raw DATA
 
+A model that somebody else trained becomes a pack without any training:
+  kdseg-distill import        FOLDER|ZIP --output PACKS
+
 A recipe with a section 'synthesis' trains on images made from label maps. They come first:
   kdseg-distill synthesize    RECIPE --label-maps MAPS --raw DATA --count N
 
@@ -62,6 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _validation(options)
         elif options.command == "synthesize":
             _synthesize(options)
+        elif options.command == "import":
+            _import(options)
         else:
             _STAGES[options.command](_stages(options), options)
     except KDSegmentatorError as error:
@@ -113,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     synthesize.add_argument("--raw", type=Path, required=True, help="folder for DatasetXXX_Name")
     synthesize.add_argument("--count", type=_count, required=True, metavar="N", help="number of images")
+    _add_import(commands.add_parser("import", parents=[packs], help="make a pack of any trained nnU-Net v2 model"))
     commands.add_parser("prepare", parents=[common], help="check, fingerprint, plan and preprocess the dataset")
     commands.add_parser("train-teacher", parents=[common, device], help="train the teacher")
     commands.add_parser("distil", parents=[common, students, device], help="train the students, plain and distilled")
@@ -180,6 +186,35 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=Path, metavar="FOLDER|ZIP", help="model folder, or a zip file of nnUNetv2_export_model_to_zip"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for the pack's folder")
+    parser.add_argument(
+        "--model", metavar="NAME", help="which model, by its folder or configuration, if there are several"
+    )
+    parser.add_argument("--fold", metavar="N", help="0 to 4, or all (default: all if it is there, else the first)")
+    parser.add_argument("--checkpoint", default="checkpoint_final.pth", help="file in the fold (default: %(default)s)")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an image such as the "
+        "model was trained on: its axis order is taken, and networks are compared on it; repeatable",
+    )
+    parser.add_argument("--axes", metavar="CODES", help="axis order of the training images, like LPS")
+    parser.add_argument("--task", help="first part of the pack's id (default: from the dataset's name)")
+    parser.add_argument("--title", help="one line for people (default: the dataset's name)")
+    parser.add_argument("--modality", choices=("CT", "MR"), help="default: from the channel's name")
+    parser.add_argument("--body-part", metavar="PART", help="DICOM Body Part Examined (default: WHOLEBODY)")
+    parser.add_argument("--license", metavar="SPDX", help="licence of the weights")
+    parser.add_argument("--credit", metavar="TEXT", help="whom to credit for the weights")
+    parser.add_argument("--archive", action="store_true", help="write the pack also as one file, ID.kdpack")
+
+
 def _recipe_option() -> argparse.ArgumentParser:
     option = argparse.ArgumentParser(add_help=False)
     option.add_argument("recipe", help=f"name of a recipe ({', '.join(shipped_recipes())}) or a .yaml file")
@@ -241,6 +276,29 @@ def _synthesize(options: argparse.Namespace) -> None:
     print(f"made: {synthesize(recipe, options.label_maps, options.raw, options.count, report)}")
 
 
+def _import(options: argparse.Namespace) -> None:
+    from distillation.public_model import Description, import_model
+
+    description = {name: getattr(options, name) for name in Description.__annotations__}
+    result = import_model(
+        options.source,
+        options.output,
+        model=options.model,
+        fold=options.fold,
+        checkpoint=options.checkpoint,
+        description=Description(**description),
+        images=options.image,
+        storage=options.storage,
+    )
+    pack = result.exported.pack
+    for warning in result.warnings:
+        print(f"{PROGRAM}: warning: {warning}", file=sys.stderr)
+    print(describe_agreement(pack.manifest.id, result.exported.agreement))
+    print(describe_pack(pack))
+    if options.archive:
+        _write_archive(pack.folder)
+
+
 def _prepare(stages: Stages, options: argparse.Namespace) -> None:
     _run_stages(stages, options, "prepare")
 
@@ -289,16 +347,20 @@ def _complete(stages: Stages, options: argparse.Namespace) -> None:
 
 
 def _export(stages: Stages, options: argparse.Namespace) -> None:
-    from KDSegmentatorLib.packs.archive import SUFFIX, write_archive
-
     if options.student is None and options.method in (None, stages.recipe.pack.method):
         folders = [folder for step in _run_stages(stages, options, "export") for folder in step.outputs()]
     else:
         folders = _export_some(stages, options)
     for folder in folders if options.archive else ():
-        archive = folder.with_name(f"{folder.name}{SUFFIX}")
-        write_archive(folder, archive)
-        print(f"{archive}: for 'kdseg packs install'")
+        _write_archive(folder)
+
+
+def _write_archive(folder: Path) -> None:
+    from KDSegmentatorLib.packs.archive import SUFFIX, write_archive
+
+    archive = folder.with_name(f"{folder.name}{SUFFIX}")
+    write_archive(folder, archive)
+    print(f"{archive}: for 'kdseg packs install'")
 
 
 def _export_some(stages: Stages, options: argparse.Namespace) -> list[Path]:

@@ -6,7 +6,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ class ModelFolder:
 
     Attributes:
         folder: the model folder.
-        fold: the fold that ``network`` was trained for.
+        fold: the fold that ``network`` was trained for; ``all`` if it held out no case.
         plans: content of ``plans.json``.
         dataset: content of ``dataset.json``.
         configuration_name: for example ``3d_fullres``.
@@ -35,11 +35,12 @@ class ModelFolder:
         network: the network in evaluation mode; it returns full-resolution logits only.
         mirroring_axes: spatial axes (0 = first array axis) that training mirrored.
         sha256: hash of the checkpoint file.
+        trainer: nnU-Net's trainer class, for example ``nnUNetTrainerNoMirroring``.
         trained_with: package to version in the training's environment; None if the checkpoint does not say.
     """
 
     folder: Path
-    fold: int
+    fold: int | Literal["all"]
     plans: dict[str, Any]
     dataset: dict[str, Any]
     configuration_name: str
@@ -47,10 +48,13 @@ class ModelFolder:
     network: nn.Module
     mirroring_axes: tuple[int, ...]
     sha256: str
+    trainer: str = ""
     trained_with: dict[str, str] | None = None
 
 
-def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_final.pth") -> ModelFolder:
+def load_model_folder(
+    folder: Path, fold: int | Literal["all"], checkpoint: str = "checkpoint_final.pth"
+) -> ModelFolder:
     """Load a trained nnU-Net fold on the CPU.
 
     The checkpoint is read with ``weights_only``, plus the few numpy types that nnU-Net's log holds, and the network's
@@ -74,6 +78,7 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
         configuration_name = str(content["init_args"]["configuration"])
         weights = content["network_weights"]
         mirroring_axes = tuple(int(axis) for axis in content.get("inference_allowed_mirroring_axes") or ())
+        trainer = str(content.get("trainer_name", ""))
     except (KeyError, TypeError, ValueError) as error:
         raise TeacherError(
             f"{path} is not an nnU-Net v2 checkpoint (missing or not valid: {error}); take one that nnU-Net wrote"
@@ -82,12 +87,14 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
         configuration = resolve_configuration(plans, configuration_name)
         if configuration.get("previous_stage"):
             raise TeacherError(f"{configuration_name} is the second stage of a cascade, which is not supported")
+        if len(configuration.get("patch_size") or ()) == 2:
+            raise TeacherError(f"{configuration_name} is a 2-D network, which is not supported; take 3d_fullres")
         network = build_network(
             configuration, channels=len(dataset["channel_names"]), labels=len(dataset["labels"]), deep_supervision=False
         )
-    except TeacherError as error:
+    except (TeacherError, TypeError) as error:
         raise TeacherError(f"{folder / 'plans.json'}, {configuration_name}: {error}") from error
-    _put_weights(network, weights, path)
+    _put_weights(network, weights, path, trainer)
     return ModelFolder(
         folder=folder,
         fold=fold,
@@ -98,6 +105,7 @@ def load_model_folder(folder: Path, fold: int, checkpoint: str = "checkpoint_fin
         network=network.eval().requires_grad_(False),
         mirroring_axes=mirroring_axes,
         sha256=hashlib.sha256(data).hexdigest(),  # of the very bytes that were loaded
+        trainer=trainer,
         trained_with=_trained_with(content),
     )
 
@@ -246,13 +254,13 @@ def _trained_with(content: dict[str, Any]) -> dict[str, str] | None:
     return {str(name): str(version) for name, version in versions.items()} if isinstance(versions, dict) else None
 
 
-def _put_weights(network: nn.Module, weights: Any, path: Path) -> None:
+def _put_weights(network: nn.Module, weights: Any, path: Path, trainer: str = "") -> None:
     try:
         network.load_state_dict({_without_prefix(name): value for name, value in weights.items()})
     except (RuntimeError, AttributeError, TypeError) as error:
         raise TeacherError(
-            f"the weights in {path} do not fit the network in the plans; take plans and checkpoint of one training: "
-            f"{error}"
+            f"the weights in {path}{f' ({trainer})' if trainer else ''} do not fit the network in the plans; take both "
+            f"of one training, by a trainer that does not change the network: {error}"
         ) from error
 
 

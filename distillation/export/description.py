@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from distillation.dataset import Case, read_header
@@ -32,8 +33,22 @@ if TYPE_CHECKING:
 STEP_FRACTION = 0.5
 """Step of the sliding window as a fraction of the patch: nnU-Net's default."""
 
-_READERS = {"SimpleITKIO", "NibabelIO"}
+_READERS = {"SimpleITKIO": None, "NibabelIO": None, "NibabelIOWithReorient": "RAS", "SimpleITKIOWithReorient": "RAS"}
+"""nnU-Net's readers, and the axis order that they bring every image into; None leaves the file's own."""
+
 _RESAMPLER = "resample_data_or_seg_to_shape"
+
+
+def axes_of_reader(model: ModelFolder) -> str | None:
+    """Return the axis order that the model's image reader brings every image into; None if it leaves the file's own.
+
+    Raises:
+        ExportError: images are read in a way that the inference library does not know.
+    """
+    reader = model.plans.get("image_reader_writer")
+    if reader not in _READERS:
+        raise ExportError(f"the plans read images with {reader}; supported are {', '.join(sorted(_READERS))}")
+    return _READERS[reader]
 
 
 def describe_preprocessing(model: ModelFolder, axis_codes: str) -> Preprocessing:
@@ -41,26 +56,31 @@ def describe_preprocessing(model: ModelFolder, axis_codes: str) -> Preprocessing
 
     Args:
         model: the trained folder.
-        axis_codes: axis order that the dataset is stored in (:func:`distillation.dataset.check_grids`).
+        axis_codes: axis order that the dataset is stored in (:func:`distillation.dataset.check_grids`); a reader that
+            reorients images decides instead.
 
     Raises:
-        ExportError: the plans use something that the inference library does not do.
+        ExportError: the plans use something that the inference library does not do, or are incomplete.
     """
     plans, configuration = model.plans, model.configuration
-    reader = plans.get("image_reader_writer")
-    if reader not in _READERS:
-        raise ExportError(f"the plans read images with {reader}; supported are {', '.join(sorted(_READERS))}")
+    axis_codes = axes_of_reader(model) or axis_codes
     preprocessor = configuration.get("preprocessor_name")
     if preprocessor != "DefaultPreprocessor":
         raise ExportError(f"the plans preprocess with {preprocessor}; supported is DefaultPreprocessor")
-    return Preprocessing(
-        axis_codes=axis_codes,
-        transpose_forward=_triple(plans["transpose_forward"], int),
-        spacing=_triple(configuration["spacing"], float),
-        normalization=_normalization(plans, configuration),
-        image_resampling=_resampling(configuration, "data"),
-        logits_resampling=_resampling(configuration, "probabilities"),
-    )
+    try:
+        return Preprocessing(
+            axis_codes=axis_codes,
+            transpose_forward=_triple(plans["transpose_forward"], int),
+            spacing=_triple(configuration["spacing"], float),
+            normalization=_normalization(plans, configuration),
+            image_resampling=_resampling(configuration, "data"),
+            logits_resampling=_resampling(configuration, "probabilities"),
+        )
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ExportError(
+            f"{model.folder / 'plans.json'} does not say how images are preprocessed (missing or not valid: {error}); "
+            "take the plans.json of the training"
+        ) from error
 
 
 def describe_field_of_view(cases: Sequence[Case], axis_codes: str) -> FieldOfView:
@@ -172,11 +192,11 @@ def _check_teacher(model: ModelFolder, teacher: ModelFolder, distillation: Disti
         ExportError: it is another one.
     """
     own = distillation.teacher
-    checkpoints = dict(zip(own.folds, own.paths(), strict=True))
+    checkpoints = dict[int | str, Path](zip(own.folds, own.paths(), strict=True))
     checkpoint = checkpoints.get(teacher.fold)
     known = None
     if own.sha256 is not None:
-        known = dict(zip(own.folds, own.sha256, strict=True)).get(teacher.fold)
+        known = dict[int | str, str](zip(own.folds, own.sha256, strict=True)).get(teacher.fold)
     elif checkpoint is not None and checkpoint.is_file():
         known = file_sha256(checkpoint)
     if checkpoint is None or known not in (None, teacher.sha256):

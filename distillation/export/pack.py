@@ -22,7 +22,7 @@ from distillation.export.description import (
 from distillation.export.expectation import describe_expected
 from distillation.export.folder import new_pack_folder
 from distillation.export.probe import write_probe_of
-from distillation.export.samples import sample_windows, training_cases
+from distillation.export.samples import Sample, sample_windows, training_cases
 from KDSegmentatorLib.packs.head_file import write_head
 from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Manifest, Network
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
@@ -31,11 +31,12 @@ from KDSegmentatorLib.packs.reader import write_manifest
 from KDSegmentatorLib.packs.rules import pack_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Sequence
     from pathlib import Path
 
     from distillation.recipe import PackRecipe
     from distillation.teacher import ModelFolder
+    from KDSegmentatorLib.packs.manifest import Expected, FieldOfView, Preprocessing
 
 BODY_NAME = "body.onnx"
 HEAD_NAME = "head.npz"
@@ -63,7 +64,7 @@ def export_pack(
     storage: Storage = "float16",
     held_out: Collection[str] = (),
 ) -> ExportedPack:
-    """Export a trained network as a pack; nothing is written unless it gives torch's logits.
+    """Export a network that was trained here as a pack; nothing is written unless it gives torch's logits.
 
     Args:
         model: the trained folder.
@@ -83,21 +84,69 @@ def export_pack(
     check_labels(recipe.labels, model)
     alpha = checked_alpha(model, teacher, size)
     preprocessing = describe_preprocessing(model, check_grids(dataset))
+    cases = training_cases(dataset, held_out)
+    return write_pack(
+        model,
+        size=size,
+        alpha=alpha,
+        teacher=teacher,
+        recipe=recipe,
+        preprocessing=preprocessing,
+        samples=lambda: sample_windows(model, cases[:SAMPLE_CASES]),
+        training_set=lambda: (
+            describe_field_of_view(cases, preprocessing.axis_codes),
+            describe_expected(cases, recipe.labels),
+        ),
+        into=into,
+        storage=storage,
+    )
+
+
+def write_pack(
+    model: ModelFolder,
+    *,
+    size: str,
+    alpha: float,
+    teacher: ModelFolder | None,
+    recipe: PackRecipe,
+    preprocessing: Preprocessing,
+    samples: Callable[[], Sequence[Sample]],
+    training_set: Callable[[], tuple[FieldOfView | None, Expected | None]],
+    into: Path,
+    storage: Storage,
+) -> ExportedPack:
+    """Write a network as a pack, compared with torch before.
+
+    Args:
+        model: the trained folder.
+        size: ``x1`` (the teacher), ``x1/2``, ...
+        alpha: the size's factor of the teacher's widths.
+        teacher: the family's teacher; None if ``model`` is the teacher.
+        recipe: what the pack says about itself.
+        preprocessing: how a volume becomes the network's input.
+        samples: gives the windows that the comparison and the probe are made of, at least one.
+        training_set: gives what the images and the segmentations look like that it was trained on, as far as known.
+        into: folder that will hold the pack's folder, named by its id; an earlier one of this name is replaced.
+        storage: number format of the kernels in the file.
+
+    Raises:
+        ExportError: the network cannot be split or exported, or the exported logits differ from torch's.
+    """
     windows = describe_windows(model)
     channels = len(model.dataset["channel_names"])
     split = split_network(model.network)
     stored_body = with_stored_weights(split.body, storage)
     body = to_onnx(stored_body, channels=channels, patch_size=windows.patch_size, storage=storage)
-    cases = training_cases(dataset, held_out)
-    samples = sample_windows(model, cases[:SAMPLE_CASES])
+    compared = samples()
     agreement = check_agreement(
         body,
         stored_body=stored_body,
         split=split,
         network=model.network,
-        windows=[sample.window for sample in samples],
+        windows=[sample.window for sample in compared],
     )
     cost = network_cost(model.configuration, channels=channels, labels=len(model.dataset["labels"]))
+    field_of_view, expected = training_set()
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         id=pack_id(recipe.task, size),
@@ -109,8 +158,8 @@ def export_pack(
         body_part=recipe.body_part,
         labels=recipe.labels,
         preprocessing=preprocessing,
-        field_of_view=describe_field_of_view(cases, preprocessing.axis_codes),
-        expected=describe_expected(cases, recipe.labels),
+        field_of_view=field_of_view,
+        expected=expected,
         region=recipe.region,
         single_pieces=recipe.single_pieces,
         windows=windows,
@@ -139,7 +188,7 @@ def export_pack(
         (temporary / BODY_NAME).write_bytes(body)
         write_head(temporary / HEAD_NAME, split.head_weight, split.head_bias)
         threads = torch.get_num_threads()
-        write_probe_of(temporary / PROBE_NAME, samples, body=body, head=split.head, threads=threads)
+        write_probe_of(temporary / PROBE_NAME, compared, body=body, head=split.head, threads=threads)
         files = {name: describe_file(temporary / name) for name in (BODY_NAME, HEAD_NAME, PROBE_NAME)}
         text = write_manifest(replace(manifest, files=files))
         (temporary / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")

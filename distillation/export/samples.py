@@ -13,6 +13,8 @@ import numpy.typing as npt
 from KDSegmentatorLib.errors import ExportError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from distillation.dataset import Case, RawDataset
     from distillation.teacher import ModelFolder
 
@@ -52,13 +54,33 @@ def sample_windows(model: ModelFolder, cases: Sequence[Case]) -> list[Sample]:
     The middle of the image if it has none.
     """
     samples = []
-    for image, labels in _preprocessed(model, cases):
+    for image, labels in _preprocessed(model, [(case.image, case.label) for case in cases]):
         found = np.argwhere(labels > 0)
         middle = (found.min(0) + found.max(0) + 1) // 2 if len(found) else np.array(labels.shape) // 2
         patch_size = model.configuration["patch_size"]
         inside = _window(labels[None].astype(np.float32), middle, patch_size) > 0
         samples.append(Sample(window=_window(image, middle, patch_size), foreground=int(np.count_nonzero(inside))))
     return samples
+
+
+def image_windows(model: ModelFolder, images: Sequence[Path]) -> list[Sample]:
+    """Return one window of each image, preprocessed by nnU-Net itself: round its middle."""
+    samples = []
+    for image, labels in _preprocessed(model, [(image, None) for image in images]):
+        middle = np.array(labels.shape) // 2
+        samples.append(Sample(window=_window(image, middle, model.configuration["patch_size"]), foreground=0))
+    return samples
+
+
+def generated_window(model: ModelFolder) -> Sample:
+    """Return a window of smooth shapes and noise, about as bright as normalised images are; always the same."""
+    from scipy.ndimage import gaussian_filter
+
+    random = np.random.default_rng(_SEED)
+    patch_size = model.configuration["patch_size"]
+    shapes = gaussian_filter(random.standard_normal(patch_size), [length / 16 for length in patch_size])
+    window = shapes / max(float(shapes.std()), 1e-12) + 0.1 * random.standard_normal(patch_size)
+    return Sample(window=np.ascontiguousarray(window, dtype=np.float32)[None, None], foreground=0)
 
 
 def calibration_windows(model: ModelFolder, cases: Sequence[Case], count: int) -> list[Array]:
@@ -72,7 +94,7 @@ def calibration_windows(model: ModelFolder, cases: Sequence[Case], count: int) -
     random = np.random.default_rng(_SEED)
     windows_of = Counter(number * len(cases) // count for number in range(count))
     windows: list[Array] = []
-    chosen = [cases[index] for index in windows_of]
+    chosen = [(cases[index].image, cases[index].label) for index in windows_of]
     for (image, labels), number in zip(_preprocessed(model, chosen), windows_of.values(), strict=True):
         found = np.argwhere(labels > 0)
         for _ in range(number):
@@ -82,18 +104,26 @@ def calibration_windows(model: ModelFolder, cases: Sequence[Case], count: int) -
     return windows
 
 
-def _preprocessed(model: ModelFolder, cases: Sequence[Case]) -> Iterator[tuple[Array, npt.NDArray[np.integer]]]:
-    """Yield images (channels, z, y, x) and labels (z, y, x) on the network's grid; some labels may be -1."""
+def _preprocessed(
+    model: ModelFolder, cases: Sequence[tuple[Path, Path | None]]
+) -> Iterator[tuple[Array, npt.NDArray[np.integer]]]:
+    """Yield images (channels, z, y, x) and labels (z, y, x) on the network's grid; some labels may be -1.
+
+    Args:
+        model: whose preprocessing to take.
+        cases: files of an image and its labels; all 0 where there are none.
+    """
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     plans = PlansManager(model.plans)
     configuration = plans.get_configuration(model.configuration_name)
     preprocessor = configuration.preprocessor_class(verbose=False)
-    for case in cases:
+    for path, reference in cases:
         image, labels, _ = preprocessor.run_case(
-            [str(case.image)], str(case.label), plans, configuration, model.dataset
+            [str(path)], None if reference is None else str(reference), plans, configuration, model.dataset
         )
-        yield np.asarray(image, dtype=np.float32), np.asarray(labels)[0]
+        array = np.asarray(image, dtype=np.float32)
+        yield array, np.zeros(array.shape[1:], np.int8) if labels is None else np.asarray(labels)[0]
 
 
 def _window(image: Array, middle: npt.NDArray[np.integer], patch_size: Sequence[int]) -> Array:

@@ -52,18 +52,21 @@ class FakeCases:
     SHAPE = (9, 9, 9)
 
     def __init__(self, count: int, *, labelled: bool = True) -> None:
-        self.cases = [Case(name=f"{number}", image=Path("i"), label=Path("l")) for number in range(count)]
+        self.cases = [Case(name=f"{number}", image=Path(f"{number}"), label=Path("l")) for number in range(count)]
         self.model: Any = SimpleNamespace(configuration={"patch_size": (3, 3, 3)})
         self.labelled = labelled
         self.read: list[int] = []
 
-    def preprocessed(self, model: object, cases: Sequence[Case]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for case in cases:
-            self.read.append(int(case.name))
+    def preprocessed(
+        self, model: object, cases: Sequence[tuple[Path, Path]]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for image, _ in cases:
+            number = int(image.name)
+            self.read.append(number)
             labels = np.zeros(self.SHAPE, np.int16)
             labels[0] = -1  # nnU-Net's mark for what was cropped away
             if self.labelled:
-                labels[tuple(np.random.default_rng(int(case.name)).integers(1, 9, 3))] = 2
+                labels[tuple(np.random.default_rng(number).integers(1, 9, 3))] = 2
             yield 10 * labels[None].astype(np.float32), labels
 
 
@@ -118,7 +121,7 @@ def test_images_smaller_than_the_window_are_padded(monkeypatch: pytest.MonkeyPat
     fake = FakeCases(1)
     fake.model.configuration["patch_size"] = (12, 9, 4)
     monkeypatch.setattr(samples, "_preprocessed", fake.preprocessed)
-    (image, _), *_ = fake.preprocessed(fake.model, fake.cases)
+    (image, _), *_ = fake.preprocessed(fake.model, [(case.image, case.label) for case in fake.cases])
     for window in (sample_windows(fake.model, fake.cases)[0].window, *calibration_windows(fake.model, fake.cases, 2)):
         assert window.shape == (1, 1, 12, 9, 4)
         inside = window[0, :, 1:10]
