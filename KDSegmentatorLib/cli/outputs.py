@@ -11,7 +11,7 @@ from pathlib import Path
 from KDSegmentatorLib.cli.interrupt import Interrupt
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.io import files
-from KDSegmentatorLib.io.plain_paths import shadowing_reason
+from KDSegmentatorLib.io.images import shadowing_reason
 
 Writer = Callable[[Path], None]
 

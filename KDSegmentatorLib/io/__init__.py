@@ -1,1 +1,1 @@
-"""Images in and out: NIfTI, NRRD and MetaImage, and output files that appear whole or not at all."""
+"""Images in and out (NIfTI, NRRD, MetaImage, FreeSurfer), and files that appear whole or not at all."""

@@ -16,8 +16,7 @@ from KDSegmentatorLib.errors import CancelledError, ImageReadError, ImageWriteEr
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, Steps
 from KDSegmentatorLib.io.files import file_sha256, is_disk_full, replace
-from KDSegmentatorLib.io.images import read_volume, write_volume
-from KDSegmentatorLib.io.plain_paths import shadowing_reason
+from KDSegmentatorLib.io.images import read_volume, shadowing_reason, write_volume
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME, BatchPaths, batch_paths
 from KDSegmentatorLib.jobs.batch_record import earlier_results, finished_run, new_record
 from KDSegmentatorLib.jobs.batch_table import TableRow, check_table, write_table

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,9 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from KDSegmentatorLib.errors import ImageReadError, ImageWriteError
+from KDSegmentatorLib.errors import ImageWriteError
 from KDSegmentatorLib.geometry import matrix
-from KDSegmentatorLib.io import images, plain_paths
 from KDSegmentatorLib.io.images import SUFFIXES, image_suffix, read_volume, write_volume
 from support.image_files import scan
 
@@ -95,7 +93,7 @@ def test_names_with_spaces_and_other_letters(tmp_path: Path, suffix: str, name: 
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="only on Windows and macOS are all names text")
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_names_that_are_not_text(tmp_path: Path, suffix: str) -> None:
-    """As Latin-1 from an old file server; SimpleITK would end the process."""
+    """As Latin-1 from an old file server."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/M\xfcller")).with_suffix(suffix)
     write_volume(scan(), path)
     np.testing.assert_array_equal(read_volume(path).voxels, scan().voxels)
@@ -108,27 +106,6 @@ def test_upper_case_suffixes(tmp_path: Path, suffix: str) -> None:
     write_volume(scan(), path)
     assert read_volume(str(path)).same_grid(scan())
     assert image_suffix(path) == suffix
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_names_that_itk_cannot_open_on_windows_go_through_a_plain_one(
-    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[str] = []
-    original = images._open
-
-    def spy(name: str, suffix: str) -> Any:
-        seen.append(name)
-        return original(name, suffix)
-
-    monkeypatch.setattr(plain_paths, "_needs_plain_name", lambda path: not str(path).isascii())
-    monkeypatch.setattr(images, "_open", spy)
-    path = tmp_path / f"Größe{suffix}"
-    write_volume(scan(), path)
-    back = read_volume(path)
-    np.testing.assert_array_equal(back.voxels, scan().voxels)
-    assert all(name.isascii() for name in seen)
-    assert not any(Path(name).exists() for name in seen)
 
 
 @pytest.mark.parametrize("neighbour", ["scan.nii", "scan.NII"])
@@ -147,14 +124,6 @@ def test_nothing_is_written_where_itk_would_show_another_file(tmp_path: Path) ->
     with pytest.raises(ImageWriteError, match=r"scan\.nii lies beside"):
         write_volume(scan(), tmp_path / "scan.nii.gz")
     assert [path.name for path in tmp_path.iterdir()] == ["scan.nii"]
-
-
-def test_a_temporary_folder_without_a_plain_name_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_volume(scan(), tmp_path / "ö.nii")
-    monkeypatch.setattr(plain_paths, "_needs_plain_name", lambda path: True)
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "ö"))
-    with pytest.raises(ImageReadError, match="variable TEMP"):
-        read_volume(tmp_path / "ö.nii")
 
 
 def test_the_voxel_type_is_kept_and_other_byte_orders_are_written(tmp_path: Path) -> None:
@@ -179,9 +148,3 @@ def test_real_data_sets_read() -> None:
     for dataset in sorted(Path(folder).glob("Dataset*")):
         for path in [*sorted(dataset.glob("imagesTr/*.nii.gz"))[:5], *sorted(dataset.glob("labelsTr/*.nii.gz"))[:5]]:
             assert read_volume(path).voxels.size
-
-
-def test_reading_needs_simpleitk_only_when_used() -> None:
-    code = "import sys, KDSegmentatorLib.io.images; print('SimpleITK' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.strip() == "False"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import os
+import re
 import shutil
 import struct
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from KDSegmentatorLib.errors import GeometryError, ImageReadError
-from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.geometry import Volume, matrix
+from KDSegmentatorLib.io.images import read_volume, write_volume
 from support.image_files import PIXDIM, QCODE, SCODE, SROW, nifti, scan
 
 
@@ -109,7 +115,7 @@ def test_a_qform_that_is_not_finite_is_named(tmp_path: Path, value: float) -> No
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ([(0, "i", 540)], "NIfTI-2"),
+        ([(0, "i", 540)], "not a NIfTI image"),
         ([(0, "i", 7)], "not a NIfTI image"),
         ([(344, "4s", b"ni1\0")], "pair"),
         ([(344, "4s", b"\0\0\0\0")], "Analyze"),
@@ -178,3 +184,113 @@ def test_a_compressed_file_under_an_uncompressed_name_is_named(tmp_path: Path) -
     shutil.move(nifti(tmp_path / "a.nii.gz"), tmp_path / "b.nii")
     with pytest.raises(ImageReadError, match=r"rename it to \.nii\.gz"):
         read_volume(tmp_path / "b.nii")
+
+
+def test_a_scale_beyond_what_a_number_can_hold_is_named(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(ImageReadError, match=r"scales the intensities by 1e\+38.*beyond what a number can hold"):
+        read_volume(nifti(tmp_path / "a.nii", (112, "2f", (1e38, 0.0))))
+    assert not recwarn.list
+
+
+ROTATION = Rotation.from_euler("xyz", (0.11, -0.23, 0.37)).as_matrix()
+
+
+def oblique(path: Path, decimals: int, qcode: int = 1, shape: tuple[int, int, int] = (60, 120, 140)) -> Volume:
+    """Write an oblique image whose sform is rounded and whose qform is exact; return the image."""
+    volume = scan(shape=shape, spacing=(1.0, 1.0, 2.0), direction=matrix(ROTATION))
+    write_volume(volume, path)
+    data = bytearray(path.read_bytes())
+    rows = np.round(np.diag([-1, -1, 1, 1]) @ volume.affine, decimals)[:3]
+    struct.pack_into("<12f", data, SROW, *rows.ravel())
+    struct.pack_into("<h", data, QCODE, qcode)
+    path.write_bytes(data)
+    return volume
+
+
+@pytest.mark.parametrize("code", [1, 2])
+def test_of_a_rounded_sform_and_an_exact_qform_the_exact_one_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    volume = oblique(tmp_path / "a.nii", 3)
+    data = bytearray((tmp_path / "a.nii").read_bytes())
+    struct.pack_into("<h", data, SCODE, code)
+    (tmp_path / "a.nii").write_bytes(data)
+    assert read_volume(tmp_path / "a.nii").same_grid(volume)
+    assert re.search(r"sform is rounded \(up to 0\.\d+ mm off\); the exact qform is taken", caplog.text)
+
+
+def test_a_rounded_sform_alone_is_refused(tmp_path: Path) -> None:
+    oblique(tmp_path / "a.nii", 3, qcode=0)
+    with pytest.raises(GeometryError, match="sform: the direction matrix is not orthonormal"):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_a_sheared_sform_is_not_taken_for_a_rounded_one(tmp_path: Path) -> None:
+    """A gantry tilt whose qform leaves the tilt out."""
+    rows = np.diag([-1.0, -1.0, 2.0, 1.0])
+    rows[1, 2] = 0.4
+    path = tmp_path / "a.nii"
+    write_volume(scan(shape=(60, 120, 140), spacing=(1.0, 1.0, 2.0), origin=(0, 0, 0)), path)
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<12f", data, SROW, *rows[:3].ravel())
+    path.write_bytes(data)
+    with pytest.raises(ImageReadError, match="two different things about where the image lies"):
+        read_volume(path)
+
+
+def codes(path: Path) -> tuple[int, int]:
+    data = path.read_bytes()
+    data = gzip.decompress(data) if path.suffix == ".gz" else data
+    return struct.unpack_from("<2h", data, QCODE)
+
+
+@pytest.mark.parametrize("given", [(1, 4), (4, 4), (0, 2), (1, 0), (2, 1)])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_result_keeps_the_codes_and_forms_of_its_image(tmp_path: Path, given: tuple[int, int], suffix: str) -> None:
+    path = nifti(tmp_path / "scan.nii", (QCODE, "2h", given))
+    volume = read_volume(path)
+    write_volume(volume, tmp_path / f"labels{suffix}", like=path)
+    assert codes(tmp_path / f"labels{suffix}") == given
+    one, other = path.read_bytes(), (tmp_path / f"labels{suffix}").read_bytes()
+    other = gzip.decompress(other) if suffix == ".nii.gz" else other
+    assert one[PIXDIM - 4 : PIXDIM + 12] == other[PIXDIM - 4 : PIXDIM + 12]
+    assert one[QCODE : SROW + 48] == other[QCODE : SROW + 48]
+
+
+def test_a_result_of_a_rounded_sform_keeps_it(tmp_path: Path) -> None:
+    volume = oblique(tmp_path / "a.nii", 3)
+    write_volume(read_volume(tmp_path / "a.nii"), tmp_path / "b.nii", like=tmp_path / "a.nii")
+    assert (tmp_path / "a.nii").read_bytes()[QCODE : SROW + 48] == (tmp_path / "b.nii").read_bytes()[QCODE : SROW + 48]
+    assert read_volume(tmp_path / "b.nii").same_grid(volume)
+
+
+def test_forms_of_an_image_that_lies_elsewhere_are_not_taken(tmp_path: Path) -> None:
+    elsewhere = nifti(tmp_path / "scan.nii", (QCODE, "2h", (4, 4)))
+    volume = scan(origin=(1, 2, 3))
+    for like in (elsewhere, tmp_path / "gone.nii", tmp_path):
+        write_volume(volume, tmp_path / "labels.nii", like=like)
+        assert codes(tmp_path / "labels.nii") == (1, 1)
+        assert read_volume(tmp_path / "labels.nii").same_grid(volume)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_label_names_are_kept_in_an_extension_that_other_programs_read(tmp_path: Path, suffix: str) -> None:
+    nibabel = pytest.importorskip("nibabel", reason="install the extra 'dev'")
+    names = {1: ("Hippocampus", (255, 0, 51)), 2: ("left <&> right]]>", (0, 128, 255))}
+    path = tmp_path / f"a{suffix}"
+    write_volume(scan("uint8"), path, labels=names)
+    np.testing.assert_array_equal(read_volume(path).voxels, scan("uint8").voxels)
+    image = nibabel.load(path, mmap=False)
+    np.testing.assert_array_equal(np.asarray(image.dataobj).T, scan("uint8").voxels)
+    (extension,) = image.header.extensions
+    assert extension.get_code() == 0
+    table = ElementTree.fromstring(extension.get_content().rstrip(b"\0")).iter("Label")
+    found = {int(label.get("Key", -1)): label.text for label in table}
+    assert found == {0: "???", 1: "Hippocampus", 2: "left <&> right]] >"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are on POSIX systems")
+def test_a_pipe_is_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nii.gz")
+    with pytest.raises(ImageReadError, match="it is a pipe or a device, not a file"):
+        read_volume(tmp_path / "a.nii.gz")

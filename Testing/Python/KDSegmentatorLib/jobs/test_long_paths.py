@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from KDSegmentatorLib.io import plain_paths
 from KDSegmentatorLib.jobs.long_paths import long_path
 
 
@@ -21,10 +20,3 @@ def test_long_paths_are_extended_on_windows_only(monkeypatch: pytest.MonkeyPatch
     assert str(long_path(Path(extended))) == extended
     monkeypatch.setattr("os.path.abspath", lambda path: "\\\\server\\share\\scan.nii")
     assert str(long_path(long)) == "\\\\?\\UNC\\server\\share\\scan.nii"
-
-
-def test_itk_gets_long_paths_under_another_name_on_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert not plain_paths._needs_plain_name(Path("C:/data/scan.nii"))
-    assert plain_paths._needs_plain_name(Path("C:/data/" + "x" * 260))
-    assert plain_paths._needs_plain_name(Path("\\\\?\\C:\\data\\scan.nii"))
