@@ -19,8 +19,7 @@ from KDSegmentatorLib.analysis.disagreement import disagreement_map
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.mrml.comparisons import comparable_label_maps
-from KDSegmentatorLib.mrml.pair_maps import checkerboard_node, disagreement_node
+from KDSegmentatorLib.mrml.comparisons import checkerboard_node, comparable_label_maps, disagreement_node
 from KDSegmentatorLib.mrml.results import place_result
 from KDSegmentatorLib.mrml.slice_views import hide, show_in_views
 from KDSegmentatorLib.mrml.volumes import node_from_volume

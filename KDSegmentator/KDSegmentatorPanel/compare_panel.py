@@ -16,8 +16,7 @@ from KDSegmentatorLib.geometry import Vector, Volume
 from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.mrml.comparisons import LabelMaps, comparable_label_maps, comparison_table_node
 from KDSegmentatorLib.mrml.label_maps import reference_volume
-from KDSegmentatorLib.mrml.placement import place_beside
-from KDSegmentatorLib.mrml.provenance import ATTRIBUTE_PREFIX
+from KDSegmentatorLib.mrml.nodes import ATTRIBUTE_PREFIX, place_beside
 from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Pending
 from KDSegmentatorPanel.segment_view import Message, ProgressRow

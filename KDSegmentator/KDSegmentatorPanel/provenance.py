@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from KDSegmentatorLib.mrml.provenance import ATTRIBUTE_PREFIX
+from KDSegmentatorLib.mrml.nodes import ATTRIBUTE_PREFIX
 from KDSegmentatorPanel.translation import tr as _
 
 if TYPE_CHECKING:

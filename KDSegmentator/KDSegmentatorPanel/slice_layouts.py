@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.errors import SceneError
+from KDSegmentatorLib.mrml.comparisons import checkerboard_node, disagreement_node
 from KDSegmentatorLib.mrml.grids import numpy_matrix, vtk_matrix
-from KDSegmentatorLib.mrml.pair_maps import checkerboard_node, disagreement_node
-from KDSegmentatorLib.mrml.placement import remove_node
+from KDSegmentatorLib.mrml.nodes import remove_node
 from KDSegmentatorLib.mrml.slice_views import hide, link_slices, show_in_views
 from KDSegmentatorPanel.choices import PairView
 from KDSegmentatorPanel.translation import tr as _

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from KDSegmentatorLib.mrml.surfaces import add_surface
+from KDSegmentatorLib.mrml.segmentations import add_surface
 from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import for_people

@@ -1,22 +1,39 @@
-"""All that a run leaves in the scene: segmentation, statistics and, if asked for, the map of the uncertainty."""
+"""What a run leaves in the scene: segmentation, statistics and, if asked for, the map of the uncertainty."""
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from KDSegmentatorLib.analysis.spreadsheet import as_text
+from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.mrml.placement import place_beside, remove_node, scene_batch
-from KDSegmentatorLib.mrml.provenance import attributes_of, set_attributes, set_provenance
+from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
+from KDSegmentatorLib.io.files import atomic_output
+from KDSegmentatorLib.mrml.grids import quoted
+from KDSegmentatorLib.mrml.nodes import (
+    REGION_GIVEN_ATTRIBUTE,
+    add_node,
+    attributes_of,
+    new_node,
+    place_beside,
+    remove_node,
+    scene_batch,
+    set_attributes,
+    set_provenance,
+)
 from KDSegmentatorLib.mrml.segmentations import replace_segmentation, scene_of, segmentation_node
-from KDSegmentatorLib.mrml.tables import replace_statistics, statistics_table_node
-from KDSegmentatorLib.mrml.volumes import node_from_volume, put_image
+from KDSegmentatorLib.mrml.volumes import check_scan, node_from_volume, put_image, volume_from_node
+from KDSegmentatorLib.segmenter import Segmenter
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode, vtkMRMLTableNode
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLScene, vtkMRMLSegmentationNode, vtkMRMLTableNode
+    from vtk import vtkTable
 
     from KDSegmentatorLib.analysis.statistics import LabelStatistics
     from KDSegmentatorLib.inference.segmentation import Segmentation
@@ -123,3 +140,159 @@ def _color(node: vtkMRMLScalarVolumeNode, entropy: Volume, *, classes: int) -> N
     display.AutoWindowLevelOff()
     # more than that can be if only some structures were asked for
     display.SetWindowLevelMinMax(0.0, max(math.log2(max(classes, 2)), float(entropy.voxels.max())))
+
+
+def segment_volume_node(
+    node: vtkMRMLScalarVolumeNode,
+    segmenter: Segmenter,
+    *,
+    name: str | None = None,
+    labels: Sequence[str | int] | None = None,
+    mirroring: bool = False,
+    check_input: bool = True,
+    progress: ProgressCallback | None = None,
+    cancel: CancelCheck | None = None,
+) -> vtkMRMLSegmentationNode:
+    """Segment a volume of a scene; the scene changes only when the result is complete.
+
+    Args:
+        node: the scan, under linear transforms or none.
+        segmenter: of the task; it runs both stages of chained packs, or, with ``region="given"``, the later one.
+        name: of the segmentation node; see :func:`KDSegmentatorLib.mrml.segmentations.segmentation_node`.
+        labels: see :func:`KDSegmentatorLib.inference.pipeline.segment`, also for the following.
+        mirroring: average over mirrored windows.
+        check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view, next
+            to nothing of the region that an earlier stage looks for.
+        progress: called at every step.
+        cancel: asked at every step.
+
+    Raises:
+        GeometryError: the node is not a 3-D scan on a rectangular grid, or was changed or moved during the run.
+        SceneError: the node is in no scene, or was removed from it during the run.
+        UnsuitableVolumeError: a label map, or not the pack's modality or field of view, or nothing of the region.
+        KDSegmentatorError: see :meth:`KDSegmentatorLib.segmenter.Segmenter.__call__`.
+    """
+    check_scan(node)
+    if node.GetScene() is None:
+        raise SceneError(f"the volume {quoted(node)} is not in a scene; add it to one first")
+    found = segmenter(
+        volume_from_node(node),
+        labels=labels,
+        mirroring=mirroring,
+        check_input=check_input,
+        progress=progress,
+        cancel=cancel,
+    )
+    result = segmentation_node(found, node, name=name)
+    if segmenter.region_given:
+        result.SetAttribute(REGION_GIVEN_ATTRIBUTE, "true")
+    return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        name: its title, with the unit of the numbers.
+        values: texts, whole numbers, or numbers with None where there is none.
+    """
+
+    name: str
+    values: Sequence[str] | Sequence[int] | Sequence[float | None]
+
+
+def table_node(columns: Sequence[Column], scene: vtkMRMLScene, *, name: str) -> vtkMRMLTableNode:
+    """Add a table to the scene; it cannot be edited there.
+
+    Args:
+        columns: of equal length.
+        scene: in 3D Slicer ``slicer.mrmlScene``.
+        name: of the node; a number is added if the scene has it already.
+
+    Raises:
+        SceneError: Slicer did not take the node.
+    """
+    node = new_node("vtkMRMLTableNode", scene, name=name)
+    node.SetAndObserveTable(_table(columns))
+    node.SetUseColumnTitleAsColumnHeader(True)
+    node.SetLocked(True)
+    add_node(node, scene)
+    return node
+
+
+def _table(columns: Sequence[Column]) -> vtkTable:
+    import vtk
+
+    table = vtk.vtkTable()
+    for column in columns:
+        array: vtk.vtkAbstractArray
+        if all(isinstance(value, str) for value in column.values):
+            array = vtk.vtkStringArray()
+        elif all(isinstance(value, int) for value in column.values):
+            array = vtk.vtkLongLongArray()
+        else:
+            array = vtk.vtkDoubleArray()
+        array.SetName(column.name)
+        for value in column.values:
+            array.InsertNextValue(math.nan if value is None else value)
+        table.AddColumn(array)
+    return table
+
+
+def write_table(node: vtkMRMLTableNode, path: Path | str) -> None:
+    """Write a table of the scene as CSV (UTF-8, comma, one header line); an existing file is replaced.
+
+    Raises:
+        ImageWriteError: the file could not be written; nothing was left behind.
+    """
+    columns = [node.GetTable().GetColumn(number) for number in range(node.GetNumberOfColumns())]
+    with atomic_output(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([column.GetName() for column in columns])
+        for row in range(node.GetNumberOfRows()):
+            table.writerow([_cell(column.GetValue(row)) for column in columns])
+
+
+def statistics_table_node(
+    rows: Sequence[LabelStatistics], scene: vtkMRMLScene, *, name: str, intensity_unit: str
+) -> vtkMRMLTableNode:
+    """Add the statistics of a segmentation to the scene.
+
+    Args:
+        rows: one a structure.
+        scene: where to add the table.
+        name: of the node.
+        intensity_unit: ``HU`` for CT; empty if the image's intensities have none.
+
+    Raises:
+        SceneError: Slicer did not take the node.
+    """
+    return table_node(_statistics_columns(rows, intensity_unit), scene, name=name)
+
+
+def replace_statistics(node: vtkMRMLTableNode, rows: Sequence[LabelStatistics], *, intensity_unit: str) -> None:
+    """Put the statistics of a segmentation in the place of what a table of the scene holds."""
+    node.SetAndObserveTable(_table(_statistics_columns(rows, intensity_unit)))
+
+
+def _statistics_columns(rows: Sequence[LabelStatistics], intensity_unit: str) -> tuple[Column, ...]:
+    unit = f" ({intensity_unit})" if intensity_unit else ""
+    return (
+        Column(name="Structure", values=[row.name for row in rows]),
+        Column(name="Volume (ml)", values=[round(row.volume_ml, 3) for row in rows]),
+        Column(name=f"Mean intensity{unit}", values=[_rounded(row.mean_intensity) for row in rows]),
+        Column(name=f"SD of intensity{unit}", values=[_rounded(row.std_intensity) for row in rows]),
+        Column(name="Voxels", values=[row.voxels for row in rows]),
+    )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _cell(value: str | float) -> str | float:
+    """Return what a CSV file has: nothing where there is no number, a text where a spreadsheet would compute."""
+    if isinstance(value, str):
+        return as_text(value)
+    return "" if math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""A Segmentation as a segmentation node: same grid, names, colours, coded terminology and provenance."""
+"""A Segmentation as a segmentation node: same grid, names, colours, coded terminology, provenance and surfaces."""
 
 from __future__ import annotations
 
@@ -9,9 +9,18 @@ import numpy as np
 from KDSegmentatorLib.errors import GeometryError, SceneError
 from KDSegmentatorLib.geometry import GRID_TOLERANCE, Volume
 from KDSegmentatorLib.mrml.grids import fill_image, local_to_lps, quoted, world_to_lps
-from KDSegmentatorLib.mrml.placement import add_node, new_node, place_beside, remove_node, scene_batch
-from KDSegmentatorLib.mrml.provenance import attributes_of, segment_tags, set_attributes, set_provenance
-from KDSegmentatorLib.mrml.terminology import terminology_entry
+from KDSegmentatorLib.mrml.nodes import (
+    add_node,
+    attributes_of,
+    new_node,
+    place_beside,
+    remove_node,
+    scene_batch,
+    segment_tags,
+    set_attributes,
+    set_provenance,
+)
+from KDSegmentatorLib.packs.manifest import Code, Terminology
 
 if TYPE_CHECKING:
     from slicer import (
@@ -25,6 +34,15 @@ if TYPE_CHECKING:
 
     from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
     from KDSegmentatorLib.packs.manifest import Label
+
+
+CATEGORY_CONTEXT = "Segmentation category and type - DICOM master list"
+"""Slicer's list of the categories and types of DICOM CID 7150 and 7151."""
+
+REGION_CONTEXT = "Anatomic codes - DICOM master list"
+"""Slicer's list of the anatomic regions of DICOM."""
+
+_RESERVED = str.maketrans(dict.fromkeys("~^|\r\n\t", " "))
 
 
 def segmentation_node(
@@ -216,3 +234,64 @@ def _take_segments(node: vtkMRMLSegmentationNode, segments: vtkSegmentation) -> 
 
     node.SetAndObserveSegmentation(segments)
     node.InvokeCustomModifiedEvent(slicer.vtkSegmentation.SegmentModified)
+
+
+def terminology_entry(terminology: Terminology) -> str:
+    """Return the string that Slicer's Terminologies module reads (``DeserializeTerminologyEntry``).
+
+    Its seven parts, separated by ``~``: name of the category list, category, type, type modifier, name of the region
+    list, region, region modifier; each code is scheme, value and meaning separated by ``^``. The separators of this
+    string and of .seg.nrrd files become spaces in the codes.
+    """
+    return "~".join(
+        (
+            CATEGORY_CONTEXT,
+            _code(terminology.category),
+            _code(terminology.type),
+            _code(terminology.type_modifier),
+            REGION_CONTEXT,
+            _code(terminology.region),
+            _code(terminology.region_modifier),
+        )
+    )
+
+
+def _code(code: Code | None) -> str:
+    if code is None:
+        return "^^"
+    return "^".join(part.translate(_RESERVED).strip() for part in (code.scheme, code.value, code.meaning))
+
+
+def add_surface(node: vtkMRMLSegmentationNode, segment_id: str) -> None:
+    """Give one segment its closed surface, if it has none.
+
+    ``CreateClosedSurfaceRepresentation`` makes those of all segments in one call, which takes tens of seconds for a
+    hundred structures; call that after the last segment, it takes over what is there.
+
+    Args:
+        node: with binary label maps, smoothed as the node says.
+        segment_id: one that has been removed meanwhile is left out.
+
+    Raises:
+        SceneError: Slicer could not make it.
+    """
+    import slicer
+
+    names = slicer.vtkSegmentationConverter
+    surface_name = names.GetSegmentationClosedSurfaceRepresentationName()
+    label_map_name = names.GetSegmentationBinaryLabelmapRepresentationName()
+    segmentation = node.GetSegmentation()
+    segment = segmentation.GetSegment(segment_id)
+    label_map = None if segment is None else segment.GetRepresentation(label_map_name)
+    if label_map is None or segment.GetRepresentation(surface_name) is not None:
+        return
+    copy = slicer.vtkSegment()
+    copy.SetLabelValue(segment.GetLabelValue())
+    copy.AddRepresentation(label_map_name, label_map)
+    alone = slicer.vtkSegmentation()
+    alone.SetSourceRepresentationName(label_map_name)
+    alone.DeserializeConversionParameters(segmentation.SerializeAllConversionParameters())
+    alone.AddSegment(copy, segment_id)
+    if not alone.CreateRepresentation(surface_name):
+        raise SceneError(f"Slicer could not make the surface of “{segment.GetName()}”; use “Show 3D” of the result")
+    segment.AddRepresentation(surface_name, copy.GetRepresentation(surface_name))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from KDSegmentatorLib.errors import GeometryError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume, check_size, matrix, vector
 from KDSegmentatorLib.mrml.grids import check_not_sheared, fill_image, quoted, ras_matrix, voxels_of, world_to_lps
-from KDSegmentatorLib.mrml.placement import add_node, new_node, scene_batch
+from KDSegmentatorLib.mrml.nodes import add_node, new_node, scene_batch
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLNode, vtkMRMLScalarVolumeNode, vtkMRMLScene

@@ -11,9 +11,8 @@ import qt
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.io.images import write_volume
 from KDSegmentatorLib.mrml.label_maps import label_volume
-from KDSegmentatorLib.mrml.placement import dicom_item
-from KDSegmentatorLib.mrml.results import STATISTICS_ROLE
-from KDSegmentatorLib.mrml.tables import write_table
+from KDSegmentatorLib.mrml.nodes import dicom_item
+from KDSegmentatorLib.mrml.results import STATISTICS_ROLE, write_table
 from KDSegmentatorPanel.boxes.tooltips import Enabling
 from KDSegmentatorPanel.provenance import provenance_text
 from KDSegmentatorPanel.translation import tr as _

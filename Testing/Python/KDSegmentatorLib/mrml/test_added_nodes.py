@@ -15,7 +15,7 @@ import vtk
 from KDSegmentatorLib.analysis.disagreement import disagreement_map
 from KDSegmentatorLib.analysis.statistics import label_statistics
 from KDSegmentatorLib.inference.segmentation import Segmentation
-from KDSegmentatorLib.mrml.pair_maps import disagreement_node
+from KDSegmentatorLib.mrml.comparisons import disagreement_node
 from KDSegmentatorLib.mrml.results import place_result
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from support.mrml_scene import LABELS, RECORD, MrmlScene, affine, placed, random_labels

@@ -22,7 +22,7 @@ from KDSegmentatorLib.errors import (
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
-from KDSegmentatorLib.mrml.segment import segment_volume_node
+from KDSegmentatorLib.mrml.results import segment_volume_node
 from KDSegmentatorLib.mrml.volumes import node_from_volume, volume_from_node
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.segmenter import Segmenter

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from KDSegmentatorLib.geometry import Vector
 from KDSegmentatorLib.inference.result_warning import ResultWarning
 from KDSegmentatorLib.inference.segmentation import RegionRecord
-from KDSegmentatorLib.mrml.provenance import node_attributes, set_provenance
+from KDSegmentatorLib.mrml.nodes import node_attributes, set_provenance
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from support.mrml_scene import (

@@ -9,8 +9,7 @@ pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
-from KDSegmentatorLib.mrml.segmentations import segmentation_node
-from KDSegmentatorLib.mrml.surfaces import add_surface
+from KDSegmentatorLib.mrml.segmentations import add_surface, segmentation_node
 from support.mrml_scene import TILTED, MrmlScene, placed, segmentation_of
 
 SURFACE = "Closed surface"

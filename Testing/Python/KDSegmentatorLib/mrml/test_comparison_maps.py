@@ -7,8 +7,9 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 from KDSegmentatorLib.analysis.disagreement import disagreement_map
+from KDSegmentatorLib.mrml.comparisons import checkerboard_node, disagreement_node
 from KDSegmentatorLib.mrml.label_maps import label_volume
-from KDSegmentatorLib.mrml.pair_maps import checkerboard_node, disagreement_node
+from KDSegmentatorLib.mrml.nodes import remove_node
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from support.mrml_scene import LABELS, TILTED, MrmlScene, placed, random_labels, segmentation_of
 
@@ -48,3 +49,19 @@ def test_a_checkerboard_has_both_by_turns(mrml: MrmlScene) -> None:
     assert [segment.GetName() for segment in found] == [label.name for label in LABELS]
     for segment, label in zip(found, LABELS, strict=True):
         np.testing.assert_allclose(segment.GetColor(), np.array(label.color) / 255)
+
+
+def test_a_map_has_a_place_in_the_data_tree_that_is_not_shown(mrml: MrmlScene) -> None:
+    """Without one, Slicer complains about every segment."""
+    import slicer
+
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(mrml.scene)
+    volume = placed(SCAN)
+    found = disagreement_map(volume.with_voxels(random_labels(SHAPE)), volume.with_voxels(random_labels(SHAPE, 1)))
+    node = disagreement_node(found, mrml.scene, name="Disagreement", titles=("x1", "x1/4"))
+    item = hierarchy.GetItemByDataNode(node)
+    assert item != hierarchy.GetInvalidItemID()
+    excluded = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
+    assert hierarchy.GetItemAttribute(item, excluded) == "1"
+    remove_node(node)
+    assert hierarchy.GetNumberOfItems() == 0

@@ -5,7 +5,7 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 from KDSegmentatorLib.errors import SceneError
-from KDSegmentatorLib.mrml.placement import dicom_item
+from KDSegmentatorLib.mrml.nodes import dicom_item
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from support.mrml_scene import MrmlScene, placed, random_labels, segmentation_of
 

@@ -1,12 +1,14 @@
-"""How results come into the scene, where they are in the data tree, and how they are taken out again."""
+"""Nodes of a scene: how they come in, where they are in the data tree, what they say of their run, and out again."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from KDSegmentatorLib.errors import SceneError
+from KDSegmentatorLib.inference.segmentation import RunRecord
 from KDSegmentatorLib.mrml.grids import quoted
 
 if TYPE_CHECKING:
@@ -72,6 +74,19 @@ def place_beside(node: vtkMRMLNode, reference_node: vtkMRMLNode) -> None:
         raise SceneError(f"Slicer could not put {quoted(node)} beside {quoted(reference_node)} in the data tree")
 
 
+def hide_in_tree(node: vtkMRMLNode) -> None:
+    """Give a node a place in the subject hierarchy that the data tree does not show."""
+    import slicer
+
+    hierarchy = _hierarchy(node.GetScene())
+    if hierarchy is None:
+        return
+    item = hierarchy.CreateItem(hierarchy.GetSceneItemID(), node)
+    excluded = slicer.vtkMRMLSubjectHierarchyConstants.GetSubjectHierarchyExcludeFromTreeAttributeName()
+    if item != hierarchy.GetInvalidItemID():
+        hierarchy.SetItemAttribute(item, excluded, "1")
+
+
 def dicom_item(node: vtkMRMLSegmentationNode) -> int:
     """Return the subject-hierarchy item of a segmentation that Slicer can export to DICOM.
 
@@ -132,3 +147,77 @@ def _hierarchy(scene: vtkMRMLScene) -> Any:
     if scene.GetFirstNodeByClass("vtkMRMLSubjectHierarchyNode") is None:
         return None
     return scene.GetSubjectHierarchyNode()
+
+
+ATTRIBUTE_PREFIX = "KDSegmentator."
+REGION_GIVEN_ATTRIBUTE = f"{ATTRIBUTE_PREFIX}region_given"
+"""``true`` if the earlier stage of a chain was left out, because the scan showed nothing but the region already."""
+
+_DICOM_LONG_STRING = 64
+
+
+def node_attributes(record: RunRecord) -> dict[str, str]:
+    """Return a run's record as attributes of the segmentation node, saved with the scene.
+
+    The names are those of :class:`RunRecord` after ``KDSegmentator.``, stages of ``seconds`` after a further dot, for
+    example ``KDSegmentator.pack_id`` and ``KDSegmentator.seconds.total``; those of an earlier stage after ``region.``.
+    The sentences of the warnings are one text; without warnings there is none.
+    """
+    attributes = {
+        "pack_id": record.pack_id,
+        "pack_version": record.pack_version,
+        "pack_sha256": record.pack_sha256,
+        "task": record.task,
+        "size": record.size,
+        "engine": record.engine,
+        "device": record.device,
+        "precision": record.precision,
+        "threads": str(record.threads),
+        "checked": "true" if record.checked else "false",
+        "mirroring": "true" if record.mirroring else "false",
+        "windows": str(record.windows),
+        "calls": str(record.calls),
+        "library_version": record.library_version,
+    }
+    attributes |= {f"seconds.{stage}": f"{seconds:.3f}" for stage, seconds in record.seconds.items()}
+    if record.region is not None:
+        earlier = dataclasses.asdict(record.region)
+        attributes |= {
+            f"region.{name}": str(value).lower() if isinstance(value, bool) else str(value)
+            for name, value in earlier.items()
+        }
+    if record.warnings:
+        attributes["warnings"] = " ".join(warning.sentence for warning in record.warnings)
+    return {ATTRIBUTE_PREFIX + name: value for name, value in attributes.items()}
+
+
+def set_provenance(node: vtkMRMLNode, record: RunRecord) -> None:
+    """Give a node the attributes of a run in the place of those of an earlier one; others stay."""
+    kept = {name: value for name, value in attributes_of(node).items() if not name.startswith(ATTRIBUTE_PREFIX)}
+    set_attributes(node, kept | node_attributes(record))
+
+
+def attributes_of(node: vtkMRMLNode) -> dict[str, str]:
+    """Return all attributes of a node."""
+    return {name: node.GetAttribute(name) for name in node.GetAttributeNames()}
+
+
+def set_attributes(node: vtkMRMLNode, attributes: dict[str, str]) -> None:
+    """Give a node these attributes and no others."""
+    for name in node.GetAttributeNames():
+        if name not in attributes:
+            node.RemoveAttribute(name)
+    for name, value in attributes.items():
+        node.SetAttribute(name, value)
+
+
+def segment_tags(record: RunRecord) -> dict[str, str]:
+    """Return what Slicer's DICOM export writes about the algorithm; saved in .seg.nrrd too.
+
+    Without these tags Slicer exports a segment as drawn by hand.
+    """
+    name = f"KDSegmentator {record.pack_id} {record.pack_version}"
+    return {
+        "DICOM.SegmentAlgorithmType": "AUTOMATIC",
+        "DICOM.SegmentAlgorithmName": name.replace("|", " ")[:_DICOM_LONG_STRING],
+    }
