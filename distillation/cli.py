@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING
 
 from distillation.launch import Workspace
 from distillation.recipe import read_recipe, shipped_recipes
-from distillation.run.out_of_memory import explaining_memory
-from distillation.run.preflight import check_before_start
-from distillation.run.record import Records
-from distillation.run.runner import describe_forecast, describe_status, plan_run, run
-from distillation.run.steps import STAGES, RunOptions, Steps, describe_agreement, describe_pack, parse_stages
+from distillation.run.runner import describe_steps, run
+from distillation.run.steps import STAGES, RunSettings, describe_agreement, describe_pack, parse_stages, steps_of
 from distillation.stages import CALIBRATION_WINDOWS, Stages
 from distillation.students import TEACHER_SIZE, Student, TeacherSource, select_students
 from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError, KDSegmentatorError
-from KDSegmentatorLib.packs.field_of_view import field_of_view_text
+from KDSegmentatorLib.packs.rules import pack_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from distillation.export.agreement import Agreement
-    from distillation.run.steps import Stage, Step
+    from distillation.run.steps import Stage
 
 PROGRAM = "kdseg-distill"
 BAD_INPUT = 2
@@ -150,9 +147,6 @@ def _parser() -> argparse.ArgumentParser:
         "--stage", metavar="S", help=f"one of {', '.join(STAGES)}, or a range as in students-evaluate (default: all)"
     )
     whole.add_argument("--dry-run", action="store_true", help="print what is done and what the rest will take")
-    whole.add_argument(
-        "--no-measure", action="store_true", help="no trial steps, which forecast how long trainings take"
-    )
     whole.add_argument("--output", type=Path, help="folder for the packs (default: WORKSPACE/family)")
     whole.add_argument("--bundles", type=Path, metavar="DIR", help="write MONAI bundles too")
     whole.add_argument("--threads", type=int, help="CPU threads of the engines (default: one a physical core)")
@@ -166,15 +160,6 @@ def _parser() -> argparse.ArgumentParser:
     validation.add_argument("workspaces", nargs="+", type=Path, metavar="WORKSPACE", help="evaluated workspaces")
     validation.add_argument("--output", type=Path, required=True, help="the page, for example docs/validation.md")
     commands.add_parser("report", parents=[common], help="write the report of what was evaluated, HTML and Markdown")
-    complete = commands.add_parser(
-        "complete",
-        parents=[common],
-        help="write into packs of an earlier version what their training cases look like (field of view, volumes of "
-        "the structures); export does that by itself",
-    )
-    complete.add_argument(
-        "--packs", type=Path, required=True, metavar="FOLDER", help="folder of the packs, which are changed in place"
-    )
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
     export.add_argument("--output", type=Path, required=True, help="folder for the packs, one folder each")
     export.add_argument(
@@ -322,8 +307,6 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
         packs = [stages.teacher_pack(options.storage, _print_agreement)]
         for student in _students(stages, options):
             packs.append(stages.student_pack(student, options.storage, _print_agreement))
-    if not options.mirroring:
-        _forget(stages, "evaluate")  # its tables are replaced by these
     result = stages.evaluate(
         packs,
         mirroring=options.mirroring,
@@ -338,17 +321,14 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
     print(f"written to {stages.folder / 'evaluation'}")
 
 
-def _complete(stages: Stages, options: argparse.Namespace) -> None:
-    for pack in stages.packs_in(options.packs):
-        completed = stages.completed(pack)
-        expected = completed.manifest.expected
-        volumes = "" if expected is None else f"; {expected.smallest_ml:g} to {expected.largest_ml:g} ml of structures"
-        print(f"{completed.folder}: trained on images of {field_of_view_text(completed.manifest)}{volumes}")
-
-
 def _export(stages: Stages, options: argparse.Namespace) -> None:
     if options.student is None and options.method in (None, stages.recipe.pack.method):
-        folders = [folder for step in _run_stages(stages, options, "export") for folder in step.outputs()]
+        _run_stages(stages, options, "export")
+        sizes = [
+            TEACHER_SIZE,
+            *(each.size for each in select_students(stages.recipe, method=stages.recipe.pack.method)),
+        ]
+        folders = [options.output / pack_id(stages.recipe.pack.task, size) for size in sizes]
     else:
         folders = _export_some(stages, options)
     for folder in folders if options.archive else ():
@@ -367,7 +347,6 @@ def _export_some(stages: Stages, options: argparse.Namespace) -> list[Path]:
     """Write the packs of one size or of another method than the recipe's, and return their folders."""
     from distillation.export.folder import copy_pack
 
-    _forget(stages, "export")  # its packs may be replaced by these
     packs = []
     if options.student in (None, TEACHER_SIZE):
         packs.append(stages.teacher_pack(options.storage, _print_agreement))
@@ -387,33 +366,27 @@ def _export_some(stages: Stages, options: argparse.Namespace) -> list[Path]:
 
 
 def _run(stages: Stages, options: argparse.Namespace) -> None:
-    steps = Steps(stages, _run_options(options), _say)
-    chosen = [explaining_memory(step) for step in steps.of(*parse_stages(options.stage))]
-    measure = options.device == "cpu" and not options.no_measure
-    if not options.dry_run:
-        run(steps, chosen, stages, device=options.device, measure=measure, say=_say)
-        return
-    check_before_start(stages)
-    for each in plan_run(chosen, stages, measure=measure):
-        print(f"{each.step.name}: {describe_status(each.status)}; {describe_forecast(each.forecast)}")
+    steps = steps_of(stages, _run_settings(options), _say, parse_stages(options.stage))
+    if options.dry_run:
+        describe_steps(steps, stages, _say)
+    else:
+        run(steps, stages, device=options.device, say=_say)
 
 
 def _run_stages(
     stages: Stages, options: argparse.Namespace, *names: Stage, students: Sequence[Student] | None = None
-) -> list[Step]:
-    """Run stages as ``run`` would, with the same records, and return their steps; of the students only these."""
-    chosen = _run_options(options)
-    steps = Steps(stages, chosen, _say)
-    every = [explaining_memory(step) for step in steps.of(*names)]
-    wanted = [step for step in every if students is None or step.student in (None, *students)]
-    run(steps, wanted, stages, device=chosen.device, measure=False, say=_say)
-    return wanted
+) -> None:
+    """Run stages as ``run`` would; of the students only these."""
+    settings = _run_settings(options)
+    steps = steps_of(stages, settings, _say, names)
+    wanted = [step for step in steps if students is None or step.student in (None, *students)]
+    run(wanted, stages, device=settings.device, say=_say)
 
 
-def _run_options(options: argparse.Namespace) -> RunOptions:
+def _run_settings(options: argparse.Namespace) -> RunSettings:
     """Return how to run a recipe; a command that lacks an option leaves it as ``run`` has it by default."""
     given = vars(options)
-    return RunOptions(
+    return RunSettings(
         device=given.get("device", "cpu"),
         threads=given.get("threads"),
         storage=given.get("storage", "float16"),
@@ -421,10 +394,6 @@ def _run_options(options: argparse.Namespace) -> RunOptions:
         output=given.get("output") or options.workspace / "family",
         bundles=given.get("bundles"),
     )
-
-
-def _forget(stages: Stages, step: str) -> None:
-    Records(stages.folder / "run").forget(step)
 
 
 def _report(stages: Stages, options: argparse.Namespace) -> None:
@@ -479,7 +448,6 @@ _STAGES = {
     "train-teacher": _train_teacher,
     "distil": _distil,
     "evaluate": _evaluate,
-    "complete": _complete,
     "export": _export,
     "run": _run,
     "report": _report,

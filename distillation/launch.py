@@ -101,7 +101,7 @@ def train(
     """
     from distillation import distributed
 
-    method = _method(plans)
+    method = method_of(plans)
     folder = model_folder(workspace, dataset, method, plans["plans_name"], configuration)
     fold_folder = folder / f"fold_{fold}"
     distributed.join_processes(device)
@@ -148,7 +148,7 @@ def training_progress(
 
     A run of the same name with other settings is no progress; :func:`train` refuses to go on with it.
     """
-    folder = model_folder(workspace, dataset, _method(plans), plans["plans_name"], configuration)
+    folder = model_folder(workspace, dataset, method_of(plans), plans["plans_name"], configuration)
     fold_folder = folder / f"fold_{fold}"
     try:
         if (fold_folder / "checkpoint_final.pth").is_file():
@@ -161,7 +161,8 @@ def training_progress(
     return "new"
 
 
-def _method(plans: dict[str, Any]) -> Method:
+def method_of(plans: dict[str, Any]) -> Method:
+    """Return the method that plans are for: ``plain`` or the distillation's."""
     distillation = TrainingSettings.from_plans(plans).distillation
     return "plain" if distillation is None else distillation.method
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from distillation.dataset import RawDataset, check_grids, find_dataset
 from distillation.files import write_json
 from distillation.plans import check_architecture, read_plans, resolve_configuration
+from distillation.source_files import changed_sources, clear_prepared, record_sources
 from distillation.splits import SPLITS_NAME, check_splits, grouped, read_splits, write_splits
 from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError, TrainingError
 
@@ -55,7 +56,7 @@ class PreparedDataset:
 def prepare(
     workspace: Workspace, recipe: DatasetRecipe, *, teacher_plans: dict[str, Any] | None = None
 ) -> PreparedDataset:
-    """Prepare a dataset, or return at once if that was done before.
+    """Prepare a dataset, or return at once if that was done before from the same files.
 
     Args:
         workspace: nnU-Net's folders.
@@ -65,7 +66,8 @@ def prepare(
 
     Raises:
         InvalidSettingsError: there is no such dataset, planner or configuration.
-        TrainingError: the dataset does not pass the checks, or nnU-Net fails on it.
+        TrainingError: the dataset does not pass the checks, nnU-Net fails on it, or its files have changed since
+            networks were trained on them.
     """
     raw = find_dataset(workspace.raw, recipe.name)
     folder = workspace.preprocessed / recipe.name
@@ -74,7 +76,11 @@ def prepare(
             f"the teacher was trained on {teacher_plans['dataset_name']}, the recipe is for {recipe.name}; its labels "
             "would mean something else"
         )
+    changed = changed_sources(raw, folder)
+    if changed:
+        clear_prepared(folder, workspace.results / recipe.name, changed)
     prepared = find_prepared(workspace, recipe, raw, teacher_plans)
+    record_sources(raw, folder)
     if prepared is not None:
         return prepared
     check_grids(raw)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+import json
+import os
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from distillation.dataset import Case, check_grids, find_dataset
-from distillation.launch import train, training_progress
+from distillation.files import write_json
+from distillation.launch import method_of, model_folder, train, training_progress
 from distillation.plans import read_plans, resolve_configuration
 from distillation.prepare import PreparedDataset, find_prepared, prepare
-from distillation.splits import grouped
+from distillation.source_files import changed_sources, some
+from distillation.splits import SPLITS_NAME, grouped, read_splits
 from distillation.students import (
     TEACHER_SIZE,
     Student,
@@ -17,6 +21,7 @@ from distillation.students import (
     plans_for_student,
     plans_for_teacher,
     plans_for_warm_up,
+    select_students,
     student_folder,
     teacher_folder,
     warm_up_folder,
@@ -45,6 +50,9 @@ if TYPE_CHECKING:
 CALIBRATION_WINDOWS = 50
 """Windows that a network is quantised with; more of them move the ranges by little."""
 
+_SPLIT_OF_TRAINING = "split.json"
+"""In a fold's folder: who trained and who was held out, as nnU-Net's split said when it was begun."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stages:
@@ -71,9 +79,15 @@ class Stages:
         """Return the prepared dataset.
 
         Raises:
-            TrainingError: it is not prepared.
+            TrainingError: it is not prepared, or files of the dataset have changed since.
         """
         raw = find_dataset(self.workspace.raw, self.recipe.dataset.name)
+        changed = changed_sources(raw, self.workspace.preprocessed / self.recipe.dataset.name)
+        if changed:
+            raise TrainingError(
+                f"the dataset was prepared from other files; changed since: {some(changed)}. Put them back, or run "
+                "'kdseg-distill prepare' again"
+            )
         found = find_prepared(self.workspace, self.recipe.dataset, raw, self._given_plans())
         if found is None:
             raise TrainingError(
@@ -113,7 +127,8 @@ class Stages:
     def training(self, student: Student | None) -> Progress:
         """Return how far a student, or the teacher for None, is trained with the recipe's settings."""
         try:
-            return self._progress(self._plans_of(student))
+            plans = self._plans_of(student)
+            return self._progress(plans) if self._same_split(plans) else "new"
         except KDSegmentatorError:  # not prepared, or no teacher yet
             return "new"
 
@@ -124,6 +139,59 @@ class Stages:
             TrainingError: the dataset is not prepared.
         """
         return self._progress(plans_for_warm_up(self.recipe, size, self.prepared().plans))
+
+    def evaluation(self, storage: Storage, calibration_windows: int) -> Progress:
+        """Return how far the evaluation of all networks is, with the checkpoints and settings as they are now."""
+        from distillation.evaluation.scores import pack_hash
+
+        folder = self.folder / "evaluation"
+        begun: Progress = "started" if (folder / "scores.csv").is_file() else "new"
+        try:
+            packs = self._all_present(storage)
+            content = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+            about = content["about"]
+            same = (
+                about["pack_hashes"] == {_model_name(pack): pack_hash(pack) for pack in packs}
+                and about["calibration_windows"] == calibration_windows
+                and (content["dataset"], content["split"]) == (self.recipe.dataset.title, self.recipe.held_out_text())
+                and content["surface"] == asdict(self.recipe.evaluation)
+                and content["subjects"].keys() == {case.name for case in self.held_out_cases()}
+            )
+        except (KDSegmentatorError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            return begun
+        complete = all(pack.manifest.evaluation is not None for pack in packs)
+        return "done" if same and complete and (folder / "efficiency.json").is_file() else begun
+
+    def exported(self, storage: Storage, output: Path, bundles: Path | None) -> Progress:
+        """Return whether the packs to be shipped, and their MONAI bundles, are those of the networks as they are."""
+        from distillation.export.monai_bundle import bundle_folder
+
+        try:
+            packs = [pack for pack in self._all_present(storage) if self._is_shipped(pack)]
+            for pack in packs:
+                shipped = _open_if_there(output / pack.manifest.id)
+                if shipped is None or shipped.manifest_sha256 != pack.manifest_sha256:
+                    return "new"
+                if bundles is None:
+                    continue
+                made = bundle_folder(self.recipe.pack.task, pack.manifest.size, bundles) / "configs" / "metadata.json"
+                source = self.source(pack.manifest.size, pack.manifest.provenance.method)
+                if made.stat().st_mtime < source.path(self.recipe.dataset.fold).stat().st_mtime:
+                    return "new"
+        except (KDSegmentatorError, OSError):
+            return "new"
+        return "done"
+
+    def reported(self, storage: Storage) -> Progress:
+        """Return whether the report is of the evaluation as it is."""
+        try:
+            self._all_present(storage)
+            evaluated = (self.folder / "evaluation" / "evaluation.json").stat().st_mtime
+            names = ("report.html", "report.md")
+            newer = all((self.folder / "report" / name).stat().st_mtime >= evaluated for name in names)
+        except (KDSegmentatorError, OSError):
+            return "new"
+        return "done" if newer else "new"
 
     def teacher_pack(self, storage: Storage = "float16", exported: ExportReport | None = None) -> StudentPack:
         """Return the teacher's pack, exported if there is none or it is out of date."""
@@ -151,34 +219,6 @@ class Stages:
         for pack in packs:
             verify_pack(pack)
         return sorted(packs, key=lambda pack: divisor(pack.manifest.size))
-
-    def completed(self, pack: StudentPack) -> StudentPack:
-        """Write into a pack, in place, what exports of earlier versions did not say about the training cases.
-
-        That is the field of view of their images, and the volumes, intensities and places of the structures in their
-        reference segmentations: those of this recipe's dataset, without the cases that its fold holds out.
-
-        Raises:
-            ExportError: the pack was trained on images in another axis order, so not on this dataset; or the disk is
-                full or not writable.
-            TrainingError: the dataset is not prepared, or an image's header or a segmentation is not usable.
-            PackError: the pack is damaged.
-        """
-        from distillation.export.description import describe_field_of_view
-        from distillation.export.expectation import describe_expected
-        from distillation.export.folder import with_training_set
-        from distillation.export.samples import training_cases
-
-        prepared = self.prepared()
-        codes, trained = check_grids(prepared.raw), pack.manifest.preprocessing.axis_codes
-        if codes != trained:
-            raise ExportError(
-                f"{pack.folder} was trained on images in axis order {trained}, those of {prepared.raw.folder} are in "
-                f"{codes}; give the dataset that it was trained on"
-            )
-        cases = training_cases(prepared.raw, prepared.held_out_cases(self.recipe.dataset.fold))
-        expected = describe_expected(cases, pack.manifest.labels)
-        return with_training_set(pack, describe_field_of_view(cases, codes), expected)
 
     def held_out_cases(self) -> list[Case]:
         """Return the cases that neither teacher nor students were trained on."""
@@ -233,6 +273,7 @@ class Stages:
                 "title": self.recipe.pack.title,
                 "seed": self.recipe.training.seed,
                 "labels": {label.value: label.name for label in self.recipe.pack.labels},
+                "calibration_windows": calibration_windows,
             },
             subjects=self._subjects(),
             mirroring=mirroring,
@@ -315,8 +356,58 @@ class Stages:
         student = Student(size=size, method=method)
         return TeacherSource(folder=student_folder(self.workspace, self.recipe, student, self.prepared().plans))
 
+    def _all_present(self, storage: Storage) -> list[StudentPack]:
+        """Return the packs of all networks of the recipe.
+
+        Raises:
+            ExportError: one is missing or out of date.
+            TrainingError: the dataset is not prepared, or its files have changed.
+        """
+        students = select_students(self.recipe)
+        networks = [(TEACHER_SIZE, "teacher"), *((student.size, student.method) for student in students)]
+        packs = [self._present(size, method, storage) for size, method in networks]
+        present = [pack for pack in packs if pack is not None]
+        if len(present) < len(networks):
+            raise ExportError("a pack is missing or out of date; run 'kdseg-distill evaluate'")
+        return present
+
+    def _is_shipped(self, pack: StudentPack) -> bool:
+        return pack.manifest.provenance.method in ("teacher", self.recipe.pack.method)
+
+    def _fold_folder(self, plans: dict[str, Any]) -> Path:
+        dataset = self.recipe.dataset
+        folder = model_folder(
+            self.workspace, dataset.name, method_of(plans), plans["plans_name"], dataset.configuration
+        )
+        return folder / f"fold_{dataset.fold}"
+
+    def _split(self) -> dict[str, list[str]]:
+        """Return who trains and who is held out; the file may be somebody's own."""
+        fold = self.recipe.dataset.fold
+        splits = read_splits(self.workspace.preprocessed / self.recipe.dataset.name / SPLITS_NAME)
+        return {half: sorted(names) for half, names in splits[fold].items()} if fold < len(splits) else {}
+
+    def _same_split(self, plans: dict[str, Any]) -> bool:
+        """Return whether a training was begun with the split as it is; True where it does not say."""
+        try:
+            known = json.loads((self._fold_folder(plans) / _SPLIT_OF_TRAINING).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return True
+        return bool(known == self._split())
+
     def _train(self, plans: dict[str, Any], device: str) -> Path:
         dataset = self.recipe.dataset
+        folder = self._fold_folder(plans)
+        begun = any(folder.glob("checkpoint_*.pth"))
+        if begun and not self._same_split(plans):
+            raise TrainingError(
+                f"{folder} was trained with another split than {self.workspace.preprocessed / dataset.name}/"
+                f"{SPLITS_NAME}. No training is thrown away: put the split back, or rename {folder.parent} to "
+                "train again"
+            )
+        if not begun and os.environ.get("RANK", "0") == "0":  # of torchrun
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / _SPLIT_OF_TRAINING, self._split())
         return train(
             self.workspace,
             dataset=dataset.name,
@@ -345,7 +436,6 @@ class Stages:
 
     def _pack(self, size: str, method: Method, storage: Storage, exported: ExportReport | None) -> StudentPack:
         from distillation.export import export_pack
-        from distillation.export.expectation import is_complete
         from distillation.teacher import load_model_folder
         from KDSegmentatorLib.io.files import restore_folder
 
@@ -357,13 +447,11 @@ class Stages:
                 f"{size} {method} is not trained yet ({checkpoint} is missing); run 'kdseg-distill train-teacher' or "
                 "'kdseg-distill distil' first"
             )
-        into = self.folder / ("packs" if storage == "float16" else f"packs-{storage}") / method
-        folder = into / pack_id(self.recipe.pack.task, size)
+        folder = self._pack_folder(size, method, storage)
         restore_folder(folder)
-        present = _open_if_there(folder)
-        if present is not None and self._up_to_date(present.manifest, checkpoint):
-            # one of an earlier version keeps what was measured
-            return present if is_complete(present.manifest) else self.completed(present)
+        present = self._present(size, method, storage)
+        if present is not None:
+            return present
         teacher = None
         if size != TEACHER_SIZE:
             teacher = load_model_folder(self.teacher().folder, fold, self.teacher().checkpoint)
@@ -374,13 +462,25 @@ class Stages:
             teacher=teacher,
             recipe=self.recipe.pack,
             dataset=prepared.raw,
-            into=into,
+            into=folder.parent,
             storage=storage,
             held_out=prepared.held_out_cases(fold),
         )
         if exported is not None:
             exported(f"{size} {method}", result.agreement)
         return result.pack
+
+    def _pack_folder(self, size: str, method: Method, storage: Storage) -> Path:
+        into = self.folder / ("packs" if storage == "float16" else f"packs-{storage}") / method
+        return into / pack_id(self.recipe.pack.task, size)
+
+    def _present(self, size: str, method: Method, storage: Storage) -> StudentPack | None:
+        """Return the pack of a network if it is there and of its checkpoint."""
+        pack = _open_if_there(self._pack_folder(size, method, storage))
+        checkpoint = self.source(size, method).path(self.recipe.dataset.fold)
+        if pack is None or not checkpoint.is_file() or not self._up_to_date(pack.manifest, checkpoint):
+            return None
+        return pack
 
     def _up_to_date(self, manifest: Manifest, checkpoint: Path) -> bool:
         """Return whether a pack is of this checkpoint and teacher, has a probe, and says what the recipe says."""
@@ -391,9 +491,14 @@ class Stages:
         return (
             same
             and manifest.network.probe is not None
+            and manifest.expected is not None
             and provenance.checkpoint_sha256 == file_sha256(checkpoint)
             and provenance.teacher_sha256 in (None, self.teacher().sha256(self.recipe.dataset.fold))
         )
+
+
+def _model_name(pack: StudentPack) -> str:
+    return f"{pack.manifest.size} {pack.manifest.provenance.method}"
 
 
 def _own_int8_body(pack: StudentPack) -> bytes | None:

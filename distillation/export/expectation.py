@@ -15,7 +15,7 @@ from KDSegmentatorLib.inference.sanity import MANY_STRUCTURES
 from KDSegmentatorLib.inference.structure_intensities import structure_intensities
 from KDSegmentatorLib.inference.structure_volumes import StructureVolumes, structure_volumes
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, Label, Manifest
+from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, Label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,14 +86,6 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
             if both.any()
         ),
     )
-
-
-def is_complete(manifest: Manifest) -> bool:
-    """Return whether a manifest says what the training cases look like, all that this version knows to say."""
-    expected = manifest.expected
-    if manifest.field_of_view is None or expected is None:
-        return False
-    return len(manifest.labels) < MANY_STRUCTURES or any(label.place is not None for label in expected.labels)
 
 
 def left_right_pairs(labels: Sequence[Label]) -> tuple[tuple[int, int], ...]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from KDSegmentatorLib.packs.manifest import Evaluation, Expected, FieldOfView, ReducedPrecision
+    from KDSegmentatorLib.packs.manifest import Evaluation, ReducedPrecision
 
 
 @contextmanager
@@ -86,20 +86,5 @@ def with_evaluation(
         files = {name: pack.manifest.files[name] for name in kept}
         files |= {name: describe_file(temporary / name) for name in bodies}
         manifest = dataclasses.replace(pack.manifest, network=network, evaluation=evaluation, files=files)
-        (temporary / MANIFEST_NAME).write_text(write_manifest(manifest), encoding="utf-8", newline="\n")
-    return open_pack(pack.folder)
-
-
-def with_training_set(pack: StudentPack, field_of_view: FieldOfView, expected: Expected) -> StudentPack:
-    """Write into a pack what the cases look like that it was trained on; its other files stay as they are.
-
-    Raises:
-        PackError: the pack is damaged.
-        ExportError: the disk is full or not writable.
-    """
-    with new_pack_folder(pack.folder) as temporary:
-        for name in pack.manifest.files:
-            shutil.copyfile(pack.folder / name, temporary / name)
-        manifest = dataclasses.replace(pack.manifest, field_of_view=field_of_view, expected=expected)
         (temporary / MANIFEST_NAME).write_text(write_manifest(manifest), encoding="utf-8", newline="\n")
     return open_pack(pack.folder)

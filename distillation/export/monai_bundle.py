@@ -32,6 +32,11 @@ SUFFIX = "-monai"
 _PACKAGES = ("nnunetv2", "dynamic_network_architectures", "SimpleITK")
 
 
+def bundle_folder(task: str, size: str, into: Path) -> Path:
+    """Return where the bundle of a task's network of this size is written."""
+    return into / f"{pack_id(task, size)}{SUFFIX}"
+
+
 def export_bundle(model: ModelFolder, *, size: str, axis_codes: str, recipe: PackRecipe, into: Path) -> Path:
     """Write a trained network as a MONAI bundle and return its folder; an earlier one there is replaced.
 
@@ -46,7 +51,7 @@ def export_bundle(model: ModelFolder, *, size: str, axis_codes: str, recipe: Pac
         ExportError: the labels do not fit, MONAI is not installed, or the disk is full or not writable.
     """
     check_labels(recipe.labels, model)
-    folder = into / f"{pack_id(recipe.task, size)}{SUFFIX}"
+    folder = bundle_folder(recipe.task, size, into)
     text = _readme(size, axis_codes, recipe)
     try:
         with atomic_folder(folder) as temporary:

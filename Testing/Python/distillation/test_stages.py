@@ -29,9 +29,8 @@ from distillation.stages import CALIBRATION_WINDOWS, Stages
 from distillation.students import TeacherSource
 from distillation.teacher import ModelFolder
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError, PackError
-from KDSegmentatorLib.packs.field_of_view import field_of_view_text
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
-from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
+from KDSegmentatorLib.packs.pack import StudentPack, open_pack
 from KDSegmentatorLib.packs.reader import write_manifest
 from support.generated_family import build_size
 
@@ -257,62 +256,6 @@ def test_the_command_evaluates_the_packs_of_a_folder(
     packs = str(teacher_pack.folder.parent)
     assert main(["evaluate", str(path), "--workspace", str(tmp_path), "--packs", packs]) == 0
     assert seen == [[teacher_pack.manifest.id], None]
-
-
-def of_an_earlier_version(pack: StudentPack, *lacking: str) -> StudentPack:
-    text = write_manifest(replace(pack.manifest, **dict.fromkeys(lacking)))
-    (pack.folder / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
-    return open_pack(pack.folder)
-
-
-@pytest.mark.parametrize("lacking", [("field_of_view", "expected"), ("expected",)])
-def test_the_command_completes_packs_where_they_lie(
-    lacking: tuple[str, ...],
-    stages: Stages,
-    teacher_pack: StudentPack,
-    recipe_text: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    expected = teacher_pack.manifest
-    assert expected.field_of_view is not None and expected.expected is not None
-    of_an_earlier_version(teacher_pack, *lacking)
-    shutil.rmtree(tmp_path / "teacher")  # no checkpoint is needed
-    path = tmp_path / "spheres.yaml"
-    path.write_text(recipe_text)
-    packs = str(teacher_pack.folder.parent)
-    assert main(["complete", str(path), "--workspace", str(tmp_path), "--packs", packs]) == 0
-    after = open_pack(teacher_pack.folder)
-    verify_pack(after)
-    assert after.manifest == expected
-    assert after.manifest_sha256 == teacher_pack.manifest_sha256
-    out = capsys.readouterr().out
-    assert f"trained on images of {field_of_view_text(expected)}; {expected.expected.smallest_ml:g} to " in out
-
-
-@pytest.mark.parametrize("lacking", ["field_of_view", "expected"])
-def test_a_pack_of_an_earlier_version_is_completed_and_keeps_what_was_measured(
-    lacking: str, stages: Stages, teacher_pack: StudentPack, having: Callable[..., None]
-) -> None:
-    having()
-    stages.evaluate([teacher_pack], calibration_windows=0, threads=1)
-    kept = copy_pack(open_pack(teacher_pack.folder), stages.folder / "packs" / "teacher")
-    of_an_earlier_version(kept, lacking)
-    exported: list[str] = []
-    found = stages.teacher_pack(exported=lambda name, _agreement: exported.append(name))
-    assert exported == []
-    assert found.manifest == kept.manifest
-    assert found.manifest.evaluation is not None
-
-
-def test_what_another_dataset_looks_like_is_not_written(stages: Stages, teacher_pack: StudentPack) -> None:
-    preprocessing = replace(teacher_pack.manifest.preprocessing, axis_codes="LPS")
-    text = write_manifest(replace(teacher_pack.manifest, preprocessing=preprocessing))
-    (teacher_pack.folder / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
-    other = open_pack(teacher_pack.folder)
-    with pytest.raises(ExportError, match=r"axis order LPS, those of .* are in RAS"):
-        stages.completed(other)
-    assert open_pack(other.folder).manifest_sha256 == other.manifest_sha256
 
 
 @pytest.mark.parametrize("value", ["-1", "many", "1.5", ""])

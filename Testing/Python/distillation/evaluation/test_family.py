@@ -15,7 +15,7 @@ from distillation.dataset import read_dataset  # noqa: E402
 from distillation.evaluation.family import Member, evaluate_family  # noqa: E402
 from distillation.evaluation.scores import SurfaceSettings, pack_hash, read_scores, score_pack, write_scores  # noqa: E402
 from distillation.export import export_pack  # noqa: E402
-from distillation.export.folder import with_evaluation, with_training_set  # noqa: E402
+from distillation.export.folder import with_evaluation  # noqa: E402
 from distillation.plans import student_plans  # noqa: E402
 from distillation.settings import TrainingSettings  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
@@ -25,7 +25,7 @@ from KDSegmentatorLib.engines.selection import choose_engine  # noqa: E402
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError  # noqa: E402
 from KDSegmentatorLib.inference.pipeline import segment  # noqa: E402
 from KDSegmentatorLib.io.images import read_volume, write_volume  # noqa: E402
-from KDSegmentatorLib.packs.manifest import Evaluation, Expected, Interval  # noqa: E402
+from KDSegmentatorLib.packs.manifest import Evaluation, Interval  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack  # noqa: E402
 from support.scores import score  # noqa: E402
 
@@ -166,11 +166,6 @@ def test_hash_is_of_what_changes_results(members):
         dataset="D", split="S", cases=2, mirroring=False, mean_dice=interval, labels=(), teacher_mean_dice=None
     )
     assert pack_hash(with_evaluation(pack, evaluation)) == pack_hash(pack)
-    expected = Expected(cases=3, smallest_ml=1.0, largest_ml=2.0, labels=(), pairs=())
-    assert pack.manifest.field_of_view is not None
-    completed = with_training_set(pack, pack.manifest.field_of_view, expected)
-    assert completed.manifest.expected == expected
-    assert pack_hash(completed) == pack_hash(pack)
     assert pack_hash(members[1].pack) != pack_hash(members[2].pack)
 
 

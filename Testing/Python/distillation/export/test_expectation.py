@@ -9,13 +9,12 @@ import pytest
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
 from distillation.dataset import Case
-from distillation.export.expectation import describe_expected, is_complete, left_right_pairs
+from distillation.export.expectation import describe_expected, left_right_pairs
 from distillation.recipe import read_recipe
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import write_volume
-from KDSegmentatorLib.packs.manifest import Code, ExpectedLabel, ExpectedPair, FieldOfView, Label
-from support.generated_packs import manifest
+from KDSegmentatorLib.packs.manifest import Code, ExpectedLabel, ExpectedPair, Label
 from support.labels import label
 
 if TYPE_CHECKING:
@@ -121,19 +120,6 @@ def test_what_is_cut_has_no_place(tmp_path: Path) -> None:
     found = describe_expected(cases, tuple(coded(value, str(value)) for value in range(1, 7))).labels
     assert (found[0].place, found[0].displacement) == (None, None)
     assert None not in [each.place for each in found[1:]]
-
-
-def test_a_pack_of_many_structures_that_does_not_say_where_they_are_is_not_complete(tmp_path: Path) -> None:
-    cases = [in_slices(tmp_path, "a", [1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 5, 6])]
-    pack = manifest(6, field_of_view=FieldOfView(smallest=(1.0, 1.0, 1.0), largest=(2.0, 2.0, 2.0)))
-    assert not is_complete(pack)
-    expected = describe_expected(cases, pack.labels)
-    assert is_complete(replace(pack, expected=expected))
-    assert not is_complete(replace(pack, expected=expected, field_of_view=None))
-    earlier = tuple(replace(label, place=None, displacement=None) for label in expected.labels)
-    assert not is_complete(replace(pack, expected=replace(expected, labels=earlier)))
-    few = replace(pack, labels=pack.labels[:5], expected=replace(expected, labels=earlier[:5]))
-    assert is_complete(few)
 
 
 def test_the_smallest_is_a_cut_one_if_all_are(case: Callable[..., Case]) -> None:

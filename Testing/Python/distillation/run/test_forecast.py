@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,86 +13,13 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 import distillation.run.forecast as module
 from distillation.dataset import read_dataset, read_header
-from distillation.efficiency import network_cost
 from distillation.recipe import Recipe
-from distillation.run.forecast import Forecast, bytes_text, check_machine
+from distillation.run.checks import check_machine
+from distillation.run.forecast import Forecast, bytes_text, describe_forecast
+from distillation.run.memory import training_bytes
 from distillation.run.steps import STAGES, Step, parse_stages
-from distillation.run.training_cost import measure_steps, training_bytes
-from distillation.run.training_work import MeasuredSteps, TrainingWork
 from distillation.students import Student
 from KDSegmentatorLib.errors import InsufficientMemoryError, InvalidSettingsError, TrainingError
-
-
-def work(configuration: dict[str, Any], teacher: dict[str, Any] | None = None) -> TrainingWork:
-    return TrainingWork(
-        configuration=configuration,
-        teacher=teacher,
-        losses={} if teacher is None else {"logit": {"weight": 1.0, "temperature": 2.0}},
-        channels=1,
-        labels=3,
-        batch_size=2,
-        steps=10,
-        validation_steps=4,
-        precision="float32",
-    )
-
-
-def configuration(plans: Callable[..., Any], features: Sequence[int], patch: Sequence[int]) -> dict[str, Any]:
-    found: dict[str, Any] = plans(
-        "dynamic_network_architectures.architectures.unet.PlainConvUNet", tuple(features), tuple(patch)
-    )["configurations"]["3d_fullres"]
-    return found
-
-
-def test_memory_is_forecast_as_it_is_measured(plans: Callable[..., Any]) -> None:
-    asked = work(configuration(plans, (8, 16, 32), (64, 64, 96)), configuration(plans, (16, 32, 64), (64, 64, 96)))
-    measured = measure_steps(asked)
-    assert measured.step_seconds > 0
-    assert measured.augmentation_seconds > 0
-    if measured.peak_bytes is not None:
-        assert training_bytes(asked) == pytest.approx(measured.peak_bytes, rel=0.25)
-
-
-def test_gradient_checkpointing_takes_less_memory_as_it_is_measured(plans: Callable[..., Any]) -> None:
-    """Of a network of several convolutions a stage: what is between them is not kept."""
-    several = configuration(plans, (16, 32, 64), (64, 64, 96))
-    several["architecture"]["arch_kwargs"].update(n_conv_per_stage=[4, 4, 4], n_conv_per_stage_decoder=[4, 4])
-    kept = work(several)
-    recomputed = replace(kept, gradient_checkpointing=True)
-    expected = training_bytes(kept) - training_bytes(recomputed)
-    measured = [measure_steps(each).peak_bytes for each in (kept, recomputed)]
-    if measured[0] is not None and measured[1] is not None:
-        assert measured[0] - measured[1] == pytest.approx(expected, rel=0.5)
-        assert training_bytes(recomputed) == pytest.approx(measured[1], rel=0.3)
-
-
-@pytest.mark.parametrize(("processes", "step"), [(0, 3.0 + 2 * 0.5), (1, 3.0), (12, 3.0)])
-def test_augmentation_adds_to_a_step_where_no_process_does_it_beside(
-    plans: Callable[..., Any], processes: int, step: float
-) -> None:
-    measured = MeasuredSteps(step_seconds=3.0, validation_seconds=1.0, augmentation_seconds=0.5, peak_bytes=None)
-    asked = work(configuration(plans, (8, 16, 32), (16, 16, 16)))
-    assert asked.seconds(measured, processes=processes) == 10 * step + 4 * 1.0
-    slow = replace(measured, augmentation_seconds=6.0)
-    assert asked.seconds(slow, processes=2) == 10 * 6.0 + 4 * 1.0
-
-
-def test_memory_grows_with_patch_and_teacher(plans: Callable[..., Any]) -> None:
-    small, large = (configuration(plans, (16, 32, 64), (size,) * 3) for size in (64, 128))
-    plain = training_bytes(work(small))
-    assert training_bytes(work(small, configuration(plans, (64, 128, 128), (64,) * 3))) > plain
-    from distillation.run.training_cost import PROCESS_BYTES
-
-    assert training_bytes(work(large)) - PROCESS_BYTES == pytest.approx(8 * (plain - PROCESS_BYTES), rel=0.05)
-
-
-def test_every_fold_of_the_teacher_counts(plans: Callable[..., Any]) -> None:
-    student, teacher = (configuration(plans, features, (16, 16, 16)) for features in ((8, 16, 32), (64, 128, 128)))
-    one, two, four = (training_bytes(replace(work(student, teacher), teachers=count)) for count in (1, 2, 4))
-    weights = 4 * network_cost(teacher, channels=1, labels=3).parameters
-    logits = 4 * 2 * 3 * 16**3
-    assert two - one == weights + logits  # the mean so far
-    assert four - two == 2 * weights + logits  # this network's share of it
 
 
 def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], recipe: Recipe) -> None:
@@ -105,13 +32,13 @@ def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], re
         prepared=lambda: SimpleNamespace(plans=plans(features=(16, 32)), raw=raw),
         warm_up=lambda size: "new",
     )
-    forecasts = module.Forecasts(stages, measure=False)  # type: ignore[arg-type]
+    forecasts = module.Forecasts(stages)  # type: ignore[arg-type]
     for method, teachers in (("plain", 1), ("logit", 3)):
         warm_up, distilled = forecasts._works(replace(step(), student=Student(size="x1/2", method=method)))
         for found in (warm_up, distilled):
             assert found.configuration["architecture"]["arch_kwargs"]["features_per_stage"] == [16, 16]
-        assert (warm_up.steps, warm_up.teacher, warm_up.teachers) == (3, None, 1)
-        assert (distilled.steps, distilled.teachers) == (6, teachers)
+        assert (warm_up.teacher, warm_up.teachers) == (None, 1)
+        assert distilled.teachers == teachers
         assert (distilled.teacher is None) == (method == "plain")
     stages.warm_up = lambda size: "done"  # by another method of the size
     assert len(forecasts._works(replace(step(), student=Student(size="x1/2", method="plain")))) == 1
@@ -124,13 +51,13 @@ def test_processes_of_torchrun_share_the_batch(
     training = replace(recipe.training, batch_size=4)
     prepared = SimpleNamespace(plans=plans(features=(16, 32, 64)), raw=raw)
     stages = SimpleNamespace(recipe=replace(recipe, training=training), prepared=lambda: prepared)
-    forecasts = module.Forecasts(stages, measure=False)  # type: ignore[arg-type]
+    forecasts = module.Forecasts(stages)  # type: ignore[arg-type]
     (alone,) = forecasts._works(replace(step(), stage="teacher"))
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")  # on two machines
     (together,) = forecasts._works(replace(step(), stage="teacher"))
     assert (alone.batch_size, together.batch_size) == (4, 1)
-    monkeypatch.setattr(forecasts, "_from_log", lambda _: None)
+    monkeypatch.setattr(forecasts, "_seconds_left", lambda _: None)
     assert forecasts._of_training(replace(step(), stage="teacher")).memory_bytes == 2 * training_bytes(together)
 
 
@@ -144,11 +71,31 @@ def test_prepared_data_is_counted_as_it_is_resampled(
         recipe=replace(recipe, dataset=dataset), workspace=SimpleNamespace(raw=spheres.parent), given_teacher=None
     )
     voxels = sum(read_header(case.image).voxels.size for case in read_dataset(spheres).cases)
-    assert module.Forecasts(stages, measure=False)._prepared_bytes() == finer * 6 * voxels  # type: ignore[arg-type]
+    assert module.Forecasts(stages)._prepared_bytes() == finer * 6 * voxels  # type: ignore[arg-type]
 
 
-def step() -> Step:
-    return Step(stage="students", name="student x1/4 logit", inputs=dict, outputs=list, work=lambda: None)
+def step(folder: Path = Path("nowhere")) -> Step:
+    return Step(
+        stage="students",
+        name="student x1/4 logit",
+        progress=lambda: "new",
+        work=lambda: None,
+        model_folder=lambda: folder,
+        student=Student(size="x1/2", method="plain"),
+    )
+
+
+def test_time_comes_from_the_epochs_that_are_done(recipe: Recipe, tmp_path: Path) -> None:
+    forecasts = module.Forecasts(SimpleNamespace(recipe=recipe))  # type: ignore[arg-type]
+    assert forecasts._seconds_left(step(tmp_path)) is None
+    assert describe_forecast(Forecast(memory_bytes=10**9)) == (
+        "time known after its first epoch or case, 1.0 GB of memory"
+    )
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "fold_0" / "training_log.csv").write_text("epoch,iteration,loss,seconds\n0,3,1.5,90\n")
+    assert forecasts._seconds_left(step(tmp_path)) == 90  # one of two epochs is left
+    said = describe_forecast(Forecast(seconds=120, source="training log"))
+    assert said == "about 2 min (training log)"
 
 
 def test_a_machine_that_is_too_small_is_refused(tmp_path: Path) -> None:
@@ -158,15 +105,6 @@ def test_a_machine_that_is_too_small_is_refused(tmp_path: Path) -> None:
     check_machine(step(), Forecast(memory_bytes=10**15), tmp_path, device="cuda")
     with pytest.raises(TrainingError, match=r"will write about 1000000000\.0 GB.*--workspace"):
         check_machine(step(), Forecast(disk_bytes=10**18), tmp_path, device="cpu")
-
-
-def test_no_trial_steps_where_they_would_not_fit(plans: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(_: TrainingWork) -> None:
-        raise AssertionError("measured")
-
-    monkeypatch.setattr(module, "measure_steps", forbidden)
-    forecasts = module.Forecasts(None, measure=True)  # type: ignore[arg-type]
-    assert forecasts._steps_of(work(configuration(plans, (16, 32, 64), (16,) * 3)), 10**15) is None
 
 
 @pytest.mark.parametrize(

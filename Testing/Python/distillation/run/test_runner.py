@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -26,7 +25,6 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 import distillation.evaluation.family as family
 from distillation.cli import main
-from distillation.run.training_work import MeasuredSteps
 from distillation.stages import Stages
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
@@ -70,9 +68,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)  # most of the time of a run this short
-    # each trial is a process of its own; test_forecast.py has a real one
-    trial = MeasuredSteps(step_seconds=60.0, validation_seconds=0.0, augmentation_seconds=0.0, peak_bytes=None)
-    monkeypatch.setattr("distillation.run.forecast.measure_steps", lambda work: trial)
     monkeypatch.setattr(family, "missing_for", lambda precision: "not in this test")
 
 
@@ -94,7 +89,7 @@ def test_a_recipe_from_dataset_to_report(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dry = [*command, *OPTIONS, "--dry-run"]
-    assert main([*dry, "--no-measure"]) == 0
+    assert main(dry) == 0
     said = states(capsys.readouterr().out)
     names = ["prepare", "teacher", "student x1/2 plain", "student x1/2 logit", "evaluate", "export", "report"]
     assert list(said) == names
@@ -113,12 +108,12 @@ def test_a_recipe_from_dataset_to_report(
     assert main([*command, *OPTIONS]) == 130
     out = capsys.readouterr().out
     assert "[1/7] prepare: nothing changed since it was done; skipped" in out
-    assert "[2/7] teacher: about 60 s (measured steps), " in out
+    assert "[2/7] teacher: time known after its first epoch or case, " in out
     assert "[5/7] evaluate" in out
     monkeypatch.setattr(Stages, "measure_efficiency", original)
-    assert main([*dry, "--no-measure"]) == 0
+    assert main(dry) == 0
     said = states(capsys.readouterr().out)
-    assert [said[name].partition(" in ")[0] for name in names[:4]] == ["done"] * 4
+    assert [said[name] for name in names[:4]] == ["done"] * 4
     assert said["evaluate"] == "broken off, goes on"
 
     assert main([*command, *OPTIONS, "--bundles", str(tmp_path / "bundles")]) == 0
@@ -149,7 +144,7 @@ def _check_preparation(command: list[str], tmp_path: Path, capsys: pytest.Captur
     shutil.copy(image.with_name("case_02_0000.nii.gz"), image)
     shutil.copy(*(image.parents[1] / "labelsTr" / f"case_0{n}.nii.gz" for n in (2, 0)))
     assert main([*command, "--stage", "prepare", "--dry-run"]) == 0
-    assert "to be done again, changed: dataset" in capsys.readouterr().out
+    assert "prepare: to do; " in capsys.readouterr().out
     assert main([*command, "--stage", "prepare"]) == 0
     assert not (folder / "left-over").exists()
     assert (folder / "splits_final.json").read_bytes() == splits
@@ -205,9 +200,7 @@ def _check_changes(command: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     recipe.write_text(before.replace("weight: 1.0", "weight: 0.5"))
     assert main([*command, *OPTIONS, "--stage", "students"]) == 2
     message = capsys.readouterr().err
-    assert re.search(
-        r"student x1/2 logit was trained with other inputs; changed since then: recipe's method\.", message
-    )
+    assert re.search(r"x1_2_logit__3d_fullres was trained with other settings than the recipe's", message)
     assert "remove or rename" in message
     folder = next(path for path in (work / "results" / "Dataset901_Spheres").iterdir() if "logit" in path.name)
     folder.rename(tmp_path / "earlier")
@@ -222,6 +215,7 @@ def _check_changes(command: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     content = label.read_bytes()
     label.write_bytes((tmp_path / "other.nii.gz").read_bytes())
     assert main([*command, *OPTIONS, "--stage", "prepare"]) == 2
-    assert "prepared with other inputs; changed since then: dataset. Networks were trained" in capsys.readouterr().err
+    assert "changed since then: labelsTr/case_00.nii.gz. Networks were trained" in capsys.readouterr().err
     label.write_bytes(content)
-    assert json.loads((work / "run" / "prepare.json").read_text())["finished"]
+    assert main([*command, *OPTIONS, "--stage", "prepare"]) == 0
+    assert "skipped" in capsys.readouterr().out

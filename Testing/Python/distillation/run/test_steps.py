@@ -1,8 +1,9 @@
-"""What goes into each step, so that neither too much nor too little is done again."""
+"""Whether a step is done follows from what it left, so that neither too much nor too little is done again."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
+from distillation.dataset import find_dataset
 from distillation.launch import Workspace
 from distillation.recipe import Recipe
-from distillation.run.record import Records, StepRecord
 from distillation.run.runner import run
-from distillation.run.steps import RunOptions, Steps
+from distillation.run.steps import STAGES, RunSettings, Stage, Step, steps_of
+from distillation.source_files import changed_sources, record_sources
 from distillation.stages import Stages
-from distillation.students import TeacherSource
+from distillation.students import TeacherSource, plans_for_teacher
 from KDSegmentatorLib.errors import TrainingError
 
 SPLIT = [{"train": ["case_01", "case_02"], "val": ["case_00"]}, {"train": ["case_00", "case_01"], "val": ["case_02"]}]
@@ -40,75 +42,68 @@ def taught(stages: Stages, plans: Callable[..., Any], model_folder: Callable[...
     return replace(stages, recipe=recipe, given_teacher=TeacherSource(folder=folder))
 
 
-def steps(stages: Stages) -> Steps:
-    return Steps(stages, RunOptions(output=stages.folder / "family"), lambda _line: None)
+def steps(stages: Stages, *wanted: Stage) -> list[Step]:
+    settings = RunSettings(output=stages.folder / "family")
+    return steps_of(stages, settings, lambda _line: None, wanted or STAGES)
 
 
-def inputs(stages: Stages) -> dict[str, dict[str, str]]:
-    return {step.name: step.inputs() for step in steps(stages).all()}
-
-
-def changed(before: Stages, after: Stages) -> set[str]:
-    old, new = inputs(before), inputs(after)
-    return {name for name in old if old[name] != new[name]}
-
-
-def with_split(stages: Stages, split: object) -> Path:
-    folder = stages.workspace.preprocessed / stages.recipe.dataset.name
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "splits_final.json"
-    path.write_text(json.dumps(split))
-    return path
-
-
-def test_every_fold_that_teaches_goes_into_what_it_teaches(taught: Stages) -> None:
-    before = inputs(taught)
-    assert taught.given_teacher is not None
-    path = taught.given_teacher.folder / "fold_1" / "checkpoint_final.pth"
-    path.write_bytes(path.read_bytes() + b"another")
-    after = inputs(taught)
-    assert {name for name in before if before[name] != after[name]} == {"teacher", "student x1/2 logit"}
-    one = replace(taught.recipe, teacher=replace(taught.recipe.teacher, folds=None, accept_leakage=False))
-    assert changed(taught, replace(taught, recipe=one)) == {"teacher", "student x1/2 logit", "evaluate"}
-
-
-def test_the_learning_rate_after_a_warm_up_is_no_matter_of_the_teachers(stages: Stages) -> None:
-    training = replace(stages.recipe.training, continued_learning_rate=0.123)
-    other = replace(stages, recipe=replace(stages.recipe, training=training))
-    assert changed(stages, other) == set()
-    students = tuple(replace(each, warm_up_epochs=1) for each in stages.recipe.students)
-    warmed_up = replace(stages, recipe=replace(stages.recipe, students=students))
-    both = replace(stages, recipe=replace(other.recipe, students=students))
-    assert changed(warmed_up, both) == {"student x1/2 plain", "student x1/2 logit"}
-
-
-def test_who_is_held_out_goes_into_every_training_and_the_evaluation(stages: Stages) -> None:
-    with_split(stages, SPLIT)
-    before = inputs(stages)
-    with_split(stages, [SPLIT[0], {**SPLIT[1], "val": []}])  # another fold
-    assert inputs(stages) == before
-    with_split(stages, SPLIT[::-1])
-    after = inputs(stages)
-    changes = {name: {key for key in before[name] if before[name][key] != after[name][key]} for name in before}
-    networks = ("teacher", "student x1/2 plain", "student x1/2 logit", "evaluate")
-    assert {name: keys for name, keys in changes.items() if keys} == {key: {"split"} for key in networks}
+def test_files_that_were_touched_are_the_same_and_changed_ones_are_named(stages: Stages, tmp_path: Path) -> None:
+    raw = find_dataset(stages.workspace.raw, stages.recipe.dataset.name)
+    folder = tmp_path / "prepared"
+    assert changed_sources(raw, folder) == ()  # nobody knows
+    record_sources(raw, folder)
+    image, label = raw.cases[0].image, raw.cases[1].label
+    os.utime(image, ns=(0, 0))
+    assert changed_sources(raw, folder) == ()
+    label.write_bytes(raw.cases[2].label.read_bytes())
+    assert changed_sources(raw, folder) == ("labelsTr/case_01.nii.gz",)
+    fewer = replace(raw, cases=raw.cases[1:])
+    assert changed_sources(fewer, folder)[0] == "imagesTr/case_00_0000.nii.gz"
 
 
 def test_nothing_is_trained_on_an_earlier_state_of_the_dataset(stages: Stages) -> None:
-    all_steps = steps(stages)
-    (prepare,) = all_steps.of("prepare")
-    record = StepRecord(step="prepare", finished=True, inputs={**prepare.inputs(), "dataset": "another"})
-    Records(stages.folder / "run").write(record)
-    trainings = all_steps.of("teacher", "students")
-    with pytest.raises(TrainingError, match=r"prepared with other inputs; changed since then: dataset.*prepare' first"):
-        run(all_steps, trainings, stages, device="cpu", measure=False, say=print)
+    raw = find_dataset(stages.workspace.raw, stages.recipe.dataset.name)
+    folder = stages.workspace.preprocessed / stages.recipe.dataset.name
+    record_sources(raw, folder)
+    raw.cases[0].label.write_bytes(raw.cases[2].label.read_bytes())
+    with pytest.raises(TrainingError, match=r"prepared from other files; .*labelsTr/case_00.*prepare' again"):
+        run(steps(stages, "teacher", "students"), stages, device="cpu", say=print)
+    (stages.workspace.results / stages.recipe.dataset.name / "trained").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"labelsTr/case_00.*Networks were trained on it: put the files back"):
+        run(steps(stages, "prepare"), stages, device="cpu", say=print)
+    assert (folder / "prepared_from.json").is_file()
+
+
+def test_a_training_is_not_gone_on_with_on_another_split(
+    stages: Stages, plans: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = stages.workspace.preprocessed / stages.recipe.dataset.name / "splits_final.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(SPLIT))
+    begun: list[Path] = []
+
+    def train(*_: object, plans: dict[str, Any], **__: object) -> Path:
+        begun.append(stages._fold_folder(plans) / "checkpoint_latest.pth")
+        begun[-1].touch()
+        return begun[-1].parents[1]
+
+    monkeypatch.setattr("distillation.stages.train", train)
+    wanted = plans_for_teacher(stages.recipe, plans())
+    stages._train(wanted, "cpu")
+    path.write_text(json.dumps([SPLIT[0], {**SPLIT[1], "val": []}]))  # another fold
+    stages._train(wanted, "cpu")
+    path.write_text(json.dumps(SPLIT[::-1]))
+    with pytest.raises(TrainingError, match=r"trained with another split than .*splits_final.json\. No training is"):
+        stages._train(wanted, "cpu")
+    begun[0].unlink()  # nothing was trained yet
+    stages._train(wanted, "cpu")
+    assert len(begun) == 3
 
 
 def test_several_processes_only_train(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    everything = steps(stages)
     with pytest.raises(TrainingError, match="torchrun is for trainings, not for prepare, evaluate, export, report"):
-        run(everything, everything.all(), stages, device="cpu", measure=False, say=print)
+        run(steps(stages), stages, device="cpu", say=print)
 
 
 def test_a_teacher_that_saw_the_held_out_cases_is_refused(taught: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +119,7 @@ def test_a_teacher_that_saw_the_held_out_cases_is_refused(taught: Stages, monkey
             return ("case_00", "case_02")
 
     monkeypatch.setattr(Stages, "prepared", lambda _self: Prepared())
-    (teacher,) = Steps(given, RunOptions(output=given.folder), said.append).of("teacher")
+    (teacher,) = steps_of(given, RunSettings(output=given.folder), said.append, ("teacher",))
     teacher.work()
     assert "does not tell which cases it has not seen" in said[0]
     validation = taught.given_teacher.folder / "fold_0" / "validation"
@@ -134,5 +129,5 @@ def test_a_teacher_that_saw_the_held_out_cases_is_refused(taught: Stages, monkey
     (validation / "summary.json").write_text(json.dumps(cases))
     with pytest.raises(TrainingError, match=r"not validated on case_02, which this recipe holds out.*accept_leakage"):
         teacher.work()
-    (accepted,) = Steps(taught, RunOptions(output=taught.folder), said.append).of("teacher")
+    (accepted,) = steps_of(taught, RunSettings(output=taught.folder), said.append, ("teacher",))
     accepted.work()

@@ -1,27 +1,13 @@
-"""What a training will cost: memory counted without running it, time and memory measured on a few real steps.
-
-``python -m distillation.run.training_cost`` reads a :class:`TrainingWork` as JSON, trains a network with random weights
-on random numbers for some steps, as the trainers do, and prints what that took. It is a process of its own, so that its
-memory is gone afterwards, and its peak is that of the steps.
-"""
+"""The memory and the checkpoints of a training, counted without running it."""
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict
-from statistics import median
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from distillation.allocator import kept_memory
-from distillation.run.augmentation_cost import measure_augmentation
-from distillation.run.training_work import NUMBERS_KEPT, MeasuredSteps, TrainingWork
-from KDSegmentatorLib.errors import TrainingError
-from KDSegmentatorLib.machine.peak_memory import peak_memory
+from distillation.settings import Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +24,35 @@ PROCESS_BYTES = 1_040_000_000
 _PASSING_TENSORS = 5
 """Tensors of the largest size that a step has at hand beyond those that it keeps for the gradients."""
 
-_MEASURED_STEPS = 2
+NUMBERS_KEPT: dict[Optimizer, int] = {"sgd": 1, "adamw": 3}
+"""Numbers that an optimiser keeps of a parameter: momentum; both moments and, with AMSGrad, the largest second one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingWork:
+    """One training, as far as its memory goes.
+
+    Attributes:
+        configuration: resolved configuration of the network to be trained.
+        teacher: that of the teacher that runs beside it; None for plain training.
+        losses: of the distillation, by name, as :func:`distillation.losses.registry.read_terms` reads them.
+        teachers: networks of that configuration whose logits are averaged.
+        gradient_checkpointing: whether stages are computed again for the gradient.
+        channels: input channels.
+        labels: outputs, background included.
+        batch_size: patches a step.
+        optimizer: as in :class:`distillation.settings.TrainingSettings`.
+    """
+
+    configuration: dict[str, Any]
+    teacher: dict[str, Any] | None
+    channels: int
+    labels: int
+    batch_size: int
+    optimizer: Optimizer = "sgd"
+    losses: dict[str, dict[str, Any]] = field(default_factory=dict)
+    teachers: int = 1
+    gradient_checkpointing: bool = False
 
 
 def training_bytes(work: TrainingWork) -> int:
@@ -167,26 +181,6 @@ def _kept(
     return kept, held, stages
 
 
-def measure_steps(work: TrainingWork) -> MeasuredSteps:
-    """Run a few steps in a process of their own.
-
-    Raises:
-        TrainingError: the process failed, for example for want of memory.
-    """
-    done = subprocess.run(  # noqa: S603 - this file, with this Python
-        [sys.executable, "-m", __name__],
-        input=json.dumps(asdict(work)),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    try:
-        return MeasuredSteps(**json.loads(done.stdout.splitlines()[-1]))
-    except (IndexError, ValueError, TypeError) as error:
-        words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}; was memory short?"])[-1]
-        raise TrainingError(f"a trial step of the training failed: {words}") from error
-
-
 def _largest_layer(network: nn.Module, batch: torch.Tensor) -> int:
     """Return the bytes of a layer's input and of its output, once as single instances and once joined, at most."""
     import torch
@@ -270,67 +264,3 @@ def _labels(outputs: list[torch.Tensor], labels: int) -> list[torch.Tensor]:
         torch.randint(0, labels, (len(output), 1, *output.shape[2:]), dtype=torch.int16, device=output.device)
         for output in outputs
     ]
-
-
-def _measure(work: TrainingWork) -> MeasuredSteps:
-    import torch
-
-    from distillation.gradient_checkpointing import checkpoint_stages
-    from distillation.precision import training_dtype
-    from distillation.trainers import GRADIENT_NORM_LIMIT
-
-    torch.manual_seed(0)
-    device = torch.device("cpu")
-    dtype = training_dtype(work.precision, device)
-
-    def autocast() -> torch.autocast:
-        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
-
-    network, teachers = _networks(work)
-    if work.gradient_checkpointing:
-        checkpoint_stages(network)
-    distiller = _distiller(work, network, teachers, device, autocast)
-    trained = list(network.parameters())
-    if distiller is not None:
-        trained += distiller.parts.parameters()
-    optimiser: torch.optim.Optimizer
-    if work.optimizer == "adamw":
-        optimiser = torch.optim.AdamW(trained, 1e-3, amsgrad=True)
-    else:
-        optimiser = torch.optim.SGD(trained, 1e-3, momentum=0.99, nesterov=True)
-    batch = torch.randn(work.batch_size, work.channels, *work.configuration["patch_size"])
-    batch = batch.contiguous(memory_format=torch.channels_last_3d)
-    with torch.inference_mode(), autocast():
-        shapes = network(batch[:1])
-    labels = _labels([shape.expand(work.batch_size, *shape.shape[1:]) for shape in shapes], work.labels)
-    segmentation = _segmentation_loss(work, len(labels))
-    steps, validations = [], []
-    for _ in range(1 + _MEASURED_STEPS):
-        start = time.perf_counter()
-        optimiser.zero_grad(set_to_none=True)
-        with autocast():
-            outputs = network(batch)
-        terms = [segmentation(outputs, labels)]
-        if distiller is not None:
-            terms += distiller.losses(batch, outputs, labels, 1.0).values()
-        loss = torch.stack(terms).sum()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, GRADIENT_NORM_LIMIT)
-        optimiser.step()
-        steps.append(time.perf_counter() - start)
-        del loss, terms, outputs
-        start = time.perf_counter()
-        with torch.inference_mode(), autocast():
-            network(batch)
-        validations.append(time.perf_counter() - start)
-    return MeasuredSteps(
-        step_seconds=median(steps[1:]),
-        validation_seconds=median(validations[1:]),
-        augmentation_seconds=measure_augmentation(work),
-        peak_bytes=peak_memory(),
-    )
-
-
-if __name__ == "__main__":
-    with kept_memory():
-        print(json.dumps(asdict(_measure(TrainingWork.from_json(sys.stdin.read())))))  # noqa: T201 - the result

@@ -17,11 +17,12 @@ import torch
 from distillation.distiller import load_teachers
 from distillation.launch import Workspace
 from distillation.recipe import Recipe
-from distillation.run.preflight import check_before_start, load_given_teacher
+from distillation.run.checks import check_before_start, explained_memory, load_given_teacher
+from distillation.run.steps import Step
 from distillation.settings import DistillationSettings, TeacherSettings
 from distillation.stages import Stages
 from distillation.students import TeacherSource
-from KDSegmentatorLib.errors import TeacherError, TrainingError
+from KDSegmentatorLib.errors import InsufficientMemoryError, TeacherError, TrainingError
 
 
 @pytest.fixture
@@ -185,3 +186,47 @@ class Bomb:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (open, (self.path, "w"))
+
+
+def step(work: Callable[[], None]) -> Step:
+    return Step(
+        stage="students", name="student x1/4 logit", progress=lambda: "new", work=work, model_folder=lambda: Path()
+    )
+
+
+def done(asked: Step) -> None:
+    with explained_memory(asked):
+        asked.work()
+
+
+def more_than_there_is() -> None:
+    torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def of_a_gpu() -> None:
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+def of_windows() -> None:
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried to allocate")
+
+
+def of_python() -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("work", [more_than_there_is, of_a_gpu, of_windows, of_python])
+def test_memory_that_runs_out_is_said_in_words(work: Callable[[], None]) -> None:
+    with pytest.raises(InsufficientMemoryError, match=r"student x1/4 logit ran out of memory .*gradient_checkpointing"):
+        done(step(work))
+    evaluation = replace(step(work), stage="evaluate", name="evaluate", model_folder=None)
+    with pytest.raises(InsufficientMemoryError, match=r"^evaluate ran out of memory .*; close other programs, or"):
+        done(evaluation)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    def broken() -> None:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        done(step(broken))
