@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -100,7 +100,12 @@ def read_grid(path: Path | str) -> Volume:
 
 
 def write_volume(
-    volume: Volume, path: Path | str, *, like: Path | str | None = None, labels: LabelNames | None = None
+    volume: Volume,
+    path: Path | str,
+    *,
+    like: Path | str | None = None,
+    labels: LabelNames | None = None,
+    nrrd_fields: Mapping[str, str] | None = None,
 ) -> None:
     """Write a volume so that it appears whole or not at all; a file of that name is replaced.
 
@@ -112,6 +117,7 @@ def write_volume(
         like: the image that the volume was made from. If both are NIfTI and lie on one grid, its sform and qform and
             their codes are kept (an image in MNI space stays in MNI space).
         labels: names and colours of label values, which a NIfTI file keeps in an extension of its header.
+        nrrd_fields: keys and values for the header of an NRRD file; see :mod:`KDSegmentatorLib.analysis.seg_nrrd`.
 
     Raises:
         ImageWriteError: the suffix or the voxel type is not supported, a voxel is NaN or infinite, the folder is
@@ -137,7 +143,7 @@ def write_volume(
         forms = _forms(like)
         with atomic_output(path) as temporary, temporary.open("wb") as file:
             if suffix == ".nrrd":
-                file.write(nrrd_header(volume))
+                file.write(nrrd_header(volume, nrrd_fields))
                 _write_gzip(b"", volume, file)
             elif suffix == ".mha":
                 _write_metaimage(volume, file)

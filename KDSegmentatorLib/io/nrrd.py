@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -90,7 +91,7 @@ def read_nrrd_header(path: Path) -> Header:
     )
 
 
-def nrrd_header(volume: Volume, extra: dict[str, str] | None = None) -> bytes:
+def nrrd_header(volume: Volume, extra: Mapping[str, str] | None = None) -> bytes:
     """Return the header of a compressed NRRD file, up to its voxels.
 
     Args:

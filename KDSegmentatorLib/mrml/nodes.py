@@ -153,8 +153,6 @@ ATTRIBUTE_PREFIX = "KDSegmentator."
 REGION_GIVEN_ATTRIBUTE = f"{ATTRIBUTE_PREFIX}region_given"
 """``true`` if the earlier stage of a chain was left out, because the scan showed nothing but the region already."""
 
-_DICOM_LONG_STRING = 64
-
 
 def node_attributes(record: RunRecord) -> dict[str, str]:
     """Return a run's record as attributes of the segmentation node, saved with the scene.
@@ -209,15 +207,3 @@ def set_attributes(node: vtkMRMLNode, attributes: dict[str, str]) -> None:
             node.RemoveAttribute(name)
     for name, value in attributes.items():
         node.SetAttribute(name, value)
-
-
-def segment_tags(record: RunRecord) -> dict[str, str]:
-    """Return what Slicer's DICOM export writes about the algorithm; saved in .seg.nrrd too.
-
-    Without these tags Slicer exports a segment as drawn by hand.
-    """
-    name = f"KDSegmentator {record.pack_id} {record.pack_version}"
-    return {
-        "DICOM.SegmentAlgorithmType": "AUTOMATIC",
-        "DICOM.SegmentAlgorithmName": name.replace("|", " ")[:_DICOM_LONG_STRING],
-    }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from KDSegmentatorLib.analysis.seg_nrrd import segment_tags, terminology_entry
 from KDSegmentatorLib.errors import GeometryError, SceneError
 from KDSegmentatorLib.geometry import GRID_TOLERANCE, Volume
 from KDSegmentatorLib.mrml.grids import fill_image, local_to_lps, quoted, world_to_lps
@@ -16,11 +17,9 @@ from KDSegmentatorLib.mrml.nodes import (
     place_beside,
     remove_node,
     scene_batch,
-    segment_tags,
     set_attributes,
     set_provenance,
 )
-from KDSegmentatorLib.packs.manifest import Code, Terminology
 
 if TYPE_CHECKING:
     from slicer import (
@@ -34,15 +33,6 @@ if TYPE_CHECKING:
 
     from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
     from KDSegmentatorLib.packs.manifest import Label
-
-
-CATEGORY_CONTEXT = "Segmentation category and type - DICOM master list"
-"""Slicer's list of the categories and types of DICOM CID 7150 and 7151."""
-
-REGION_CONTEXT = "Anatomic codes - DICOM master list"
-"""Slicer's list of the anatomic regions of DICOM."""
-
-_RESERVED = str.maketrans(dict.fromkeys("~^|\r\n\t", " "))
 
 
 def segmentation_node(
@@ -234,32 +224,6 @@ def _take_segments(node: vtkMRMLSegmentationNode, segments: vtkSegmentation) -> 
 
     node.SetAndObserveSegmentation(segments)
     node.InvokeCustomModifiedEvent(slicer.vtkSegmentation.SegmentModified)
-
-
-def terminology_entry(terminology: Terminology) -> str:
-    """Return the string that Slicer's Terminologies module reads (``DeserializeTerminologyEntry``).
-
-    Its seven parts, separated by ``~``: name of the category list, category, type, type modifier, name of the region
-    list, region, region modifier; each code is scheme, value and meaning separated by ``^``. The separators of this
-    string and of .seg.nrrd files become spaces in the codes.
-    """
-    return "~".join(
-        (
-            CATEGORY_CONTEXT,
-            _code(terminology.category),
-            _code(terminology.type),
-            _code(terminology.type_modifier),
-            REGION_CONTEXT,
-            _code(terminology.region),
-            _code(terminology.region_modifier),
-        )
-    )
-
-
-def _code(code: Code | None) -> str:
-    if code is None:
-        return "^^"
-    return "^".join(part.translate(_RESERVED).strip() for part in (code.scheme, code.value, code.meaning))
 
 
 def add_surface(node: vtkMRMLSegmentationNode, segment_id: str) -> None:
