@@ -21,7 +21,8 @@ from KDSegmentatorLib.geometry import Volume, slabs
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.metaimage import metaimage_header, read_metaimage_header
 from KDSegmentatorLib.io.mgh import read_mgh_header
-from KDSegmentatorLib.io.nifti import Forms, LabelNames, nifti_header, read_forms, read_nifti_header
+from KDSegmentatorLib.io.nifti import LabelNames, nifti_header, read_forms, read_nifti_header
+from KDSegmentatorLib.io.nifti_forms import Forms
 from KDSegmentatorLib.io.nrrd import nrrd_header, read_nrrd_header
 from KDSegmentatorLib.io.voxels import Header, check_finite, read_voxels
 
@@ -39,7 +40,8 @@ READ_SUFFIXES = tuple(_READERS)
 _TYPES = {
     "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float32", "float64",
 }  # fmt: skip
-_COMPRESSION = 6
+_COMPRESSION = 4
+"""Twice as fast as 6, the files a tenth larger."""
 
 
 def image_suffix(path: Path | str) -> str | None:

@@ -16,6 +16,7 @@ from KDSegmentatorLib.io.voxels import (
     check_axes,
     components_error,
     data_files,
+    numbered_files,
     numbers,
     positive_numbers,
     whole_numbers,
@@ -66,7 +67,8 @@ def read_metaimage_header(path: Path) -> Header:
     files = _data_files(path, fields, listed)
     local = files == (path,)
     before = int(_first(numbers(fields.get("HeaderSize", "0").split(), "HeaderSize"), 0.0))
-    if local and before > 0:
+    encoding = _encoding(fields)
+    if (local and before > 0) or (before and encoding != "raw"):
         raise ImageReadError(f"the header has a HeaderSize of {before}; save the image again without one")
     return Header(
         size=size,
@@ -79,7 +81,7 @@ def read_metaimage_header(path: Path) -> Header:
         intercept=_first(intercept, 0.0),
         files=files,
         offset=end if local else before,
-        encoding=_encoding(fields),
+        encoding=encoding,
     )
 
 
@@ -193,10 +195,9 @@ def _data_files(path: Path, fields: dict[str, str], listed: list[str]) -> tuple[
     if text.upper().startswith("LIST"):
         return data_files(path, listed)
     words = text.split()
-    bounds = whole_numbers(" ".join(words[1:]))
-    if "%" in words[0] and 2 <= len(bounds) <= 3:
-        step = max(bounds[2], 1) if len(bounds) == 3 else 1
-        return data_files(path, [words[0] % number for number in range(bounds[0], bounds[1] + 1, step)])
+    if words and "%" in words[0] and len(words) in (3, 4):
+        first, last, step = whole_numbers(" ".join([*words[1:], "1"]))[:3]
+        return numbered_files(path, words[0], range(first, last + 1, max(step, 1)))
     return data_files(path, [text])
 
 

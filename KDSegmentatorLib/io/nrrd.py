@@ -18,6 +18,7 @@ from KDSegmentatorLib.io.voxels import (
     check_axes,
     components_error,
     data_files,
+    numbered_files,
     numbers,
     positive_numbers,
     whole_numbers,
@@ -245,9 +246,9 @@ def _data_files(path: Path, fields: dict[str, str], listed: list[str]) -> tuple[
     if text.upper().startswith("LIST"):
         return data_files(path, listed)
     words = text.split()
-    if "%" in text and len(words) >= 4:
-        pattern, first, last, step = words[0], *(int(word) for word in words[1:4] if word.lstrip("-").isdecimal())
-        return data_files(path, [pattern % number for number in range(first, last + (1 if step > 0 else -1), step)])
+    if words and "%" in words[0] and len(words) in (4, 5):
+        first, last, step = whole_numbers(" ".join(words[1:4]))
+        return numbered_files(path, words[0], range(first, last + 1, max(step, 1)))
     return data_files(path, [text])
 
 

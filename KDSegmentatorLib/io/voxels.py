@@ -25,6 +25,8 @@ from KDSegmentatorLib.io.files import CHUNK_BYTES
 
 Encoding = Literal["raw", "gzip", "zlib", "bzip2", "text", "hex"]
 
+_MOST_DIGITS = 12
+_MOST_FILES = 100_000
 _TAIL_BYTES = 1 << 20
 """What may follow the voxels, as padding does; a few bytes of a compressed file can stand for terabytes."""
 
@@ -65,6 +67,8 @@ class Header:
 
     def __post_init__(self) -> None:
         check_size(self.size)
+        if self.frames < 1:
+            raise GeometryError(f"the image has {self.frames} volumes: it is empty")
         check_placement(self.spacing, self.origin, self.direction)
 
     @property
@@ -151,7 +155,7 @@ def numbers(texts: list[str], name: str) -> list[float]:
         GeometryError: one of them is none, or not finite.
     """
     try:
-        values = [float(text) for text in texts]
+        values = [float(text.replace("_", "?")) for text in texts]  # 1_000 is a number to Python only
     except ValueError:
         values = [math.nan]
     if not all(math.isfinite(value) for value in values):
@@ -176,7 +180,7 @@ def positive_numbers(texts: list[str], name: str) -> list[float]:
 
 def whole_numbers(text: str) -> tuple[int, ...]:
     """Return the sizes of a text header; what is no number counts as 0."""
-    return tuple(max(int(word), 0) if word.lstrip("+-").isdecimal() else 0 for word in text.split())
+    return tuple(int(word) if word.isdecimal() and len(word) < _MOST_DIGITS else 0 for word in text.split())
 
 
 def data_files(header_path: Path, names: list[str]) -> tuple[Path, ...]:
@@ -185,7 +189,7 @@ def data_files(header_path: Path, names: list[str]) -> tuple[Path, ...]:
     Raises:
         ImageReadError: one of them is missing.
     """
-    files = tuple(header_path.parent / name for name in names)
+    files = tuple(header_path.parent / name.replace("\0", "") for name in names)
     missing = next((file for file in files if not file.is_file()), None)
     if missing is not None or not files:
         raise ImageReadError(
@@ -193,6 +197,21 @@ def data_files(header_path: Path, names: list[str]) -> tuple[Path, ...]:
             "it into the header's folder, or save the image as one file with its voxels inside"
         )
     return files
+
+
+def numbered_files(header_path: Path, pattern: str, numbers: range) -> tuple[Path, ...]:
+    """Return the files that a header names by a pattern, as ``slice-%03d.raw``, and a range of numbers.
+
+    Raises:
+        ImageReadError: one of them is missing, or the pattern is none.
+    """
+    try:
+        return data_files(header_path, [pattern % number for number in numbers[:_MOST_FILES]])
+    except (TypeError, ValueError) as error:
+        raise ImageReadError(
+            f"the header names its files of voxels by {pattern!r}, which is no pattern ({error}); save the image as "
+            "one file"
+        ) from error
 
 
 def _check_frame(header: Header, frame: int | None) -> None:

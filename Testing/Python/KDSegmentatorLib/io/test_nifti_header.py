@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import os
 import re
 import shutil
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from KDSegmentatorLib.errors import GeometryError, ImageReadError
@@ -216,7 +220,7 @@ def test_of_a_rounded_sform_and_an_exact_qform_the_exact_one_is_taken(
     struct.pack_into("<h", data, SCODE, code)
     (tmp_path / "a.nii").write_bytes(data)
     assert read_volume(tmp_path / "a.nii").same_grid(volume)
-    assert re.search(r"sform is rounded \(up to 0\.\d+ mm off\); the exact qform is taken", caplog.text)
+    assert re.search(r"a\.nii: the sform is rounded \(up to 0\.\d+ mm off\); the exact qform is taken", caplog.text)
 
 
 def test_a_rounded_sform_alone_is_refused(tmp_path: Path) -> None:
@@ -294,3 +298,20 @@ def test_a_pipe_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.nii.gz")
     with pytest.raises(ImageReadError, match="it is a pipe or a device, not a file"):
         read_volume(tmp_path / "a.nii.gz")
+
+
+@given(st.lists(st.tuples(st.integers(0, 351), st.integers(0, 255)), max_size=6), st.sampled_from((".nii", ".mgh")))
+def test_whatever_a_binary_header_says_is_read_or_named(changes: list[tuple[int, int]], suffix: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"a{suffix}")
+        if suffix == ".nii":
+            write_volume(scan(), path)
+        else:
+            place = struct.pack(">15f", 1, 1, 2, *np.eye(3).ravel(), 5, 6, 7)
+            path.write_bytes(struct.pack(">7ih", 1, 6, 5, 4, 1, 4, 0, 1) + place + bytes(194) + bytes(240))
+        data = bytearray(path.read_bytes())
+        for offset, value in changes:
+            data[offset] = value
+        path.write_bytes(data)
+        with contextlib.suppress(ImageReadError, GeometryError):
+            read_volume(path)

@@ -133,6 +133,7 @@ def nibabel_file(path: Path, kind: Any, volume: Volume, frames: int = 1) -> Path
     return path
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # nibabel's
 @given(placed, st.sampled_from((".mgz", ".mgh", ".nii", ".nii.gz")))
 @settings(max_examples=60)
 def test_freesurfer_and_nifti_2_read_as_nibabel_reads_them(volume: Volume, suffix: str) -> None:

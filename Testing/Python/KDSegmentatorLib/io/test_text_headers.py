@@ -229,3 +229,29 @@ def test_whatever_a_metaimage_header_says_is_read_or_named(changes: dict[str, st
         path.write_bytes(f"{fields}ElementDataFile = LOCAL\n".encode("utf-8", "replace") + PIXELS)
         with contextlib.suppress(ImageReadError, GeometryError):
             read_volume(path)
+
+
+@pytest.mark.parametrize(
+    "name", ["slice-%d-%d.raw 1 4 1", "%s%%% 1 4 1", "%q 1 4 1", "slice-%d.raw 1 1000000000000 0", "% % % %", "LIST"]
+)
+def test_a_pattern_that_names_no_files_is_refused(tmp_path: Path, name: str) -> None:
+    fields = "".join(f"{key}: {value}\n" for key, value in NRRD.items())
+    (tmp_path / "a.nhdr").write_text(f"NRRD0004\n{fields}data file: {name}\n", encoding="utf-8")
+    fields = "".join(f"{key} = {value}\n" for key, value in META.items())
+    (tmp_path / "a.mhd").write_text(f"{fields}ElementDataFile = {name}\n", encoding="utf-8")
+    for path in (tmp_path / "a.nhdr", tmp_path / "a.mhd"):
+        with pytest.raises(ImageReadError, match=r"no pattern|missing"):
+            read_volume(path)
+
+
+@pytest.mark.parametrize("size", ["1_0", "1,5", "9" * 5000, "+-1", "1e0"])
+def test_numbers_are_those_of_the_formats_not_of_python(tmp_path: Path, size: str) -> None:
+    for path in (nrrd(tmp_path / "a.nrrd", sizes=f"2 3 {size}"), metaimage(tmp_path / "a.mha", DimSize=f"2 3 {size}")):
+        with pytest.raises(GeometryError, match="empty"):
+            read_volume(path)
+
+
+@pytest.mark.parametrize("spacing", ["1_0", "1,5", "+-1"])
+def test_spacings_are_those_of_the_formats_not_of_python(tmp_path: Path, spacing: str) -> None:
+    with pytest.raises(GeometryError, match=r"ElementSpacing: 1 1 .* is not positive"):
+        read_volume(metaimage(tmp_path / "a.mha", ElementSpacing=f"1 1 {spacing}"))
