@@ -140,6 +140,13 @@ def _parser() -> argparse.ArgumentParser:
         help="evaluate the packs in this folder, in place and with their own networks, instead of exporting the "
         "workspace's: checkpoints are not needed, so that a machine with instructions for bfloat16 can add it later",
     )
+    evaluate.add_argument(
+        "--test",
+        type=Path,
+        metavar="FOLDER",
+        help="evaluate on cases from outside instead of the held-out ones: imagesTs and labelsTs in nnU-Net's raw "
+        "layout; tables go to WORKSPACE/tests, packs stay as they are",
+    )
     whole = commands.add_parser(
         "run", parents=[common, packs, device], help="all stages in their order; goes on where it was broken off"
     )
@@ -298,7 +305,7 @@ def _distil(stages: Stages, options: argparse.Namespace) -> None:
 
 
 def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
-    if not (options.packs or options.mirroring or options.student or options.method):
+    if not (options.packs or options.mirroring or options.student or options.method or options.test):
         _run_stages(stages, options, "evaluate")
         return
     if options.packs is not None:
@@ -307,6 +314,13 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
         packs = [stages.teacher_pack(options.storage, _print_agreement)]
         for student in _students(stages, options):
             packs.append(stages.student_pack(student, options.storage, _print_agreement))
+    if options.test is not None:
+        tested = stages.evaluate_outside(
+            packs, options.test, mirroring=options.mirroring, threads=options.threads, progress=_print_progress
+        )
+        print(tested.table)
+        print(f"written to {stages.tests_folder / options.test.resolve().name}")
+        return
     result = stages.evaluate(
         packs,
         mirroring=options.mirroring,

@@ -268,18 +268,68 @@ class Stages:
             split=self.recipe.held_out_text(),
             into=self.folder / "evaluation",
             surface=self.recipe.evaluation,
-            about={
-                "task": self.recipe.pack.task,
-                "title": self.recipe.pack.title,
-                "seed": self.recipe.training.seed,
-                "labels": {label.value: label.name for label in self.recipe.pack.labels},
-                "calibration_windows": calibration_windows,
-            },
+            about={**self._about(), "calibration_windows": calibration_windows},
             subjects=self._subjects(),
             mirroring=mirroring,
             threads=threads,
             progress=progress,
         )
+
+    def evaluate_outside(
+        self,
+        packs: Sequence[StudentPack],
+        folder: Path,
+        *,
+        mirroring: bool = False,
+        threads: int | None = None,
+        progress: FamilyProgress | None = None,
+    ) -> FamilyResult:
+        """Evaluate packs on cases that nobody trained on, in ``tests/NAME``; the packs stay as they are.
+
+        Args:
+            packs: the teacher first.
+            folder: images and references (:func:`distillation.evaluation.outside_cases.read_outside_cases`).
+            mirroring: average over mirrored windows.
+            threads: CPU threads of the engine.
+            progress: called after every case.
+
+        Raises:
+            KDSegmentatorError: the folder, a case or a pack is not usable.
+        """
+        from distillation.evaluation.family import Member, evaluate_family
+        from distillation.evaluation.outside_cases import read_outside_cases
+
+        found = read_outside_cases(folder, packs[0].manifest.labels)
+        about = self._about()
+        names = {value: name for value, name in about["labels"].items() if value in found.labels}
+        return evaluate_family(
+            [Member(pack=pack) for pack in packs],
+            found.cases,
+            dataset=found.name,
+            split="cases from outside, which no network was trained on",
+            into=self.tests_folder / folder.resolve().name,
+            surface=self.recipe.evaluation,
+            about={**about, "title": f"{self.recipe.pack.title}: {found.name}", "labels": names},
+            labels=found.labels,
+            outside=True,
+            mirroring=mirroring,
+            threads=threads,
+            progress=progress,
+        )
+
+    @property
+    def tests_folder(self) -> Path:
+        """Where evaluations on cases from outside lie, one folder each."""
+        return self.folder / "tests"
+
+    def _about(self) -> dict[str, Any]:
+        """Return what evaluations say about the recipe."""
+        return {
+            "task": self.recipe.pack.task,
+            "title": self.recipe.pack.title,
+            "seed": self.recipe.training.seed,
+            "labels": {label.value: label.name for label in self.recipe.pack.labels},
+        }
 
     def bundle(self, size: str, method: Method, into: Path) -> Path:
         """Write a network as a MONAI bundle and return its folder; an earlier one there is replaced.

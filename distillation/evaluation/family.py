@@ -83,6 +83,8 @@ def evaluate_family(
     surface: SurfaceSettings | None = None,
     about: Mapping[str, Any] | None = None,
     subjects: Mapping[str, str] | None = None,
+    labels: Sequence[int] | None = None,
+    outside: bool = False,
     mirroring: bool = False,
     threads: int | None = None,
     progress: FamilyProgress | None = None,
@@ -106,6 +108,9 @@ def evaluate_family(
         surface: how NSD is defined; None takes the usual definition.
         about: what else ``evaluation.json`` says, for example the seed.
         subjects: the subject of each case, by name; cases that are not in it stand for themselves.
+        labels: values of the labels that the references have; None for all.
+        outside: the cases are not those that the packs speak of: float32 is run only, and the manifests stay as they
+            are.
         mirroring: average over mirrored windows.
         threads: CPU threads of the engine.
         progress: called after every case.
@@ -122,10 +127,18 @@ def evaluate_family(
         )
     into.mkdir(parents=True, exist_ok=True)
     surface = surface or SurfaceSettings()
-    runs = _Runs(cases, into / "scores.csv", surface=surface, mirroring=mirroring, threads=threads, progress=progress)
+    runs = _Runs(
+        cases,
+        into / "scores.csv",
+        surface=surface,
+        labels=labels,
+        mirroring=mirroring,
+        threads=threads,
+        progress=progress,
+    )
     scores = {member.name: runs.score(member) for member in members}
     results = {name: summarise(name, rows, subject_of) for name, rows in scores.items()}
-    reduced = _Reduced() if mirroring else _run_reduced(runs, members, scores)
+    reduced = _Reduced() if mirroring or outside else _run_reduced(runs, members, scores)
     teacher = next((results[member.name] for member in members if member.method == "teacher"), None)
     comparisons = compare_all(_pairs(members), results, teacher)
     table = markdown(
@@ -133,7 +146,7 @@ def evaluate_family(
         comparisons,
         teacher=teacher,
         title=f"{dataset}: {split}" + (", mirrored windows averaged" if mirroring else ""),
-        labels=members[0].pack.manifest.labels,
+        labels=[each for each in members[0].pack.manifest.labels if labels is None or each.value in labels],
         parameters={member.name: member.pack.manifest.network.parameters for member in members},
         surface=surface,
         reduced=reduced.results,
@@ -154,7 +167,7 @@ def evaluate_family(
         about={**(about or {}), "pack_hashes": {member.name: pack_hash(member.pack) for member in members}},
     )
     write_text(into / f"{name}.json", text)
-    for member in members if not mirroring else ():
+    for member in () if mirroring or outside else members:
         result = results[member.name]
         evaluation = to_evaluation(
             result, dataset=dataset, split=split, mirroring=mirroring, surface=surface, teacher=teacher
@@ -170,6 +183,7 @@ class _Runs:
         cases: held-out cases.
         path: the scores' file.
         surface: how NSD is defined.
+        labels: values to score; None for all.
         mirroring: average over mirrored windows.
         threads: CPU threads of the engines.
         progress: called after every case.
@@ -184,6 +198,7 @@ class _Runs:
         path: Path,
         *,
         surface: SurfaceSettings,
+        labels: Sequence[int] | None,
         mirroring: bool,
         threads: int | None,
         progress: FamilyProgress | None,
@@ -191,6 +206,7 @@ class _Runs:
         self._cases = cases
         self._path = path
         self._surface = surface
+        self._labels = labels
         self._mirroring = mirroring
         self.threads = threads
         self._progress = progress
@@ -205,6 +221,7 @@ class _Runs:
             self._cases,
             list(self._known),
             surface=self._surface,
+            labels=self._labels,
             reduced=reduced,
             mirroring=self._mirroring,
             threads=self.threads,

@@ -130,6 +130,7 @@ def score_pack(
     known: Iterable[Score],
     *,
     surface: SurfaceSettings | None = None,
+    labels: Sequence[int] | None = None,
     reduced: ReducedEngine | None = None,
     mirroring: bool = False,
     threads: int | None = None,
@@ -144,6 +145,7 @@ def score_pack(
         cases: held-out cases.
         known: scores of earlier runs; cases that the same pack has scores for are not run again.
         surface: how NSD is defined; None takes the usual definition.
+        labels: values to score; None for all of the pack.
         reduced: a reduced precision to run it in; None runs it in float32.
         mirroring: average over mirrored windows.
         threads: CPU threads of the engine in float32; None leaves it to the engine.
@@ -157,7 +159,7 @@ def score_pack(
         KDSegmentatorError: an image is not readable or not usable, or the engine fails.
     """
     fingerprint = pack_hash(pack, reduced)
-    values = [label.value for label in pack.manifest.labels]
+    values = [label.value for label in pack.manifest.labels if labels is None or label.value in labels]
     surface = surface or SurfaceSettings()
     same = (fingerprint, model, mirroring, surface.tolerance_mm, surface.surface)
     kept: dict[str, list[Score]] = {}

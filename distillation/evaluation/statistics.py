@@ -3,6 +3,9 @@
 Rescans of a person, or images made from one head, are not independent: they say together what one subject says. So the
 cases of a subject are averaged first, and means, intervals and tests are over subjects. A case that shares its subject
 with no other one stands for itself.
+
+Where a network was trained with several seeds, these are drawn at random as subjects are: differences are tested over
+seeds x subjects (:func:`crossed`), so that neither many cases of one training nor many trainings on one case show much.
 """
 
 from __future__ import annotations
@@ -38,6 +41,11 @@ LIMITS: dict[Metric, tuple[float, float]] = {"dice": (0.0, 1.0), "nsd": (0.0, 1.
 FEWEST_PAIRS = 6
 """The fewest pairs of which a two-sided test of signs or ranks can reach p = 0.05: n pairs reach 2 / 2^n at best, which
 is 0.0625 of five."""
+
+FAILED_DICE = 0.2
+"""A structure of less mean Dice was not learnt: whoever is compared with this teacher has nothing to lose there."""
+
+CONFIDENCE = 0.95
 
 AGREEMENT: dict[Metric, float] = {"dice": 1.0, "nsd": 1.0, "hd95_mm": 0.0}
 """What two segmentations without a label score where they are compared with ones that have it."""
@@ -113,11 +121,14 @@ class Comparison:
         worsened: number of subjects that are worse; the others are equal.
         rank_sum: of the ranks that the test gives the subjects, those of better ones minus those of worse ones:
             positive where the test speaks for the better network, whatever the sign of the metric.
-        p_value: Wilcoxon signed-rank test, two-sided, zeros by Pratt's method; None with fewer than
-            :data:`FEWEST_PAIRS` pairs, of which no test could show anything.
+        seeds: trainings of each network.
+        p_value: two-sided; of one seed, Wilcoxon's signed-rank test with zeros by Pratt's method, of several that of
+            :func:`crossed`; None with fewer than :data:`FEWEST_PAIRS` pairs, of which no test could show anything.
         p_holm: the p value adjusted by Holm's method over all comparisons by this metric; None without a p value.
+        gap: teacher - baseline over the structures that the teacher does not fail (:func:`failed_labels`): what there
+            is to recover; None without a teacher.
         recovered: (better - baseline) / (teacher - baseline) of the means over what can be compared of all three, the
-            share of the lost accuracy that is won back; None if the baseline does not lose anything.
+            share of the lost accuracy that is won back; None unless the whole interval of the gap is a loss.
     """
 
     better: str
@@ -128,8 +139,10 @@ class Comparison:
     improved: int
     worsened: int
     rank_sum: float
+    seeds: int = 1
     p_value: float | None
     p_holm: float | None
+    gap: Interval | None
     recovered: float | None
 
     @property
@@ -166,29 +179,52 @@ def summarise(model: str, scores: Iterable[Score], subjects: Mapping[str, str] |
     )
 
 
+def failed_labels(teacher: ModelResult) -> tuple[int, ...]:
+    """Return the labels that a teacher did not learn: its mean Dice over subjects is below :data:`FAILED_DICE`."""
+    labels = teacher.metrics["dice"].labels
+    return tuple(label for label in sorted(labels) if labels[label].mean < FAILED_DICE)
+
+
 def compare_all(
-    pairs: Sequence[tuple[str, str]], results: Mapping[str, ModelResult], teacher: ModelResult | None
+    pairs: Sequence[tuple[str, str]],
+    results: Mapping[str, ModelResult],
+    teacher: ModelResult | None,
+    seeds: Sequence[Mapping[str, ModelResult]] = (),
 ) -> tuple[Comparison, ...]:
     """Compare networks, paired by case, by every metric; p values are adjusted over all pairs, metric by metric.
 
     Args:
         pairs: names of the better network and of the baseline.
-        results: by name.
+        results: by name, averaged over seeds.
         teacher: None if it was not evaluated; there is no recovered loss then.
+        seeds: the results of every seed by name, if there are several.
 
     Raises:
         InvalidSettingsError: two networks were not evaluated on the same cases.
     """
     found: list[Comparison] = []
     for metric in METRICS:
-        raw = [compare(results[better], results[baseline], teacher, metric) for better, baseline in pairs]
+        raw = [compare(results[better], results[baseline], teacher, metric, seeds) for better, baseline in pairs]
         adjusted = iter(holm([each.p_value for each in raw if each.p_value is not None]))
         found += [each if each.p_value is None else replace(each, p_holm=next(adjusted)) for each in raw]
     return tuple(found)
 
 
-def compare(better: ModelResult, baseline: ModelResult, teacher: ModelResult | None, metric: Metric) -> Comparison:
+def compare(
+    better: ModelResult,
+    baseline: ModelResult,
+    teacher: ModelResult | None,
+    metric: Metric,
+    seeds: Sequence[Mapping[str, ModelResult]] = (),
+) -> Comparison:
     """Compare two networks, paired by case and averaged by subject; the p value is that of a single comparison.
+
+    Args:
+        better: averaged over seeds, if there are several.
+        baseline: likewise.
+        teacher: likewise; None if it was not evaluated.
+        metric: what is compared.
+        seeds: the results of every seed by name, of two and more.
 
     Raises:
         InvalidSettingsError: they were not evaluated on the same cases.
@@ -197,19 +233,28 @@ def compare(better: ModelResult, baseline: ModelResult, teacher: ModelResult | N
 
     differences = list(paired_differences(better, baseline, metric).values())
     gains = [-each if metric in LOWER_IS_BETTER else each for each in differences]
-    p_value = _p_value(differences)
+    difference, p_value = mean_interval(differences, seed=SEED), _p_value(differences)
+    if len(seeds) > 1:
+        tables = [paired_differences(seed[better.model], seed[baseline.model], metric) for seed in seeds]
+        difference, p_of_both = crossed([[table[subject] for subject in sorted(table)] for table in tables])
+        p_value = None if p_value is None else p_of_both
+    gap = None if teacher is None else _gap(baseline, teacher, metric, seeds)
     return Comparison(
         better=better.model,
         baseline=baseline.model,
         metric=metric,
-        difference=mean_interval(differences, seed=SEED),
+        difference=difference,
+        seeds=max(1, len(seeds)),
+        gap=gap,
         pairs=len(differences),
         improved=sum(gain > 0 for gain in gains),
         worsened=sum(gain < 0 for gain in gains),
         rank_sum=float(np.dot(np.sign(gains), rankdata(np.abs(gains)))),
         p_value=p_value,
         p_holm=p_value,
-        recovered=None if teacher is None else _recovered(better, baseline, teacher, metric),
+        recovered=_recovered(better, baseline, teacher, metric)
+        if teacher is not None and _is_loss(gap, metric)
+        else None,
     )
 
 
@@ -271,14 +316,88 @@ def _p_value(differences: Sequence[float]) -> float | None:
     return max(float(wilcoxon(differences, zero_method="pratt").pvalue), 2 * 0.5**unequal)
 
 
+def crossed(values: Sequence[Sequence[float]]) -> tuple[Interval, float]:
+    """Return mean, 95 % interval and two-sided p value of differences of which both seeds and subjects are drawn.
+
+    Two-way random effects without replication: with MS the mean squares of seeds, of subjects and of what is left, the
+    variance of the mean is (MS_seeds + MS_subjects - MS_rest) / n, its degrees of freedom are Satterthwaite's (as in
+    Clark, J. Verbal Learning and Verbal Behavior 12, 1973). It is never taken to be less than that of either alone.
+
+    Args:
+        values: seeds x subjects, at least two of each.
+
+    Examples:
+        >>> interval, p = crossed([[0.01, 0.02, 0.03], [0.02, 0.03, 0.04]])
+        >>> round(interval.mean, 3), interval.low < 0.025 < interval.high
+        (0.025, True)
+    """
+    from scipy.stats import t
+
+    table = np.asarray(values, dtype=np.float64)
+    seeds, subjects = table.shape
+    mean = float(table.mean())
+    by_seed, by_subject = table.mean(axis=1), table.mean(axis=0)
+    rest = table - by_seed[:, None] - by_subject[None] + mean
+    squares = (
+        subjects * float(by_seed.var(ddof=1)),
+        seeds * float(by_subject.var(ddof=1)),
+        float((rest**2).sum()) / ((seeds - 1) * (subjects - 1)),
+    )
+    freedom = (seeds - 1, subjects - 1, (seeds - 1) * (subjects - 1))
+    both = squares[0] + squares[1] - squares[2]
+    spread = sum(square**2 / free for square, free in zip(squares, freedom, strict=True))
+    variance, degrees = max(
+        (both, both**2 / spread if spread else 1.0),
+        *zip(squares[:2], map(float, freedom[:2]), strict=True),
+        key=lambda each: each[0],
+    )
+    error = math.sqrt(max(variance, 0.0) / table.size)
+    if error < 1e-12 * max(1.0, abs(mean)):
+        return Interval(mean=mean, low=mean, high=mean), 1.0 if mean == 0 else 0.0
+    low, high = t.interval(CONFIDENCE, df=degrees, loc=mean, scale=error)
+    return Interval(mean=mean, low=float(low), high=float(high)), float(2 * t.sf(abs(mean) / error, df=degrees))
+
+
+def _gap(
+    baseline: ModelResult, teacher: ModelResult, metric: Metric, seeds: Sequence[Mapping[str, ModelResult]]
+) -> Interval | None:
+    """Return teacher - baseline over the structures that the teacher does not fail; None if it fails all."""
+    failed = failed_labels(teacher)
+
+    def differences(best: ModelResult, old: ModelResult) -> dict[str, float]:
+        first, second = (_without(table, failed) for table in paired(metric, best, old))
+        new, before = case_means(first), case_means(second)
+        return subject_means({case: new[case] - before[case] for case in new}, baseline.subjects)
+
+    own = differences(teacher, baseline)
+    if len(own) < 2:
+        return None
+    if len(seeds) < 2:
+        return mean_interval(list(own.values()), seed=SEED)
+    tables = [differences(seed[teacher.model], seed[baseline.model]) for seed in seeds]
+    return crossed([[table[subject] for subject in sorted(table)] for table in tables])[0]
+
+
+def _is_loss(gap: Interval | None, metric: Metric) -> bool:
+    """Return whether the whole interval of teacher - baseline says that the baseline is worse."""
+    if gap is None:
+        return False
+    return gap.high < 0 if metric in LOWER_IS_BETTER else gap.low > 0
+
+
 def _recovered(better: ModelResult, baseline: ModelResult, teacher: ModelResult, metric: Metric) -> float | None:
+    failed = failed_labels(teacher)
     best, new, old = (
-        _mean(list(subject_means(case_means(table), better.subjects).values()))
+        _mean(list(subject_means(case_means(_without(table, failed)), better.subjects).values()))
         for table in paired(metric, teacher, better, baseline)
     )
-    lost = best - old
-    loses = lost < 0 if metric in LOWER_IS_BETTER else lost > 0
-    return (new - old) / lost if loses else None
+    return (new - old) / (best - old) if best != old else None
+
+
+def _without(table: Mapping[str, Mapping[int, float]], labels: Sequence[int]) -> dict[str, dict[int, float]]:
+    """Return scores by case and label without some labels, and without the cases that have no other."""
+    kept = {case: {label: value for label, value in row.items() if label not in labels} for case, row in table.items()}
+    return {case: row for case, row in kept.items() if row}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

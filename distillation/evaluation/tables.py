@@ -7,12 +7,19 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 from distillation.evaluation.reduced_precision import LARGEST_LOSS
-from distillation.evaluation.statistics import AGREEMENT, FEWEST_PAIRS, METRIC_TITLES, METRICS
+from distillation.evaluation.statistics import (
+    AGREEMENT,
+    FAILED_DICE,
+    FEWEST_PAIRS,
+    METRIC_TITLES,
+    METRICS,
+    failed_labels,
+)
 from KDSegmentatorLib.analysis.overlap import FEWEST_FOR_BOOTSTRAP
 from KDSegmentatorLib.io.files import atomic_output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
     from typing import Any, Literal
 
@@ -26,9 +33,9 @@ DIGITS: dict[Metric, int] = {"dice": 4, "nsd": 4, "hd95_mm": 2}
 
 INTERVAL_TEXT = f"95 % interval (bootstrap, BCa; Student's t where n < {FEWEST_FOR_BOOTSTRAP})"
 
-TEST_TEXT = (
-    f"Wilcoxon signed-rank test, two-sided, zeros by Pratt, p at least 2 / 2^m of m pairs that differ; '-' where n < "
-    f"{FEWEST_PAIRS}, of which no such test reaches p = 0.05"
+RECOVERED_TEXT = (
+    "Recovered loss = (distilled - plain) / (teacher - plain) over the structures that the teacher does not fail; '-' "
+    "where the interval of teacher - plain includes 0 or says that nothing is lost."
 )
 
 AGREEMENT_TEXT = f"Dice and NSD {AGREEMENT['dice']:g}, HD95 {AGREEMENT['hd95_mm']:g} mm"
@@ -71,6 +78,34 @@ def definitions(surface: SurfaceSettings, results: Iterable[ModelResult]) -> str
         "HD95: 95th percentile of the distances from one surface to the other, the larger one of both ways, in mm. "
         f"Means over the labels of a case, then over {means}. A label in neither segmentation has no score and is left "
         "out; one in only one of them has Dice and NSD 0, and its infinite HD95 counts as the diagonal of the image."
+    )
+
+
+def tested(comparisons: Sequence[Comparison]) -> str:
+    """Return how differences were tested and their intervals made; stands next to every table of them."""
+    seeds = max((each.seeds for each in comparisons), default=1)
+    few = f"'-' where n < {FEWEST_PAIRS}, of which no test of ranks reaches p = 0.05"
+    if seeds > 1:
+        return (
+            f"Mean difference with 95 % interval, and p (two-sided t test), over {seeds} seeds x cases, both drawn at "
+            f"random (two-way random effects, Satterthwaite's degrees of freedom); {few}"
+        )
+    return (
+        f"Mean difference with {INTERVAL_TEXT}; Wilcoxon signed-rank test, two-sided, zeros by Pratt, p at least 2 / "
+        f"2^m of m pairs that differ; {few}. One seed: what another training would give is not in the intervals"
+    )
+
+
+def failed_text(teacher: ModelResult | None, names: Mapping[int, str]) -> str | None:
+    """Return a sentence that names the structures that the teacher fails; None if there is none."""
+    failed = () if teacher is None else failed_labels(teacher)
+    if teacher is None or not failed:
+        return None
+    labels = teacher.metrics["dice"].labels
+    shown = ", ".join(f"{names[label]} ({labels[label].mean:.2f})" for label in failed)
+    return (
+        f"{teacher.model} fails (mean Dice below {FAILED_DICE}) in: {shown}. These are left out of teacher - plain and "
+        "of recovered loss."
     )
 
 
@@ -129,6 +164,8 @@ def markdown(
             found = [interval_text(result.metrics[metric].labels.get(label.value), metric) for metric in METRICS]
             lines.append(row(label.name, result.model, *found, str(result.label_subjects.get(label.value, 0))))
     lines += _empty_lines(results)
+    failed = failed_text(teacher, {label.value: label.name for label in labels})
+    lines += ["", failed] if failed else []
     lines += _comparison_lines(comparisons, results)
     lines += _reduced_lines(reduced, {label.value: label.name for label in labels})
     for note in notes:
@@ -243,8 +280,8 @@ def _comparison_lines(comparisons: Sequence[Comparison], results: Sequence[Model
         return []
     lines = [
         "",
-        f"Distilled - plain, {pairing(results)}. {TEST_TEXT}; p adjusted by Holm over the comparisons by the same "
-        "metric. Recovered loss = (KD - plain) / (teacher - plain).",
+        f"Distilled - plain, {pairing(results)}. {tested(comparisons)}; p adjusted by Holm over the comparisons by the "
+        f"same metric. {RECOVERED_TEXT}",
         "",
         row("Comparison", "Metric", "Difference", "p", "p (Holm)", "Recovered loss"),
         row("---", "---", "---", "---:", "---:", "---:"),

@@ -81,7 +81,7 @@ class TaskResults:
         return {model: self._joined(model) for model in self.models}
 
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Compare every distilled student with the plain one of its size, on scores averaged over the seeds."""
+        """Compare every distilled student with the plain one of its size, over seeds x cases."""
         pairs = [
             (model, f"{size} plain")
             for model in self.models
@@ -89,7 +89,7 @@ class TaskResults:
             if method not in ("teacher", "plain") and f"{size} plain" in self.models
         ]
         results = self.joined()
-        return compare_all(pairs, results, results.get(TEACHER))
+        return compare_all(pairs, results, results.get(TEACHER), self.by_seed() if len(self.seeds) > 1 else ())
 
     def _joined(self, model: str) -> ModelResult:
         averaged = [
@@ -121,13 +121,23 @@ class TaskResults:
         return common
 
 
-def read_results(folder: Path) -> TaskResults:
+def outside_tests(folder: Path) -> list[Path]:
+    """Return the folders of a workspace's evaluations on cases from outside."""
+    return sorted(path.parent for path in (folder / "tests").glob("*/evaluation.json"))
+
+
+def read_results(folder: Path, test: Path | None = None) -> TaskResults:
     """Read what ``evaluate`` left in a workspace.
+
+    Args:
+        folder: the workspace.
+        test: one of its :func:`outside_tests`; None for the held-out cases.
 
     Raises:
         ExportError: it was not evaluated, or by a version that measured less or did not say whom the cases show.
     """
-    path = folder / "evaluation" / "evaluation.json"
+    evaluated = test or folder / "evaluation"
+    path = evaluated / "evaluation.json"
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         about = content["about"]
@@ -143,7 +153,7 @@ def read_results(folder: Path) -> TaskResults:
         raise ExportError(f"{path} cannot be read ({error}); run 'kdseg-distill evaluate' again") from error
     rows = tuple(
         row
-        for row in read_scores(folder / "evaluation" / "scores.csv")
+        for row in read_scores(evaluated / "scores.csv")
         if row.precision == "float32"
         and not row.mirroring
         and hashes.get(row.model) == row.pack_hash
@@ -152,7 +162,7 @@ def read_results(folder: Path) -> TaskResults:
     models = tuple(model for model in hashes if any(row.model == model for row in rows))
     if not models:
         raise ExportError(f"{folder} holds no scores of its networks; run 'kdseg-distill evaluate' again")
-    costs = read_efficiency(folder / "evaluation" / "efficiency.json")
+    costs = read_efficiency(evaluated / "efficiency.json")
     efficiency = tuple(cost for cost in costs if cost.model in models and cost.pack_hash in (None, hashes[cost.model]))
     return TaskResults(
         task=task,
@@ -171,7 +181,7 @@ def read_results(folder: Path) -> TaskResults:
 
 
 def join_seeds(results: Sequence[TaskResults]) -> list[TaskResults]:
-    """Return one result a task; workspaces of one task are its seeds.
+    """Return one result a task and test set; workspaces of one task are its seeds.
 
     Networks that not every seed has are left out and named in ``lacking``.
 
@@ -179,9 +189,9 @@ def join_seeds(results: Sequence[TaskResults]) -> list[TaskResults]:
         InvalidSettingsError: workspaces of one task were evaluated on other cases or subjects, or with another NSD, or
             have the same seed, or no network in common.
     """
-    tasks: dict[str, list[TaskResults]] = {}
+    tasks: dict[tuple[str, str], list[TaskResults]] = {}
     for each in results:
-        tasks.setdefault(each.task, []).append(each)
+        tasks.setdefault((each.task, each.title), []).append(each)
     return [_join(seeds) if len(seeds) > 1 else seeds[0] for seeds in tasks.values()]
 
 

@@ -7,20 +7,29 @@ from html import escape
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from distillation.evaluation.statistics import METRIC_TITLES, METRICS, paired, subject_means
+from distillation.evaluation.statistics import (
+    LOWER_IS_BETTER,
+    METRIC_TITLES,
+    METRICS,
+    failed_labels,
+    paired,
+    subject_means,
+)
 from distillation.evaluation.tables import (
     AGREEMENT_TEXT,
     DIGITS,
     INTERVAL_TEXT,
-    TEST_TEXT,
+    RECOVERED_TEXT,
     cases_text,
     definitions,
     empty_text,
+    failed_text,
     interval_text,
     p_text,
     pairing,
     row,
     share_text,
+    tested,
     unit,
 )
 from distillation.report.content import TEACHER
@@ -121,9 +130,8 @@ def comparison_table(results: TaskResults) -> Table | None:
             )
         )
     caption = (
-        f"Distilled - plain of the same size, {pairing(results.joined().values())}. Mean difference with "
-        f"{INTERVAL_TEXT}. {TEST_TEXT}; p adjusted by Holm over the networks, metric by metric. Recovered loss = "
-        "(distilled - plain) / (teacher - plain); '-' where plain does not lose anything. A fall of HD95 is a gain."
+        f"Distilled - plain of the same size, {pairing(results.joined().values())}. {tested(comparisons)}; p adjusted "
+        f"by Holm over the networks, metric by metric. {RECOVERED_TEXT} A fall of HD95 is a gain."
     )
     header = ("Network", "Metric", "Difference", "p", "p (Holm)", "Recovered loss")
     return Table(title="Table 1b.", caption=caption, header=header, rows=tuple(rows), text_columns=2)
@@ -170,11 +178,13 @@ def efficiency_table(results: TaskResults) -> Table | None:
 def label_table(results: TaskResults, metric: Metric) -> Table:
     """Return Table 3 for one metric: structures by networks."""
     joined = results.joined()
+    teacher = joined.get(TEACHER)
+    failed = () if teacher is None else failed_labels(teacher)
     rows = []
     for value, name in results.labels.items():
         cells = [interval_text(result.metrics[metric].labels.get(value), metric) for result in joined.values()]
         count = max(result.label_subjects.get(value, 0) for result in joined.values())
-        rows.append((name, *cells, str(count)))
+        rows.append((f"{name} (the teacher fails)" if value in failed else name, *cells, str(count)))
     title = METRIC_TITLES[metric]
     number = f"Table 3{'abc'[METRICS.index(metric)]}."
     over = unit(joined.values())
@@ -187,7 +197,9 @@ def verdicts(results: TaskResults) -> list[str]:
     joined = results.joined()
     comparisons = results.comparisons()
     sentences = [_verdict(each, unit(joined.values())) for each in comparisons]
-    sentences += _nothing_lost(results, comparisons)
+    failed = failed_text(joined.get(TEACHER), results.labels)
+    sentences += [failed] if failed else []
+    sentences += _nothing_lost(comparisons)
     for result in joined.values():
         if result.undefined or result.replaced:
             sentences.append(empty_text(result) + (" Counted over all seeds." if len(results.seeds) > 1 else ""))
@@ -207,9 +219,10 @@ def _verdict(found: Comparison, over: str) -> str:
     test = f"p = {found.p_holm:.2g} after Holm"
     if found.p_holm >= SIGNIFICANT:
         return f"{found.better}: no difference in {title} from {found.baseline} was shown ({amount}, {test})."
-    if found.gain > 0 and found.rank_sum > 0:
+    of_means = found.seeds > 1  # a test of ranks may speak against the mean
+    if found.gain > 0 and (of_means or found.rank_sum > 0):
         return f"{found.better} is better than {found.baseline} by {title} ({amount}, {test})."
-    if found.gain < 0 and found.rank_sum < 0:
+    if found.gain < 0 and (of_means or found.rank_sum < 0):
         return (
             f"{found.better} is WORSE than {found.baseline} by {title} ({amount}, {test}): distillation does not help."
         )
@@ -233,22 +246,30 @@ def _mixed_verdict(found: Comparison, over: str, title: str, amount: str, test: 
     )
 
 
-def _nothing_lost(results: TaskResults, comparisons: Sequence[Comparison]) -> list[str]:
-    """Name the plain students that are as good as the teacher: distillation cannot win back what is not lost."""
-    if TEACHER not in results.models:
-        return []
+def _nothing_lost(comparisons: Sequence[Comparison]) -> list[str]:
+    """Name the plain students of which no loss against the teacher was shown: there is nothing to win back."""
     sentences = []
-    for baseline in dict.fromkeys(each.baseline for each in comparisons):
-        own = [each for each in comparisons if each.baseline == baseline]
-        titles = [
-            METRIC_TITLES[metric].removesuffix(" (mm)")
-            for metric in METRICS
-            if all(each.recovered is None for each in own if each.metric == metric)
-        ]
-        if titles:
-            words = " and ".join(filter(None, [", ".join(titles[:-1]), titles[-1]]))
-            sentences.append(f"{baseline} is not below {TEACHER} by {words}: nothing is left to recover.")
+    for found in {(each.baseline, each.metric): each for each in comparisons}.values():
+        gap = found.gap
+        if gap is None or any(each.recovered is not None for each in comparisons if _same_baseline(each, found)):
+            continue
+        title = METRIC_TITLES[found.metric].removesuffix(" (mm)")
+        amount = interval_text(gap, found.metric, signed=True)
+        above = gap.low > 0 if found.metric in LOWER_IS_BETTER else gap.high < 0
+        if above or gap.low == gap.high == 0:
+            sentences.append(
+                f"{found.baseline} is not below {TEACHER} by {title} ({amount}): nothing is left to recover."
+            )
+        else:
+            sentences.append(
+                f"No loss of {found.baseline} against {TEACHER} was shown by {title} (teacher - plain {amount}): "
+                "shares of it are not stated."
+            )
     return sentences
+
+
+def _same_baseline(one: Comparison, other: Comparison) -> bool:
+    return (one.baseline, one.metric) == (other.baseline, other.metric)
 
 
 def _label_losses(results: TaskResults, joined: dict[str, ModelResult], comparisons: Sequence[Comparison]) -> list[str]:

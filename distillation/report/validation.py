@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from distillation.evaluation.statistics import METRICS
 from distillation.evaluation.tables import cases_text, write_text
-from distillation.report.content import TaskResults, join_seeds, read_results
+from distillation.report.content import TaskResults, join_seeds, outside_tests, read_results
 from distillation.report.qualitative import PICTURE_NAME
 from distillation.report.tables import accuracy_table, comparison_table, efficiency_table, label_table, verdicts
 from distillation.report.write import FIGURES
@@ -41,7 +41,7 @@ def write_validation(workspaces: Sequence[Path], page: Path) -> None:
         ImageWriteError: the disk is full or not writable.
     """
     evaluated = [(folder, read_results(folder)) for folder in workspaces]
-    text = _page(evaluated, _read(page))
+    text = _page(evaluated, _read(page), _outside(workspaces))
     for task, (_, figure) in _figures(evaluated).items():
         (page.parent / IMAGES).mkdir(parents=True, exist_ok=True)
         with atomic_output(page.parent / IMAGES / _figure_name(task)) as temporary:
@@ -60,14 +60,19 @@ def validation_page(workspaces: Sequence[Path], before: str = "") -> str:
         ExportError: a workspace was not evaluated.
         InvalidSettingsError: workspaces of one task do not fit together.
     """
-    return _page([(folder, read_results(folder)) for folder in workspaces], before)
+    return _page([(folder, read_results(folder)) for folder in workspaces], before, _outside(workspaces))
 
 
-def _page(evaluated: Sequence[tuple[Path, TaskResults]], before: str) -> str:
+def _outside(workspaces: Sequence[Path]) -> list[TaskResults]:
+    return [read_results(folder, test) for folder in workspaces for test in outside_tests(folder)]
+
+
+def _page(evaluated: Sequence[tuple[Path, TaskResults]], before: str, outside: Sequence[TaskResults] = ()) -> str:
     figures = _figures(evaluated)
     sections = _sections(before)
-    for results in join_seeds([results for _, results in evaluated]):
-        seed, _ = figures.get(results.task, (None, None))
+    from_outside = {results.title for results in outside}
+    for results in join_seeds([*(results for _, results in evaluated), *outside]):
+        seed, _ = figures.get(results.task, (None, None)) if results.title not in from_outside else (None, None)
         sections[results.title] = "\n".join(_task(results, figure_seed=seed)).strip("\n")
     return "\n".join([_HEAD, *(f"## {title}\n\n{text}\n" for title, text in sections.items())])
 

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from distillation.dataset import find_dataset
+from distillation.plans import read_plans
 from distillation.run.forecast import bytes_text
+from distillation.settings import PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import InsufficientMemoryError, TrainingError
 from KDSegmentatorLib.machine.hardware import detect_hardware
 
@@ -45,6 +47,26 @@ def check_before_start(stages: Stages) -> None:
         )
     if stages.given_teacher is not None:
         load_given_teacher(stages)
+
+
+def short_teacher(stages: Stages) -> str | None:
+    """Return a warning where the teacher trains less than a student: it would have little to teach.
+
+    Of a given teacher that is known if it was trained here; stock nnU-Net trains for 250,000 iterations.
+    """
+    recipe = stages.recipe
+    iterations: int | None = recipe.settings(recipe.teacher.epochs).iterations
+    if stages.given_teacher is not None:
+        plans = read_plans(stages.given_teacher.folder / "plans.json")
+        iterations = TrainingSettings.from_plans(plans).iterations if PLANS_KEY in plans else None
+    longest = max(recipe.students, key=lambda student: student.warm_up_epochs + student.epochs)
+    of_student = (longest.warm_up_epochs + longest.epochs) * recipe.training.iterations_per_epoch
+    if iterations is None or iterations >= of_student:
+        return None
+    return (
+        f"the teacher trains for {iterations:,} iterations, the student {longest.size} for {of_student:,}: a teacher "
+        "that is no better than its students has nothing to teach them; give it at least as many epochs"
+    )
 
 
 def load_given_teacher(stages: Stages) -> ModelFolder:

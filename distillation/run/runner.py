@@ -6,7 +6,7 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from distillation.run.checks import check_before_start, check_machine, explained_memory
+from distillation.run.checks import check_before_start, check_machine, explained_memory, short_teacher
 from distillation.run.forecast import Forecasts, describe_forecast
 from distillation.training_log import duration_text
 from KDSegmentatorLib.errors import TrainingError
@@ -36,6 +36,7 @@ def run(steps: Sequence[Step], stages: Stages, *, device: str, say: Callable[[st
     """
     _refuse_in_several_processes(steps)
     check_before_start(stages)
+    _warn(steps, stages, say)
     stages.folder.mkdir(parents=True, exist_ok=True)
     forecasts = Forecasts(stages)
     for step in steps:  # what is known before the first step is refused before it
@@ -62,11 +63,18 @@ def describe_steps(steps: Sequence[Step], stages: Stages, say: Callable[[str], N
         KDSegmentatorError: recipe, dataset and teacher do not belong together.
     """
     check_before_start(stages)
+    _warn(steps, stages, say)
     forecasts = Forecasts(stages)
     for step in steps:
         progress = step.progress()
         forecast = "nothing to do" if progress == "done" else describe_forecast(forecasts.of(step))
         say(f"{step.name}: {_WORDS[progress]}; {forecast}")
+
+
+def _warn(steps: Sequence[Step], stages: Stages, say: Callable[[str], None]) -> None:
+    warning = short_teacher(stages)
+    if warning is not None and any(step.stage in _TRAININGS for step in steps):
+        say(f"warning: {warning}")
 
 
 def _shared_progress(step: Step, device: str) -> Progress:

@@ -13,6 +13,8 @@ from distillation.evaluation.statistics import (
     METRICS,
     compare,
     compare_all,
+    crossed,
+    failed_labels,
     holm,
     paired,
     paired_differences,
@@ -179,6 +181,58 @@ def test_no_recovered_loss_where_nothing_was_lost(base):
     worse = summarise("teacher", scores("teacher", constant_shift(base, -0.1)))
     assert compare(plain, plain, worse, "dice").recovered is None
     assert compare(plain, plain, None, "dice").recovered is None
+
+
+def test_no_share_of_a_gap_that_may_be_none(base):
+    """A gap of 0.001 among noise of 0.02: a share of it could be anything, as -1515 % was."""
+    random = np.random.default_rng(0)
+    plain = summarise("plain", scores("plain", base))
+    kd = summarise("kd", scores("kd", constant_shift(base, -0.015)))
+    noisy = {case: tuple(value + random.normal(0.001, 0.02) for value in values) for case, values in base.items()}
+    found = compare(kd, plain, summarise("teacher", scores("teacher", noisy)), "dice")
+    assert found.gap.low < 0 < found.gap.high
+    assert found.recovered is None
+
+
+def test_a_structure_that_the_teacher_fails_does_not_decide(base):
+    """The teacher is better by 0.05 in label 1 and never learnt label 2."""
+    teacher = summarise("teacher", scores("teacher", {case: (first + 0.05, 0.05) for case, (first, _) in base.items()}))
+    plain = summarise("plain", scores("plain", base))
+    kd = summarise("kd", scores("kd", {case: (first + 0.02, second) for case, (first, second) in base.items()}))
+    assert failed_labels(teacher) == (2,)
+    assert failed_labels(plain) == ()
+    found = compare(kd, plain, teacher, "dice")
+    assert found.gap.mean == pytest.approx(0.05)
+    assert found.recovered == pytest.approx(0.4)
+    assert found.difference.mean == pytest.approx(0.01)  # over both
+
+
+def test_neither_seeds_nor_cases_alone_show_a_difference():
+    """Of no difference at all, one test in twenty may find one, whichever of both varies more."""
+    random = np.random.default_rng(0)
+    for of_seed, of_case in ((1.0, 0.2), (0.2, 1.0), (0.5, 0.5)):
+        found = []
+        for _ in range(400):
+            seeds, cases = random.normal(0, of_seed, (3, 1)), random.normal(0, of_case, (1, 15))
+            found.append(crossed(seeds + cases + random.normal(0, 0.2, (3, 15)))[1])
+        assert np.mean(np.array(found) < 0.05) < 0.08
+
+
+def test_seeds_that_agree_show_what_cases_show():
+    """Where seeds do not differ, the test is the paired t test over cases."""
+    from scipy.stats import ttest_1samp
+
+    cases = np.random.default_rng(0).normal(0.02, 0.03, 20)
+    interval, p_value = crossed([cases, cases, cases])
+    expected = ttest_1samp(cases, 0)
+    assert p_value == pytest.approx(expected.pvalue)
+    assert interval.low == pytest.approx(expected.confidence_interval().low)
+
+
+def test_a_difference_of_nothing_and_a_constant_one():
+    assert crossed([[0.0] * 4] * 2)[1] == 1.0
+    interval, p_value = crossed([[0.1] * 4] * 2)
+    assert (interval.low, interval.high, p_value) == (pytest.approx(0.1), pytest.approx(0.1), 0.0)
 
 
 def test_only_the_same_cases_can_be_compared(base):

@@ -17,9 +17,9 @@ import torch
 from distillation.distiller import load_teachers
 from distillation.launch import Workspace
 from distillation.recipe import Recipe
-from distillation.run.checks import check_before_start, explained_memory, load_given_teacher
+from distillation.run.checks import check_before_start, explained_memory, load_given_teacher, short_teacher
 from distillation.run.steps import Step
-from distillation.settings import DistillationSettings, TeacherSettings
+from distillation.settings import PLANS_KEY, DistillationSettings, TeacherSettings, TrainingSettings
 from distillation.stages import Stages
 from distillation.students import TeacherSource
 from KDSegmentatorLib.errors import InsufficientMemoryError, TeacherError, TrainingError
@@ -98,6 +98,21 @@ def test_the_recipes_labels_are_the_datasets(stages: Stages) -> None:
     pack = replace(stages.recipe.pack, labels=stages.recipe.pack.labels[:1])
     with pytest.raises(TrainingError, match=r"describes the labels \[1\], but Dataset901_Spheres has \[1, 2\]"):
         check_before_start(replace(stages, recipe=replace(stages.recipe, pack=pack)))
+
+
+def test_a_teacher_that_trains_less_than_a_student_is_warned_of(stages: Stages, plans: Callable[..., Any]) -> None:
+    own = replace(stages, given_teacher=None)
+    assert short_teacher(own) is None  # two epochs each
+    students = tuple(replace(student, warm_up_epochs=3) for student in own.recipe.students)
+    longer = replace(own, recipe=replace(own.recipe, students=students))
+    assert str(short_teacher(longer)).startswith(
+        "the teacher trains for 6 iterations, the student x1/2 for 15: a teacher that is no better"
+    )
+    assert short_teacher(replace(longer, given_teacher=stages.given_teacher)) is None  # nobody knows
+    path = folder_of(stages) / "plans.json"
+    settings = TrainingSettings(epochs=1, iterations_per_epoch=10)
+    path.write_text(json.dumps({**json.loads(path.read_text()), PLANS_KEY: settings.to_plans()}))
+    assert "for 10 iterations" in str(short_teacher(replace(longer, given_teacher=stages.given_teacher)))
 
 
 @CHECKS
