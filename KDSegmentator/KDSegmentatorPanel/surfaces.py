@@ -1,4 +1,4 @@
-"""Surfaces of results, made one structure at a time, so that Slicer can be used meanwhile."""
+"""Surfaces of results, made one structure at a time, so that Slicer can be used meanwhile; shown when all are there."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from KDSegmentatorLib.mrml.segmentations import add_surface
+from KDSegmentatorLib.mrml.segmentations import add_surfaces, make_surface
 from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import for_people
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLSegmentationNode
+    from vtk import vtkPolyData
 
 
 class Surfaces:
@@ -20,6 +21,7 @@ class Surfaces:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[vtkMRMLSegmentationNode, str]] = deque()
+        self._made: dict[str, vtkPolyData] = {}  # of the node that is first in line
         self._count = 0
 
     @property
@@ -44,12 +46,17 @@ class Surfaces:
         """Make one surface; return what went wrong, empty if nothing did."""
         node, segment_id = self._waiting.popleft()
         if node.GetScene() is None:
+            self._made = {}
             return ""
         try:
-            add_surface(node, segment_id)
+            surface = make_surface(node, segment_id)
+            if surface is not None:
+                self._made[segment_id] = surface
             if all(other is not node for other, _segment_id in self._waiting):
-                node.CreateClosedSurfaceRepresentation()
+                made, self._made = self._made, {}
+                add_surfaces(node, made)
         except Exception as error:
+            self._made = {}
             self._waiting = deque(each for each in self._waiting if each[0] is not node)
             return for_people(in_words(error, _("to make the surfaces")))
         return ""
@@ -57,3 +64,4 @@ class Surfaces:
     def clear(self) -> None:
         """Make no more."""
         self._waiting.clear()
+        self._made = {}

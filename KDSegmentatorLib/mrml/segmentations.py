@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
         vtkSegment,
         vtkSegmentation,
     )
+    from vtk import vtkPolyData
 
     from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
     from KDSegmentatorLib.packs.manifest import Label
@@ -226,15 +228,15 @@ def _take_segments(node: vtkMRMLSegmentationNode, segments: vtkSegmentation) -> 
     node.InvokeCustomModifiedEvent(slicer.vtkSegmentation.SegmentModified)
 
 
-def add_surface(node: vtkMRMLSegmentationNode, segment_id: str) -> None:
-    """Give one segment its closed surface, if it has none.
-
-    ``CreateClosedSurfaceRepresentation`` makes those of all segments in one call, which takes tens of seconds for a
-    hundred structures; call that after the last segment, it takes over what is there.
+def make_surface(node: vtkMRMLSegmentationNode, segment_id: str) -> vtkPolyData | None:
+    """Return the closed surface of one segment, which the scene does not have yet; see :func:`add_surfaces`.
 
     Args:
         node: with binary label maps, smoothed as the node says.
-        segment_id: one that has been removed meanwhile is left out.
+        segment_id: of the segment.
+
+    Returns:
+        The surface; None if the segment was removed meanwhile or has its surface.
 
     Raises:
         SceneError: Slicer could not make it.
@@ -248,7 +250,7 @@ def add_surface(node: vtkMRMLSegmentationNode, segment_id: str) -> None:
     segment = segmentation.GetSegment(segment_id)
     label_map = None if segment is None else segment.GetRepresentation(label_map_name)
     if label_map is None or segment.GetRepresentation(surface_name) is not None:
-        return
+        return None
     copy = slicer.vtkSegment()
     copy.SetLabelValue(segment.GetLabelValue())
     copy.AddRepresentation(label_map_name, label_map)
@@ -258,4 +260,25 @@ def add_surface(node: vtkMRMLSegmentationNode, segment_id: str) -> None:
     alone.AddSegment(copy, segment_id)
     if not alone.CreateRepresentation(surface_name):
         raise SceneError(f"Slicer could not make the surface of “{segment.GetName()}”; use “Show 3D” of the result")
-    segment.AddRepresentation(surface_name, copy.GetRepresentation(surface_name))
+    return copy.GetRepresentation(surface_name)
+
+
+def add_surfaces(node: vtkMRMLSegmentationNode, surfaces: Mapping[str, vtkPolyData]) -> None:
+    """Give segments the surfaces that :func:`make_surface` made, all at once.
+
+    As soon as one segment has its surface, 3-D views make those of all others, which takes many seconds for tens of
+    structures. So they look only when all are there.
+
+    Args:
+        node: the segmentation.
+        surfaces: by segment id; of segments that have been removed meanwhile they are left out.
+    """
+    import slicer
+
+    name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
+    with scene_batch(node.GetScene()):
+        for segment_id, surface in surfaces.items():
+            segment = node.GetSegmentation().GetSegment(segment_id)
+            if segment is not None:
+                segment.AddRepresentation(name, surface)
+        node.CreateClosedSurfaceRepresentation()  # takes over what is there

@@ -156,7 +156,7 @@ class TestWhateverGoesWrong:
         assert not box.panel.busy
 
     def test_surfaces(self, box: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(surfaces, "add_surface", no_memory)
+        monkeypatch.setattr(surfaces, "make_surface", no_memory)
         box.choose(surfaces=True)
         box.panel.segment()
         box.end(box.result("x1"))

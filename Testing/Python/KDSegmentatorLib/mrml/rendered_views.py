@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.mrml.segmentations import segmentation_node
+from KDSegmentatorLib.mrml.segmentations import add_surfaces, make_surface, segmentation_node
 from support.mrml_scene import LABELS, MrmlScene, placed, segmentation_of, to_ras
 from support.slicer_views import Application, SliceView, ThreeDView
 
@@ -108,4 +108,22 @@ def test_surfaces_are_where_the_structures_are(mrml: MrmlScene, application: App
     (row, column), (other_row, other_column) = places
     assert column > other_column, "what is more to the right is more to the left of the screen"
     assert row > other_row, "what is above is above"
+    view.close()
+
+
+def test_a_3d_view_takes_the_surfaces_that_were_made(mrml: MrmlScene, application: Application) -> None:
+    """With the first surface it would make all others again, at once, which freezes Slicer for many seconds."""
+    view = ThreeDView(application)
+    volume = scan("RAS")
+    reference = mrml.volume_node(volume)
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[BLOCK] = 1
+    labels[5:8, 7:10, 9:12] = 3
+    node = segmentation_node(segmentation_of(volume.with_voxels(labels), LABELS[:2]), reference)
+    made = {each: make_surface(node, each) for each in node.GetSegmentation().GetSegmentIDs()}
+    add_surfaces(node, made)
+    for each, surface in made.items():
+        assert node.GetSegmentation().GetSegment(each).GetRepresentation("Closed surface") is surface
+    view.look((0.0, 1000.0, 0.0))
+    assert (view.pixels().max(axis=2) > 60).sum() > 100
     view.close()

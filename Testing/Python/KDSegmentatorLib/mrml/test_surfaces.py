@@ -9,7 +9,7 @@ pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 import slicer
 from vtk.util.numpy_support import vtk_to_numpy
 
-from KDSegmentatorLib.mrml.segmentations import add_surface, segmentation_node
+from KDSegmentatorLib.mrml.segmentations import add_surfaces, make_surface, segmentation_node
 from support.mrml_scene import TILTED, MrmlScene, placed, segmentation_of
 
 SURFACE = "Closed surface"
@@ -17,7 +17,8 @@ SURFACE = "Closed surface"
 
 def points(node: Any, number: int) -> Any:
     surface = node.GetSegmentation().GetNthSegment(number).GetRepresentation(SURFACE)
-    return None if surface is None else vtk_to_numpy(surface.GetPoints().GetData())
+    empty = surface is None or surface.GetNumberOfPoints() == 0
+    return None if empty else vtk_to_numpy(surface.GetPoints().GetData())
 
 
 @pytest.fixture
@@ -38,17 +39,24 @@ def test_one_at_a_time_gives_what_all_at_once_gives(nodes: list[Any]) -> None:
         node.GetSegmentation().SetConversionParameter("Smoothing factor", "0.25")
     at_once.CreateClosedSurfaceRepresentation()
     ids = one_by_one.GetSegmentation().GetSegmentIDs()
-    add_surface(one_by_one, ids[0])
-    assert points(one_by_one, 0) is not None
-    assert points(one_by_one, 1) is None
-    add_surface(one_by_one, ids[1])
-    before = one_by_one.GetSegmentation().GetNthSegment(0).GetRepresentation(SURFACE)
-    one_by_one.CreateClosedSurfaceRepresentation()
-    assert one_by_one.GetSegmentation().GetNthSegment(0).GetRepresentation(SURFACE) is before
-    for number in (0, 1):
-        np.testing.assert_array_equal(points(one_by_one, number), points(at_once, number))
+    made = {each: make_surface(one_by_one, each) for each in ids}
+    assert points(one_by_one, 0) is None
+    add_surfaces(one_by_one, made)
+    for number, each in enumerate(ids):
+        assert one_by_one.GetSegmentation().GetSegment(each).GetRepresentation(SURFACE) is made[each]
+        expected = points(at_once, number)
+        assert (expected is None) == (number == 2), "the third structure was not found"
+        if expected is not None:
+            np.testing.assert_array_equal(points(one_by_one, number), expected)
+        assert make_surface(one_by_one, each) is None
 
 
 def test_a_segment_that_was_removed_is_left_out(nodes: list[Any]) -> None:
-    add_surface(nodes[0], "removed")
-    assert not nodes[0].GetSegmentation().ContainsRepresentation(SURFACE)
+    segmentation = nodes[0].GetSegmentation()
+    assert make_surface(nodes[0], "removed") is None
+    ids = segmentation.GetSegmentIDs()
+    made = {each: make_surface(nodes[0], each) for each in ids}
+    segmentation.RemoveSegment(ids[0])
+    add_surfaces(nodes[0], made)
+    assert segmentation.GetSegmentIDs() == ids[1:]
+    assert segmentation.GetSegment(ids[1]).GetRepresentation(SURFACE) is made[ids[1]]
