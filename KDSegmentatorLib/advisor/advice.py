@@ -12,11 +12,11 @@ from KDSegmentatorLib.advisor.engine_costs import ENGINE_COSTS, OPENVINO
 from KDSegmentatorLib.advisor.memory import kept_bytes, peak_bytes
 from KDSegmentatorLib.advisor.speed import Speed, nominal_speed
 from KDSegmentatorLib.advisor.workload import RunOptions, Workload, same_work, workload
-from KDSegmentatorLib.engines.candidates import AUTOMATIC, Candidate, EngineRequest, find_candidates
+from KDSegmentatorLib.engines.candidates import Candidate, EngineRequest, find_candidates
 from KDSegmentatorLib.errors import EngineUnavailableError, InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.machine.hardware import Hardware
-from KDSegmentatorLib.machine.threads import check_threads
+from KDSegmentatorLib.options import AUTOMATIC, check_threads
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.pack import StudentPack

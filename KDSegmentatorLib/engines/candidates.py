@@ -7,14 +7,9 @@ from dataclasses import dataclass, field
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_devices
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_devices
 from KDSegmentatorLib.errors import EngineUnavailableError
+from KDSegmentatorLib.options import AUTOMATIC, PRECISIONS
 from KDSegmentatorLib.packs.manifest import Manifest, Precision
 
-AUTOMATIC = "auto"
-ENGINES = (OpenVinoEngine.name, OnnxRuntimeEngine.name)
-PRECISIONS: tuple[Precision, ...] = ("int8", "bfloat16", "float32")
-"""Fastest first."""
-
-DEVICES = ("cpu", "cuda", "directml", "coreml", "gpu", "npu")
 _CHOSEN_BY_ITSELF = ("cuda", "directml", "cpu")
 """CoreML computes in float16 where it likes, and Intel's integrated GPUs and NPUs are no faster than the processor in
 float32 on 3-D networks as a rule: those have to be asked for."""

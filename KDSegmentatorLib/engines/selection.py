@@ -7,15 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from KDSegmentatorLib.engines.candidates import (
-    AUTOMATIC,
-    DEVICES,
-    ENGINES,
-    PRECISIONS,
-    Candidate,
-    EngineRequest,
-    find_candidates,
-)
+from KDSegmentatorLib.engines.candidates import Candidate, EngineRequest, find_candidates
 from KDSegmentatorLib.engines.compiled_cache import drop_unused
 from KDSegmentatorLib.engines.device_name import device_name
 from KDSegmentatorLib.engines.engine import Engine
@@ -23,7 +15,7 @@ from KDSegmentatorLib.engines.loading import engine_version, load_engine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
 from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError, InvalidSettingsError
-from KDSegmentatorLib.machine.threads import check_threads
+from KDSegmentatorLib.options import AUTOMATIC, DEVICES, ENGINES, PRECISIONS, check_threads
 from KDSegmentatorLib.packs.locations import default_cache_folder
 from KDSegmentatorLib.packs.pack import StudentPack
 

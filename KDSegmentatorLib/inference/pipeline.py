@@ -45,7 +45,7 @@ from KDSegmentatorLib.inference.result_warning import ResultWarning, input_warni
 from KDSegmentatorLib.inference.sanity import check_result
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.machine.hardware import usable_cores
-from KDSegmentatorLib.machine.threads import check_threads
+from KDSegmentatorLib.options import check_threads
 from KDSegmentatorLib.packs.manifest import Label, Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.version import __version__

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from KDSegmentatorLib.analysis.overlap import dice
 from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import LabelStatistics, label_statistics
-from KDSegmentatorLib.engines.candidates import AUTOMATIC, EngineRequest
+from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import GeometryError, UnsuitableVolumeError
@@ -23,6 +23,7 @@ from KDSegmentatorLib.inference.chain import find_region
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.options import AUTOMATIC
 from KDSegmentatorLib.packs.manifest import Label
 from KDSegmentatorLib.packs.pack import StudentPack
 

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.analysis.surface_distance import DEFAULT_TOLERANCE_MM, surface_agreement
-from KDSegmentatorLib.engines.candidates import PRECISIONS, EngineRequest
+from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.options import PRECISIONS
 from KDSegmentatorLib.packs.manifest import Precision, SurfaceKind
 from KDSegmentatorLib.packs.reader import write_manifest
 

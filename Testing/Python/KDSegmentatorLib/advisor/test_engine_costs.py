@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from KDSegmentatorLib.advisor.engine_costs import ENGINE_COSTS
-from KDSegmentatorLib.engines.candidates import ENGINES, PRECISIONS
+from KDSegmentatorLib.options import ENGINES, PRECISIONS
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -6,9 +6,9 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 pytest.importorskip("openvino", reason="needs OpenVINO")
 from KDSegmentatorLib.advisor import machine
 from KDSegmentatorLib.advisor.machine import probe_machine
-from KDSegmentatorLib.engines.candidates import ENGINES
 from KDSegmentatorLib.errors import EngineUnavailableError
 from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.options import ENGINES
 
 
 def test_what_is_there() -> None:
