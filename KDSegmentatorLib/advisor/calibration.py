@@ -22,7 +22,7 @@ from KDSegmentatorLib.engines.candidates import Candidate
 from KDSegmentatorLib.engines.device_name import device_name
 from KDSegmentatorLib.engines.loading import engine_version
 from KDSegmentatorLib.errors import CancelledError, KDSegmentatorError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.machine.hardware import detect_hardware
 from KDSegmentatorLib.machine.processor import processor_name
 from KDSegmentatorLib.packs.locations import default_cache_folder

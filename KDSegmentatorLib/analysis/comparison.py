@@ -23,7 +23,7 @@ from KDSegmentatorLib.analysis.surface_distance import (
 from KDSegmentatorLib.errors import UnsuitableVolumeError
 from KDSegmentatorLib.geometry import MM3_PER_ML, Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.manifest import SurfaceKind
 
 

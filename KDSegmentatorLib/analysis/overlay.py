@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from KDSegmentatorLib.analysis.planes import Plane, planes
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.manifest import Label, Modality
 
 if TYPE_CHECKING:

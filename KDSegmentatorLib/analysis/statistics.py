@@ -13,7 +13,7 @@ import numpy.typing as npt
 from KDSegmentatorLib.analysis.spreadsheet import as_text
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import MM3_PER_ML, Vector, Volume, vector
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.manifest import Label
 
 IMAGE_UNITS = "image_units"

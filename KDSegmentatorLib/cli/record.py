@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 
 from KDSegmentatorLib.inference.segmentation import Segmentation
-from KDSegmentatorLib.io.atomic import atomic_output
-from KDSegmentatorLib.io.files import file_sha256
+from KDSegmentatorLib.io.files import atomic_output, file_sha256
 
 
 def write_record(result: Segmentation, scan: Path, reason: str, path: Path, *, region_given: bool) -> None:

@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.io.atomic import atomic_output
-from KDSegmentatorLib.io.files import file_sha256
+from KDSegmentatorLib.io.files import atomic_output, file_sha256
 from KDSegmentatorLib.packs.lock import locked
 
 KEPT_SECONDS = 30 * 24 * 3600.0

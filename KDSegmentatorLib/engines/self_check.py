@@ -16,7 +16,7 @@ import numpy as np
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.head import label_values
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.pack import Head, StudentPack
 from KDSegmentatorLib.packs.probe_file import Probe
 

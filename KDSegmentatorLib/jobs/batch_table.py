@@ -10,7 +10,7 @@ from pathlib import Path
 from KDSegmentatorLib.analysis.spreadsheet import as_text
 from KDSegmentatorLib.analysis.statistics import statistics_cells, statistics_columns
 from KDSegmentatorLib.errors import ImageWriteError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.jobs.stored import StoredRun
 
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from KDSegmentatorLib.errors import PackError
+from KDSegmentatorLib.io.files import delete_tree, new_name
 from KDSegmentatorLib.jobs.failures import storage_error
-from KDSegmentatorLib.packs.files import delete_tree, new_name
 from KDSegmentatorLib.packs.lock import locked
 
 PREFIX = ".kdseg-job-"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from KDSegmentatorLib.errors import JobError
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.strict_json import FieldError, Rule, Rules, build, parse
 
 PROTOCOL_VERSION = 1

@@ -13,7 +13,7 @@ from KDSegmentatorLib.analysis.statistics import LabelStatistics
 from KDSegmentatorLib.errors import JobError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
-from KDSegmentatorLib.io.atomic import atomic_output
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.jobs.events import BatchFile, SizeResult
 from KDSegmentatorLib.packs.manifest import FileRecord, Label
 from KDSegmentatorLib.packs.rules import RULES

@@ -11,8 +11,8 @@ import zlib
 from pathlib import Path
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.io.files import CHUNK_BYTES, replacing
-from KDSegmentatorLib.packs.files import delete_tree, write_error
+from KDSegmentatorLib.io.files import CHUNK_BYTES, delete_tree, replacing
+from KDSegmentatorLib.packs.files import write_error
 from KDSegmentatorLib.packs.names import FILE_NAME_MEANING, FILE_NAME_PATTERN, MANIFEST_NAME, is_reserved
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack
 from KDSegmentatorLib.packs.rules import (

@@ -6,9 +6,7 @@ import errno
 from pathlib import Path
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.io.files import delete_tree, is_disk_full, new_name, sync_folder, sync_listing
-
-__all__ = ["delete_tree", "new_name", "sync_folder", "sync_listing", "write_error"]
+from KDSegmentatorLib.io.files import is_disk_full
 
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.io.files import replacing
-from KDSegmentatorLib.packs.files import sync_listing
+from KDSegmentatorLib.io.files import replacing, sync_listing
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.rules import VERSION_PATTERN
 

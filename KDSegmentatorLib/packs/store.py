@@ -26,9 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from KDSegmentatorLib.errors import KDSegmentatorError, ManifestError, PackError
-from KDSegmentatorLib.io.files import TEMPORARY_PREFIX, replace
+from KDSegmentatorLib.io.files import TEMPORARY_PREFIX, delete_tree, new_name, replace, sync_folder, sync_listing
 from KDSegmentatorLib.packs.archive import extract_archive
-from KDSegmentatorLib.packs.files import delete_tree, new_name, sync_folder, sync_listing, write_error
+from KDSegmentatorLib.packs.files import write_error
 from KDSegmentatorLib.packs.installed import (
     LIST_NAME,
     VERSION_FOLDER_PATTERN,
