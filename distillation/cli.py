@@ -21,7 +21,7 @@ from KDSegmentatorLib.packs.rules import pack_id
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distillation.export.agreement import Agreement
+    from distillation.export.network import Agreement
     from distillation.run.steps import Stage
 
 PROGRAM = "kdseg-distill"
@@ -359,7 +359,7 @@ def _write_archive(folder: Path) -> None:
 
 def _export_some(stages: Stages, options: argparse.Namespace) -> list[Path]:
     """Write the packs of one size or of another method than the recipe's, and return their folders."""
-    from distillation.export.folder import copy_pack
+    from distillation.export.pack import copy_pack
 
     packs = []
     if options.student in (None, TEACHER_SIZE):

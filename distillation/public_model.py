@@ -30,7 +30,7 @@ from KDSegmentatorLib.packs.manifest import Credit, Modality
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from distillation.export.body import Storage
+    from distillation.export.network import Storage
 
 PLANS, DATASET = "plans.json", "dataset.json"
 CANONICAL_AXES = "RAS"

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distillation.evaluation.family import FamilyProgress, FamilyResult, Member
-    from distillation.export.agreement import Agreement
-    from distillation.export.body import Storage
+    from distillation.export.network import Agreement, Storage
     from distillation.launch import Progress, Workspace
     from distillation.recipe import Recipe
 
@@ -373,9 +372,10 @@ class Stages:
 
     def _int8_body(self, member: Member, windows: int, quantizing: Callable[[str], None] | None) -> bytes:
         """Return a pack's network in int8; quantised once for each checkpoint and number of windows."""
-        from distillation.export.body import split_network
+        from distillation.export.network import split_network
         from distillation.export.quantization import to_int8_onnx
-        from distillation.export.samples import calibration_windows, training_cases
+        from distillation.export.samples import calibration_windows
+        from distillation.export.training_set import training_cases
         from distillation.teacher import load_model_folder
 
         manifest = member.pack.manifest

@@ -26,7 +26,7 @@ from distillation.evaluation.scores import (
 )
 from distillation.evaluation.statistics import Comparison, ModelResult, compare_all, summarise
 from distillation.evaluation.tables import markdown, to_json, write_text
-from distillation.export.folder import with_evaluation
+from distillation.export.pack import with_evaluation
 from KDSegmentatorLib.errors import EngineError, InvalidSettingsError
 
 if TYPE_CHECKING:

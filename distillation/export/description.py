@@ -6,16 +6,13 @@ import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from distillation.dataset import Case, read_header
 from distillation.plans import scale_features
 from distillation.settings import MINIMUM_WIDTH, PLANS_KEY, DistillationSettings, TrainingSettings
 from distillation.sizes import alpha_of
 from distillation.versions import EXPORT_PACKAGES, package_versions
 from KDSegmentatorLib.errors import ExportError
-from KDSegmentatorLib.geometry import vector
 from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.packs.manifest import (
-    FieldOfView,
     Label,
     Method,
     Normalization,
@@ -26,8 +23,6 @@ from KDSegmentatorLib.packs.manifest import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from distillation.teacher import ModelFolder
 
 STEP_FRACTION = 0.5
@@ -81,26 +76,6 @@ def describe_preprocessing(model: ModelFolder, axis_codes: str) -> Preprocessing
             f"{model.folder / 'plans.json'} does not say how images are preprocessed (missing or not valid: {error}); "
             "take the plans.json of the training"
         ) from error
-
-
-def describe_field_of_view(cases: Sequence[Case], axis_codes: str) -> FieldOfView:
-    """Return how large the images were that the network was trained on, from their headers.
-
-    Args:
-        cases: training cases, at least one.
-        axis_codes: axis order that the lengths are given in.
-
-    Returns:
-        Whole images, in hundredths of a millimetre: headers hold spacings in float32.
-
-    Raises:
-        TrainingError: a header is not readable or its geometry is not usable.
-    """
-    extents = [read_header(case.image).extent(axis_codes) for case in cases]
-    return FieldOfView(
-        smallest=vector([round(min(lengths), 2) for lengths in zip(*extents, strict=True)]),
-        largest=vector([round(max(lengths), 2) for lengths in zip(*extents, strict=True)]),
-    )
 
 
 def describe_windows(model: ModelFolder) -> Windows:

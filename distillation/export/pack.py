@@ -1,7 +1,10 @@
-"""Trained folder to pack folder."""
+"""Trained folder to pack folder, which appears whole and verified or not at all."""
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -9,34 +12,45 @@ import torch
 
 from distillation.dataset import RawDataset, check_grids
 from distillation.efficiency import network_cost
-from distillation.export.agreement import Agreement, check_agreement
-from distillation.export.body import OPSET, Storage, split_network, to_onnx, with_stored_weights
 from distillation.export.description import (
     check_labels,
     checked_alpha,
-    describe_field_of_view,
     describe_preprocessing,
     describe_provenance,
     describe_windows,
 )
-from distillation.export.expectation import describe_expected
-from distillation.export.folder import new_pack_folder
-from distillation.export.probe import write_probe_of
-from distillation.export.samples import Sample, sample_windows, training_cases
+from distillation.export.network import (
+    OPSET,
+    Agreement,
+    Storage,
+    check_agreement,
+    split_network,
+    to_onnx,
+    with_stored_weights,
+)
+from distillation.export.samples import sample_windows
+from distillation.export.training_set import describe_expected, describe_field_of_view, training_cases
+from KDSegmentatorLib.engines.head import label_values
+from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
+from KDSegmentatorLib.errors import ExportError
+from KDSegmentatorLib.io.files import atomic_folder
 from KDSegmentatorLib.packs.head_file import write_head
 from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Manifest, Network
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
-from KDSegmentatorLib.packs.pack import StudentPack, describe_file, open_pack
+from KDSegmentatorLib.packs.pack import StudentPack, describe_file, open_pack, verify_pack
+from KDSegmentatorLib.packs.probe_file import as_stored, write_probe
 from KDSegmentatorLib.packs.reader import write_manifest
 from KDSegmentatorLib.packs.rules import pack_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from distillation.export.samples import Sample
     from distillation.recipe import PackRecipe
     from distillation.teacher import ModelFolder
-    from KDSegmentatorLib.packs.manifest import Expected, FieldOfView, Preprocessing
+    from KDSegmentatorLib.packs.manifest import Evaluation, Expected, FieldOfView, Preprocessing, ReducedPrecision
+    from KDSegmentatorLib.packs.pack import Head
 
 BODY_NAME = "body.onnx"
 HEAD_NAME = "head.npz"
@@ -193,3 +207,94 @@ def write_pack(
         text = write_manifest(replace(manifest, files=files))
         (temporary / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
     return ExportedPack(pack=open_pack(folder), agreement=agreement)
+
+
+@contextmanager
+def new_pack_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write a pack into; at the end it is verified and takes the place of ``folder``.
+
+    See :func:`~KDSegmentatorLib.io.files.atomic_folder` for what a failure or a kill leaves.
+
+    Raises:
+        PackError: the pack does not pass :func:`KDSegmentatorLib.packs.pack.verify_pack`.
+        ManifestError: its manifest is not valid.
+        ExportError: the disk is full or not writable.
+    """
+    try:
+        with atomic_folder(folder) as temporary:
+            yield temporary
+            verify_pack(open_pack(temporary))
+    except OSError as error:
+        raise ExportError(f"cannot write the pack {folder}: {error}; free some space or export elsewhere") from error
+
+
+def copy_pack(pack: StudentPack, into: Path) -> StudentPack:
+    """Copy a pack into a folder of packs; an earlier one of the same id there is replaced.
+
+    Raises:
+        PackError: the pack is damaged.
+        ExportError: the disk is full or not writable.
+    """
+    target = into / pack.manifest.id
+    with new_pack_folder(target) as temporary:
+        for name in (MANIFEST_NAME, *pack.manifest.files):
+            shutil.copyfile(pack.folder / name, temporary / name)
+    return open_pack(target)
+
+
+def with_evaluation(
+    pack: StudentPack,
+    evaluation: Evaluation,
+    reduced: Sequence[ReducedPrecision] | None = None,
+    bodies: Mapping[str, bytes] | None = None,
+) -> StudentPack:
+    """Write into a pack what was measured; bodies that no reduced precision uses any more are removed.
+
+    Args:
+        pack: the pack.
+        evaluation: its accuracy.
+        reduced: the reduced precisions that are good enough; None leaves them as they are.
+        bodies: file name to content of the networks among them that the pack does not have yet, or has otherwise.
+
+    Raises:
+        ManifestError: what was measured does not fit the pack.
+        PackError: the pack is damaged, or a network is not one that a pack may hold.
+        ExportError: the disk is full or not writable.
+    """
+    bodies = bodies or {}
+    before = pack.manifest.network
+    network = before if reduced is None else dataclasses.replace(before, reduced_precisions=tuple(reduced))
+    used = {network.body, *(each.body for each in network.reduced_precisions)}
+    dropped = {each.body for each in before.reduced_precisions} - used
+    kept = [name for name in pack.manifest.files if name not in dropped and name not in bodies]
+    with new_pack_folder(pack.folder) as temporary:
+        for name in kept:
+            shutil.copyfile(pack.folder / name, temporary / name)
+        for name, body in bodies.items():
+            (temporary / name).write_bytes(body)
+        files = {name: pack.manifest.files[name] for name in kept}
+        files |= {name: describe_file(temporary / name) for name in bodies}
+        manifest = dataclasses.replace(pack.manifest, network=network, evaluation=evaluation, files=files)
+        (temporary / MANIFEST_NAME).write_text(write_manifest(manifest), encoding="utf-8", newline="\n")
+    return open_pack(pack.folder)
+
+
+def write_probe_of(path: Path, samples: Sequence[Sample], *, body: bytes, head: Head, threads: int) -> None:
+    """Write the probe's file from the sample that has most to segment.
+
+    The labels are those that onnxruntime gives the window as the file gives it back, in float32.
+
+    Args:
+        path: the file to write; it must not exist.
+        samples: windows of training cases with one channel.
+        body: the float32 body as it is shipped, with the weights as they are stored.
+        head: its last layer.
+        threads: CPU threads.
+
+    Raises:
+        OSError: the file cannot be written.
+        EngineError: onnxruntime does not run the body.
+    """
+    window = max(samples, key=lambda sample: sample.foreground).window[0, 0]
+    features = OnnxRuntimeEngine(body, threads=threads).run(as_stored(window), lambda: False)[0]
+    write_probe(path, window, label_values(head, features))

@@ -13,8 +13,8 @@ import sys
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, cast
 
-from distillation.export.body import INPUT_NAME, finished, to_model
-from distillation.export.concatenation import without_concatenations
+from distillation.export.network import INPUT_NAME, finished, to_model
+from distillation.export.onnx_rewrites import without_concatenations
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.packs.onnx_check import check_onnx
 

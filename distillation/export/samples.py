@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.errors import ExportError
-
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from distillation.dataset import Case, RawDataset
+    from distillation.dataset import Case
     from distillation.teacher import ModelFolder
 
 Array = npt.NDArray[np.float32]
@@ -34,18 +32,6 @@ class Sample:
 
     window: Array
     foreground: int
-
-
-def training_cases(dataset: RawDataset, held_out: Collection[str]) -> tuple[Case, ...]:
-    """Return the cases that are not held out.
-
-    Raises:
-        ExportError: there are none.
-    """
-    cases = tuple(case for case in dataset.cases if case.name not in held_out)
-    if not cases:
-        raise ExportError(f"{dataset.folder} has no case that is not held out; correct the split")
-    return cases
 
 
 def sample_windows(model: ModelFolder, cases: Sequence[Case]) -> list[Sample]:

@@ -17,8 +17,7 @@ from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from distillation.export.agreement import Agreement
-    from distillation.export.body import Storage
+    from distillation.export.network import Agreement, Storage
     from distillation.launch import Progress
     from distillation.stages import Stages
     from KDSegmentatorLib.packs.pack import StudentPack
@@ -136,7 +135,7 @@ def steps_of(
         say(f"written to {stages.folder / 'evaluation'}")
 
     def export() -> None:
-        from distillation.export.folder import copy_pack
+        from distillation.export.pack import copy_pack
 
         for pack in packs(recipe.pack.method):
             copied = copy_pack(pack, settings.output)

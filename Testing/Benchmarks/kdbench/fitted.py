@@ -17,7 +17,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from distillation.dataset import Case, RawDataset
-from distillation.export.body import split_network
+from distillation.export.network import split_network
 from distillation.files import write_json
 from distillation.plans import resolve_configuration
 from distillation.teacher import build_network

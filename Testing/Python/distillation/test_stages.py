@@ -22,7 +22,7 @@ import distillation.export.quantization as quantization
 import distillation.export.samples as samples
 from distillation.cli import main
 from distillation.dataset import Case, read_dataset
-from distillation.export.folder import copy_pack
+from distillation.export.pack import copy_pack
 from distillation.launch import Workspace
 from distillation.recipe import Recipe
 from distillation.stages import CALIBRATION_WINDOWS, Stages

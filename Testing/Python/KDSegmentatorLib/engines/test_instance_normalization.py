@@ -11,7 +11,7 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 pytest.importorskip("openvino", reason="needs OpenVINO")
 pytest.importorskip("nnunetv2", reason="needs nnU-Net: pip install 'kdsegmentator[distill]' -c constraints.txt")
 
-from distillation.export.normalization import with_exact_normalization
+from distillation.export.onnx_rewrites import with_exact_normalization
 from KDSegmentatorLib.engines.instance_normalization import with_fused_normalization
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine

@@ -19,8 +19,8 @@ pytest.importorskip("nnunetv2", reason="needs nnU-Net: pip install 'kdsegmentato
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from distillation.export.body import split_network, to_onnx
 from distillation.export.description import describe_preprocessing, describe_windows
+from distillation.export.network import split_network, to_onnx
 from distillation.teacher import load_model_folder
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.geometry import Volume

@@ -21,7 +21,7 @@ from distillation.dataset import RawDataset, read_dataset
 from distillation.evaluation.family import FamilyResult, Member, evaluate_family
 from distillation.evaluation.reduced_precision import INT8_BODY_NAME, LARGEST_LOSS
 from distillation.evaluation.scores import ReducedEngine
-from distillation.export.body import split_network
+from distillation.export.network import split_network
 from distillation.export.quantization import to_int8_onnx
 from distillation.export.samples import calibration_windows
 from distillation.teacher import load_model_folder

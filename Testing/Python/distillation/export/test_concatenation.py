@@ -11,8 +11,8 @@ torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 onnx = pytest.importorskip("onnx", reason="install the extra 'distill'")
 
-from distillation.export.body import INPUT_NAME, OUTPUT_NAME, check_model, split_network, to_model  # noqa: E402
-from distillation.export.concatenation import without_concatenations  # noqa: E402
+from distillation.export.network import INPUT_NAME, OUTPUT_NAME, check_model, split_network, to_model  # noqa: E402
+from distillation.export.onnx_rewrites import without_concatenations  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine  # noqa: E402
 

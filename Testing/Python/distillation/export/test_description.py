@@ -8,11 +8,11 @@ from distillation.dataset import read_dataset  # noqa: E402
 from distillation.export.description import (  # noqa: E402
     check_labels,
     checked_alpha,
-    describe_field_of_view,
     describe_preprocessing,
     describe_provenance,
     describe_windows,
 )
+from distillation.export.training_set import describe_field_of_view  # noqa: E402
 from distillation.plans import student_plans  # noqa: E402
 from distillation.settings import TrainingSettings  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402

@@ -11,8 +11,8 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 from distillation.dataset import read_dataset  # noqa: E402
 from distillation.efficiency import network_cost  # noqa: E402
 from distillation.export import export_pack  # noqa: E402
-from distillation.export.expectation import describe_expected  # noqa: E402
-from distillation.export.folder import copy_pack, with_evaluation  # noqa: E402
+from distillation.export.pack import copy_pack, with_evaluation  # noqa: E402
+from distillation.export.training_set import describe_expected  # noqa: E402
 from distillation.launch import Workspace  # noqa: E402
 from distillation.stages import Stages  # noqa: E402
 from distillation.students import TeacherSource  # noqa: E402
@@ -99,7 +99,7 @@ def test_exporting_again_gives_the_same_pack_and_leaves_nothing_behind(exporting
 
 
 def test_nothing_is_written_if_the_logits_differ(exporting, monkeypatch):
-    import distillation.export.agreement as agreement
+    import distillation.export.network as agreement
 
     monkeypatch.setattr(agreement, "LOGIT_TOLERANCE", 0.0)
     with pytest.raises(ExportError, match="differ from torch"):

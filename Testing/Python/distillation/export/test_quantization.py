@@ -16,7 +16,7 @@ onnx = pytest.importorskip("onnx", reason="install the extra 'distill'")
 pytest.importorskip("nncf", reason="install the extra 'distill'")
 
 import distillation.export.quantization as quantization  # noqa: E402
-from distillation.export.body import MAXIMUM_IR_VERSION, OPSET, split_network, to_onnx  # noqa: E402
+from distillation.export.network import MAXIMUM_IR_VERSION, OPSET, split_network, to_onnx  # noqa: E402
 from distillation.export.quantization import to_int8_onnx  # noqa: E402
 from distillation.plans import resolve_configuration  # noqa: E402
 from distillation.teacher import build_network  # noqa: E402

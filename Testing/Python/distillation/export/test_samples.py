@@ -13,7 +13,8 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 import distillation.export.samples as samples
 from distillation.dataset import Case, RawDataset, read_dataset
-from distillation.export.samples import calibration_windows, sample_windows, training_cases
+from distillation.export.samples import calibration_windows, sample_windows
+from distillation.export.training_set import training_cases
 from distillation.teacher import ModelFolder, load_model_folder
 from KDSegmentatorLib.errors import ExportError
 

@@ -5,10 +5,11 @@ torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 onnx = pytest.importorskip("onnx", reason="install the extra 'distill'")
 
-from distillation.export.agreement import apply_head, check_agreement  # noqa: E402
-from distillation.export.body import (  # noqa: E402
+from distillation.export.network import (  # noqa: E402  # noqa: E402
     MAXIMUM_IR_VERSION,
     OPSET,
+    apply_head,
+    check_agreement,
     check_model,
     split_network,
     to_onnx,

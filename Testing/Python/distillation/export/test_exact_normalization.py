@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from distillation.export.body import INPUT_NAME, OUTPUT_NAME, to_onnx
+from distillation.export.network import INPUT_NAME, OUTPUT_NAME, to_onnx
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 EDGE = 96

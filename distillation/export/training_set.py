@@ -1,4 +1,4 @@
-"""What the reference segmentations of a dataset look like, for the manifest."""
+"""What the images and reference segmentations look like that a network was trained on, for the manifest."""
 
 from __future__ import annotations
 
@@ -8,26 +8,60 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distillation.dataset import read_header
 from KDSegmentatorLib.analysis.label_map import label_map
-from KDSegmentatorLib.errors import GeometryError, ImageReadError, TrainingError, UnsuitableVolumeError
+from KDSegmentatorLib.errors import ExportError, GeometryError, ImageReadError, TrainingError, UnsuitableVolumeError
+from KDSegmentatorLib.geometry import vector
 from KDSegmentatorLib.inference.displacements import displacements
 from KDSegmentatorLib.inference.sanity import MANY_STRUCTURES
 from KDSegmentatorLib.inference.structure_intensities import structure_intensities
 from KDSegmentatorLib.inference.structure_volumes import StructureVolumes, structure_volumes
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, Label
+from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, FieldOfView, Label
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import numpy.typing as npt
 
-    from distillation.dataset import Case
+    from distillation.dataset import Case, RawDataset
 
 _SIDES = {("SCT", "7771000"): "left", ("SCT", "24028007"): "right"}
 _DIGITS = 4
 
 _SideKey = tuple[tuple[str, str] | None, ...]
+
+
+def training_cases(dataset: RawDataset, held_out: Collection[str]) -> tuple[Case, ...]:
+    """Return the cases that are not held out.
+
+    Raises:
+        ExportError: there are none.
+    """
+    cases = tuple(case for case in dataset.cases if case.name not in held_out)
+    if not cases:
+        raise ExportError(f"{dataset.folder} has no case that is not held out; correct the split")
+    return cases
+
+
+def describe_field_of_view(cases: Sequence[Case], axis_codes: str) -> FieldOfView:
+    """Return how large the images were that the network was trained on, from their headers.
+
+    Args:
+        cases: training cases, at least one.
+        axis_codes: axis order that the lengths are given in.
+
+    Returns:
+        Whole images, in hundredths of a millimetre: headers hold spacings in float32.
+
+    Raises:
+        TrainingError: a header is not readable or its geometry is not usable.
+    """
+    extents = [read_header(case.image).extent(axis_codes) for case in cases]
+    return FieldOfView(
+        smallest=vector([round(min(lengths), 2) for lengths in zip(*extents, strict=True)]),
+        largest=vector([round(max(lengths), 2) for lengths in zip(*extents, strict=True)]),
+    )
 
 
 def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expected:

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
 from distillation.dataset import Case
-from distillation.export.expectation import describe_expected, left_right_pairs
+from distillation.export.training_set import describe_expected, left_right_pairs
 from distillation.recipe import read_recipe
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.geometry import Volume
