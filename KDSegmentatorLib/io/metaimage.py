@@ -63,7 +63,12 @@ def read_metaimage_header(path: Path) -> Header:
         raise ImageReadError(
             f"the voxels are of the type {fields.get('ElementType', '')!r}; give an image with one number a voxel"
         )
-    big = _true(fields, "ElementByteOrderMSB") or _true(fields, "BinaryDataByteOrderMSB")
+    orders = {_true(fields, name) for name in ("ElementByteOrderMSB", "BinaryDataByteOrderMSB") if name in fields}
+    if len(orders) == 2:
+        raise ImageReadError(
+            "the header says two different things about the order of bytes (ElementByteOrderMSB, "
+            "BinaryDataByteOrderMSB); find out which is right and repair it"
+        )
     files = _data_files(path, fields, listed)
     local = files == (path,)
     before = int(_first(numbers(fields.get("HeaderSize", "0").split(), "HeaderSize"), 0.0))
@@ -75,7 +80,7 @@ def read_metaimage_header(path: Path) -> Header:
         spacing=vector(spacing),
         origin=vector(np.array(origin) + 0.0),
         direction=matrix(direction + 0.0),
-        dtype=np.dtype((">" if big else "<") + kind),
+        dtype=np.dtype((">" if orders == {True} else "<") + kind),
         frames=max(sizes[3], 1) if len(sizes) == 4 else 1,
         slope=_first(slope, 1.0),
         intercept=_first(intercept, 0.0),

@@ -80,6 +80,7 @@ def test_a_bad_nrrd_is_named(tmp_path: Path, changes: dict[str, Any], message: s
         ({"Offset": "nan 0 0"}, "Offset .* not finite"),
         ({"DistanceUnits": "cm"}, "'cm', not mm"),
         ({"ElementNumberOfChannels": "2", "DimSize": "2 3 2"}, "2 components"),
+        ({"ElementByteOrderMSB": "True"}, "two different things about the order of bytes"),
         ({"DimSize": "2 3 5"}, "truncated: it holds 48 of 60 bytes"),
         ({"CompressedData": "True"}, "damaged"),
         ({"ElementDataFile": "b.raw"}, "in another file, .*b.raw, and that is missing"),
@@ -156,7 +157,8 @@ def test_an_orientation_that_contradicts_the_matrix_is_refused(tmp_path: Path, l
 @pytest.mark.parametrize("name", ["BinaryDataByteOrderMSB", "ElementByteOrderMSB"])
 @pytest.mark.parametrize("compressed", [False, True])
 def test_a_big_endian_metaimage_is_swapped(tmp_path: Path, name: str, compressed: bool) -> None:
-    path = metaimage(tmp_path / "a.mha", CompressedData=str(compressed), **{name: "True"})
+    order = {"BinaryDataByteOrderMSB": None, name: "True"}
+    path = metaimage(tmp_path / "a.mha", CompressedData=str(compressed), **order)
     voxels = np.arange(24, dtype=">i2").tobytes()
     header = path.read_bytes().partition(b"LOCAL\n")
     path.write_bytes(header[0] + header[1] + (zlib.compress(voxels) if compressed else voxels))
