@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillation.dataset import read_header
-from distillation.efficiency import network_cost
 from distillation.evaluation.running_cost import RunningCost, running_cost
 from distillation.evaluation.scores import pack_hash
 from distillation.files import write_json
+from distillation.network_cost import network_cost
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.machine.processor import processor_name
 

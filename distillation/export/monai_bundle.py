@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distillation.efficiency import count_parameters
 from distillation.export.description import STEP_FRACTION, check_labels
+from distillation.network_cost import count_parameters
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.io.files import atomic_folder
 from KDSegmentatorLib.packs.rules import pack_id

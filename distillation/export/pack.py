@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from distillation.dataset import RawDataset, check_grids
-from distillation.efficiency import network_cost
 from distillation.export.description import (
     check_labels,
     checked_alpha,
@@ -30,6 +29,7 @@ from distillation.export.network import (
 )
 from distillation.export.samples import sample_windows
 from distillation.export.training_set import describe_expected, describe_field_of_view, training_cases
+from distillation.network_cost import network_cost
 from KDSegmentatorLib.engines.head import label_values
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.errors import ExportError

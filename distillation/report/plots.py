@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from distillation.evaluation.statistics import METRIC_TITLES, METRICS, paired_differences
 from distillation.evaluation.tables import unit
-from distillation.report.content import TEACHER
 from distillation.report.figure import COLORS, Picture, new_figure, save
+from distillation.report.results import TEACHER
 
 if TYPE_CHECKING:
-    from distillation.report.content import TaskResults
+    from distillation.report.results import TaskResults
     from distillation.run.curves import TrainingCurves
     from KDSegmentatorLib.packs.manifest import Interval
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from distillation.evaluation.statistics import METRICS
 from distillation.evaluation.tables import cases_text, write_text
-from distillation.report.content import TaskResults, join_seeds, outside_tests, read_results
 from distillation.report.qualitative import PICTURE_NAME
-from distillation.report.tables import accuracy_table, comparison_table, efficiency_table, label_table, verdicts
+from distillation.report.result_tables import accuracy_table, comparison_table, efficiency_table, label_table
+from distillation.report.results import TaskResults, join_seeds, outside_tests, read_results
+from distillation.report.verdicts import verdicts
 from distillation.report.write import FIGURES
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.io.files import atomic_output

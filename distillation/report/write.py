@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING
 from distillation.evaluation.scores import pack_hash
 from distillation.evaluation.statistics import METRICS, case_means, paired
 from distillation.evaluation.tables import write_text
-from distillation.report.content import TEACHER, TaskResults, read_results
 from distillation.report.plots import accuracy_plot, difference_plot, label_plot, training_plot
-from distillation.report.provenance import provenance_table
 from distillation.report.qualitative import Column, qualitative_figure
-from distillation.report.tables import (
+from distillation.report.result_tables import (
     Table,
     accuracy_table,
     comparison_table,
     efficiency_table,
     label_table,
-    verdicts,
+    provenance_table,
 )
+from distillation.report.results import TEACHER, TaskResults, read_results
+from distillation.report.verdicts import verdicts
 from distillation.run.curves import read_curves
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine

@@ -17,12 +17,12 @@ import onnx
 import torch
 from torch import nn
 
-from distillation.efficiency import network_cost
 from distillation.export.description import describe_preprocessing, describe_provenance, describe_windows
 from distillation.export.network import INPUT_NAME, OPSET, OUTPUT_NAME, split_network, to_onnx, with_stored_weights
 from distillation.export.pack import new_pack_folder
 from distillation.export.quantization import to_int8_onnx
 from distillation.files import write_json
+from distillation.network_cost import network_cost
 from distillation.plans import resolve_configuration, student_plans
 from distillation.settings import TrainingSettings
 from distillation.sizes import alpha_of

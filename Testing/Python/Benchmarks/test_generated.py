@@ -17,8 +17,8 @@ torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 pytest.importorskip("nncf", reason="install the extra 'distill'")
 
-from distillation.efficiency import network_cost  # noqa: E402
 from distillation.export.network import split_network, to_onnx, with_stored_weights  # noqa: E402
+from distillation.network_cost import network_cost  # noqa: E402
 from distillation.plans import resolve_configuration, scale_features  # noqa: E402
 from distillation.sizes import alpha_of  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402

@@ -9,9 +9,9 @@ pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 from distillation.dataset import read_dataset
-from distillation.efficiency import network_cost
 from distillation.evaluation.efficiency import measure_family, read_efficiency, write_efficiency
 from distillation.evaluation.running_cost import running_cost
+from distillation.network_cost import network_cost
 from distillation.plans import read_plans, resolve_configuration
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.packs.pack import StudentPack

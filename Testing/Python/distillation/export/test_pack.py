@@ -9,11 +9,11 @@ torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 from distillation.dataset import read_dataset  # noqa: E402
-from distillation.efficiency import network_cost  # noqa: E402
 from distillation.export import export_pack  # noqa: E402
 from distillation.export.pack import copy_pack, with_evaluation  # noqa: E402
 from distillation.export.training_set import describe_expected  # noqa: E402
 from distillation.launch import Workspace  # noqa: E402
+from distillation.network_cost import network_cost  # noqa: E402
 from distillation.stages import Stages  # noqa: E402
 from distillation.students import TeacherSource  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402

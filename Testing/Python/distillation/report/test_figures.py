@@ -16,9 +16,9 @@ pytest.importorskip("matplotlib", reason="install the extra 'distill'")
 import distillation.report.qualitative as module
 from distillation.evaluation.scores import SurfaceSettings
 from distillation.evaluation.statistics import summarise
-from distillation.report.content import TaskResults
 from distillation.report.plots import accuracy_plot, difference_plot, label_plot, training_plot
 from distillation.report.qualitative import Column, qualitative_figure
+from distillation.report.results import TaskResults
 from distillation.report.write import median_case
 from distillation.run.curves import TrainingCurves
 from KDSegmentatorLib.analysis.planes import planes

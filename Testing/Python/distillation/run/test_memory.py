@@ -12,7 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
-from distillation.efficiency import count_parameters, network_cost  # noqa: E402
+from distillation.network_cost import count_parameters, network_cost  # noqa: E402
 from distillation.run.memory import PROCESS_BYTES, TrainingWork, checkpoint_bytes, training_bytes  # noqa: E402
 from distillation.settings import Optimizer, TrainingSettings  # noqa: E402
 from distillation.teacher import build_network  # noqa: E402

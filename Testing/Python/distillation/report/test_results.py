@@ -18,9 +18,10 @@ from distillation.evaluation.efficiency import Efficiency, write_efficiency
 from distillation.evaluation.running_cost import RunningCost
 from distillation.evaluation.scores import Score, write_scores
 from distillation.evaluation.statistics import summarise
-from distillation.report.content import TaskResults, join_seeds, read_results
-from distillation.report.tables import accuracy_table, comparison_table, efficiency_table, label_table, verdicts
+from distillation.report.result_tables import accuracy_table, comparison_table, efficiency_table, label_table
+from distillation.report.results import TaskResults, join_seeds, read_results
 from distillation.report.validation import validation_page, write_validation
+from distillation.report.verdicts import verdicts
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
 from support.scores import score
 

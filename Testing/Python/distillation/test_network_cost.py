@@ -3,7 +3,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
-from distillation.efficiency import Cost, count_flops, network_cost  # noqa: E402
+from distillation.network_cost import Cost, count_flops, network_cost  # noqa: E402
 from distillation.plans import scale_features  # noqa: E402
 
 PAPER_FEATURES = [32, 64, 128, 256, 320, 320]
