@@ -251,7 +251,7 @@ def _stages(options: argparse.Namespace) -> Stages:
 
 
 def _synthesize(options: argparse.Namespace) -> None:
-    from distillation.synthesis.dataset import synthesize
+    from distillation.synthesis.synthesize import synthesize
 
     recipe = read_recipe(options.recipe)
     started, before = time.monotonic(), None

@@ -15,7 +15,7 @@ from distillation.augmentation.settings import NNUNETS_OWN, AugmentationSettings
 from distillation.evaluation.scores import SurfaceSettings
 from distillation.settings import MINIMUM_WIDTH, Optimizer, Precision, TrainingSettings
 from distillation.sizes import alpha_of
-from distillation.synthesis.settings import SynthesisRecipe
+from distillation.synthesis.synthesis_recipe import SynthesisRecipe
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.packs.manifest import Credit, Label, Manifest, Method, Modality, Region
 from KDSegmentatorLib.packs.rules import METHOD, RULES, TEXT, UNDISTILLED

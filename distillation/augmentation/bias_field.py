@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from distillation.augmentation.patch_transform import Image, Mask, PatchTransform, intensity_range
-from distillation.synthesis.artefacts import random_bias
+from distillation.synthesis.intensities import random_bias
 
 
 class BiasField(PatchTransform):
-    """Multiplies by the field that made images have (:func:`distillation.synthesis.artefacts.random_bias`).
+    """Multiplies by the field that made images have (:func:`distillation.synthesis.intensities.random_bias`).
 
     Normalised intensities may be negative; the darkest inside count as 0.
 

@@ -9,17 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from distillation.synthesis.acquisition import Acquisition, random_acquisition
-from distillation.synthesis.artefacts import blurred, with_bias, with_gamma, with_noise
-from distillation.synthesis.contrast import random_contrast, t1_contrast
 from distillation.synthesis.deformation import Deformation, random_deformation
+from distillation.synthesis.intensities import blurred, random_contrast, t1_contrast, with_bias, with_gamma, with_noise
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.resampling import resample_image, resampled_shape, separate_axis
 from KDSegmentatorLib.packs.manifest import Resampling
 
 if TYPE_CHECKING:
-    from distillation.synthesis.head import Head
-    from distillation.synthesis.label_table import LabelTable
-    from distillation.synthesis.settings import SynthesisRecipe
+    from distillation.synthesis.head import Head, LabelTable
+    from distillation.synthesis.synthesis_recipe import SynthesisRecipe
 
 BRAIN = 1
 """The only label."""

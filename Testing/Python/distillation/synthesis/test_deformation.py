@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from distillation.synthesis.deformation import REACH_MM, Deformation, random_deformation
-from distillation.synthesis.smooth_field import SmoothField
+from distillation.synthesis.deformation import REACH_MM, Deformation, SmoothField, random_deformation
 
 
 def still():

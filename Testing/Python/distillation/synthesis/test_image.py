@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from distillation.synthesis.image import make_image
-from distillation.synthesis.settings import SynthesisRecipe
+from distillation.synthesis.synthesis_recipe import SynthesisRecipe
 from KDSegmentatorLib.errors import InvalidSettingsError
 from support.phantom_heads import BRAIN_RADII_MM
 

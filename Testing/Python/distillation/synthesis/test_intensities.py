@@ -2,8 +2,15 @@ import numpy as np
 import pytest
 
 from distillation.synthesis.acquisition import Acquisition
-from distillation.synthesis.artefacts import blurred, with_bias, with_gamma, with_noise
-from distillation.synthesis.contrast import Contrast, random_contrast, t1_contrast
+from distillation.synthesis.intensities import (
+    Contrast,
+    blurred,
+    random_contrast,
+    t1_contrast,
+    with_bias,
+    with_gamma,
+    with_noise,
+)
 
 GRID = Acquisition(start=(-20.0, -20.0, -20.0), shape=(40, 40, 40), spacing=(1.0, 1.0, 1.0), parts=(1, 1, 1))
 

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BSpline
 
-from distillation.synthesis.smooth_field import SmoothField, random_field
+from distillation.synthesis.deformation import SmoothField, random_field
 
 
 def field(control, step=10.0, start=-20.0):

@@ -11,9 +11,8 @@ import numpy as np
 
 from distillation.files import write_json
 from distillation.splits import grouped
-from distillation.synthesis.head import read_head
+from distillation.synthesis.head import TABLE_NAME, read_head, read_label_table
 from distillation.synthesis.image import BRAIN, make_image
-from distillation.synthesis.label_table import TABLE_NAME, read_label_table
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.io.images import image_suffix, write_volume
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distillation.recipe import Recipe
-    from distillation.synthesis.settings import SynthesisRecipe
+    from distillation.synthesis.synthesis_recipe import SynthesisRecipe
 
 RECORD_NAME = "synthesis.json"
 """Beside ``dataset.json``: generator, settings and label maps that the images were made with."""

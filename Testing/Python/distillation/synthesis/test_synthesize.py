@@ -9,12 +9,12 @@ from support.phantom_heads import phantom_voxels, write_label_map, write_phantom
 
 pytest.importorskip("yaml", reason="install the extra 'distill'")
 
-import distillation.synthesis.brain_mask as brain_mask
-import distillation.synthesis.dataset as module
+import distillation.synthesis.head as brain_mask
+import distillation.synthesis.synthesize as module
 from distillation.cli import main
 from distillation.dataset import check_grids, read_dataset
 from distillation.recipe import read_recipe
-from distillation.synthesis.dataset import find_label_maps, synthesize
+from distillation.synthesis.synthesize import find_label_maps, synthesize
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 from KDSegmentatorLib.io.images import read_volume
 
