@@ -14,7 +14,7 @@ import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distillation.dataset import label_values, read_header
 from distillation.export.description import axes_of_reader, describe_preprocessing
@@ -38,6 +38,7 @@ CANONICAL_AXES = "RAS"
 
 _DEPTH = 4  # results/DatasetXXX_Name/Trainer__Plans__Configuration/fold_0 at most
 _PREFERRED = ("3d_fullres", "3d_lowres")
+_SPDX = re.compile(r"[A-Za-z0-9.+()-]+( [A-Za-z0-9.+()-]+)*")
 _LARGEST_FILE = 16 << 30  # a checkpoint of the largest preset has 2 GB
 _MR_CHANNEL = re.compile(r"mri?|t1\w*|t2\w*|flair|pd\w*|dwi|adc|swi|.*(mri|t1w?|t2w?|flair)", re.IGNORECASE)
 
@@ -307,7 +308,7 @@ def _recipe(model: ModelFolder, description: Description, folder_name: str) -> t
         body_part=description.body_part or "WHOLEBODY",
         method="teacher",
         labels=labels,
-        data=Credit(license="LicenseRef-unknown", text=f"The data that {name} was trained on; see its publication."),
+        data=_data_credit(model.dataset, name),
         weights=weights,
         intended_use=f"What the model {name} was published for. Imported from its nnU-Net folder ({trained}).",
         limits=(
@@ -315,6 +316,16 @@ def _recipe(model: ModelFolder, description: Description, folder_name: str) -> t
             "training images and structures were, so that unusual images and results are not noticed."
         ),
     ), tuple(warnings)
+
+
+def _data_credit(dataset: dict[str, Any], name: str) -> Credit:
+    """Return what ``dataset.json`` says about the training data, as far as it does."""
+    license_ = str(dataset.get("licence") or dataset.get("license") or "").strip()
+    known = [str(dataset[key]).strip() for key in ("name", "description", "reference") if dataset.get(key)]
+    return Credit(
+        license=license_ if _SPDX.fullmatch(license_) else "LicenseRef-unknown",
+        text="; ".join(filter(None, known)) or f"The data that {name} was trained on; see its publication.",
+    )
 
 
 def _modality(model: ModelFolder) -> Modality:

@@ -1,6 +1,7 @@
 """Intensities of made images: tissue contrasts, blur, gamma, bias fields and noise.
 
-Contrasts are Gaussian mixtures with random parameters, as Billot et al. (2023). Images are (z, y, x) float32, at least 0.
+Contrasts are Gaussian mixtures with random parameters, as Billot et al. (2023). Images are (z, y, x) float32, at least
+0.
 """
 
 from __future__ import annotations

@@ -174,6 +174,16 @@ def test_the_axis_order_is_guessed_aloud_or_taken_from_an_image(public_model, im
     assert not any("axis order" in warning for warning in seen.warnings)
 
 
+def test_what_the_dataset_says_about_itself_is_its_credit(public_model, tmp_path):
+    folder = public_model()
+    said = {"name": "TotalSegmentator", "licence": "Apache 2.0", "reference": "Wasserthal et al. 2023"}
+    edit_json(folder / "dataset.json", lambda content: content.update(said))
+    data = import_model(folder, tmp_path / "packs").exported.pack.manifest.data
+    assert (data.license, data.text) == ("Apache 2.0", "TotalSegmentator; Wasserthal et al. 2023")
+    edit_json(folder / "dataset.json", lambda content: content.update(licence="see <website>\nand ask"))
+    assert import_model(folder, tmp_path / "packs").exported.pack.manifest.data.license == "LicenseRef-unknown"
+
+
 def test_a_given_fold_and_checkpoint_are_taken(public_model, tmp_path):
     folder = public_model()
     (folder / "fold_1" / "checkpoint_final.pth").rename(folder / "fold_1" / "checkpoint_best.pth")
