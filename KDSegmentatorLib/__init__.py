@@ -15,20 +15,24 @@ from typing import TYPE_CHECKING, Any
 from KDSegmentatorLib.version import __version__
 
 if TYPE_CHECKING:
+    from KDSegmentatorLib.analysis.comparison import compare
     from KDSegmentatorLib.errors import KDSegmentatorError
     from KDSegmentatorLib.geometry import Volume
     from KDSegmentatorLib.inference.segmentation import Segmentation
     from KDSegmentatorLib.io.images import read_volume, write_volume
+    from KDSegmentatorLib.options import RunOptions
     from KDSegmentatorLib.packs.store import PackStore
     from KDSegmentatorLib.segmenter import Segmenter
 
 __all__ = [
     "KDSegmentatorError",
     "PackStore",
+    "RunOptions",
     "Segmentation",
     "Segmenter",
     "Volume",
     "__version__",
+    "compare",
     "read_volume",
     "write_volume",
 ]
@@ -36,9 +40,11 @@ __all__ = [
 _HOMES = {
     "KDSegmentatorError": "errors",
     "PackStore": "packs.store",
+    "RunOptions": "options",
     "Segmentation": "inference.segmentation",
     "Segmenter": "segmenter",
     "Volume": "geometry",
+    "compare": "analysis.comparison",
     "read_volume": "io.images",
     "write_volume": "io.images",
 }

@@ -107,7 +107,9 @@ def _size(size: object) -> str:
 
 def _names(field: str, names: object) -> tuple[str, ...]:
     """Return names of structures without those given twice; whole numbers, which are their values, become text."""
-    if isinstance(names, (str, bytes)) or not isinstance(names, (tuple, list)):
+    if isinstance(names, str):
+        names = (names,)  # or its letters would be taken for names
+    if not isinstance(names, (tuple, list)):
         raise InvalidSettingsError(f"{field} must be a list of names like ['Hippocampus'], got {names!r}")
     for name in names:
         if isinstance(name, bool) or not isinstance(name, (str, int)) or name == "":

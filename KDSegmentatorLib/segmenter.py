@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
-from KDSegmentatorLib.advisor.selection import AUTOMATIC, Choice, Selection, select
+import msgspec
+
+from KDSegmentatorLib.advisor.selection import Choice, Selection, select
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
-from KDSegmentatorLib.errors import InvalidSettingsError
+from KDSegmentatorLib.errors import EngineError, InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.chain import Regions, find_region
 from KDSegmentatorLib.inference.pipeline import check_options, segment
 from KDSegmentatorLib.inference.plausibility import check_field_of_view
-from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
-from KDSegmentatorLib.inference.region import FoundRegion
+from KDSegmentatorLib.inference.progress import REGION_PREFIX, CancelCheck, Progress, ProgressCallback
+from KDSegmentatorLib.inference.region import FoundRegion, shows_little_else
 from KDSegmentatorLib.inference.segmentation import Segmentation
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.store import DamagedPack, PackStore
 
 if TYPE_CHECKING:
+    from KDSegmentatorLib.engines.engine import Engine
     from KDSegmentatorLib.packs.pack import StudentPack
 
 _log = logging.getLogger(__name__)
@@ -31,122 +37,111 @@ class Segmenter:
 
     Args:
         task: the family, for example ``hippocampus``.
-        size: ``x1`` (the teacher), ``x1/2``, ``x1/4``, ...; ``auto`` takes, for every volume, the best one that
-            fits time and memory (:func:`KDSegmentatorLib.advisor.advice.advise`).
-        engine: ``openvino``, ``onnxruntime``, or ``auto`` for the fastest that gives the right answer here.
-        precision: ``float32``, ``bfloat16``, ``int8`` or ``auto``; packs say which of them keep their accuracy.
-        device: ``cpu``, ``cuda``, ... or ``auto``.
-        threads: CPU threads; None takes what the machine allows.
+        options: how to segment; a text is the size alone.
         store: where packs are looked up; None for the user's and the shipped ones.
-        cancel: asked while the engine of a fixed size is loaded and checked; None for never.
-        region: ``given`` if the volumes show nothing but the region already, with 0 everywhere else, as skull-stripped
-            brains do: the earlier stage of a chain is left out. None finds the region.
+        cancel: asked while the engine is loaded and checked; None for never.
         regions: keeps what earlier stages find, for several segmenters that are called with the same volume one after
             another; None finds it at every call.
+        choices: fields of :class:`~KDSegmentatorLib.options.RunOptions`, in place of those of ``options``.
 
     Raises:
         PackError: no such pack, or a damaged one; or so is the pack of its earlier stage.
         ManifestError: its manifest is not valid.
-        InvalidSettingsError: there is no such engine, precision, device or region, or the region is said to be given
-            to a pack without an earlier stage.
+        InvalidSettingsError: an option makes no sense, or not with this pack: a label that it does not have, mirroring
+            that it was not trained with, a given region without an earlier stage.
         EngineUnavailableError: what was asked for is not installed, or not possible with this pack.
         EngineError: the engine does not load the network.
         CancelledError: ``cancel`` returned True.
 
-    A pack's files are read and its engine is made here for a fixed size, at the first volume that needs them for
-    ``auto``; both are kept. A pack that names another one as its earlier stage gets it from the same store, run by an
-    engine of the same kind; both are one call with one progress and one cancel.
+    The size is decided once: here, or with ``auto`` at the first volume, from then on for all. A pack's files are read
+    and its engine is made at the same time; both are kept. A pack that names another one as its earlier stage gets it
+    from the same store, run by an engine of the same kind; both are one call with one progress and one cancel.
 
-    Example:
+    Threads may share a segmenter: their calls wait for each other. A process that was forked makes engines of its own,
+    and is refused where the engine cannot be made a second time.
+
+    Examples:
         >>> segmenter = Segmenter("hippocampus", "x1/4")
         >>> segmentation = segmenter(read_volume("t1.nii.gz"))
         >>> write_volume(segmentation.volume, "labels.nii.gz")
+
+        >>> Segmenter("brain-t1", threads=2, labels=["Left-Hippocampus"])
     """
 
     def __init__(
         self,
         task: str,
-        size: str = AUTOMATIC,
+        options: RunOptions | str = "",
         *,
-        engine: str = AUTOMATIC,
-        precision: str = AUTOMATIC,
-        device: str = AUTOMATIC,
-        threads: int | None = None,
         store: PackStore | None = None,
         cancel: CancelCheck | None = None,
-        region: Literal["given"] | None = None,
         regions: Regions | None = None,
+        **choices: Any,
     ) -> None:
-        if region not in (None, "given"):
-            raise InvalidSettingsError(f"region must be 'given' or None, got {region!r}")
-        self._region_given = region == "given"
+        self.options = _run_options(options, choices)
         self._regions = regions
-        selection = select(store or PackStore(), task, size)
-        self._selection = _without_earlier_stage(selection) if self._region_given else selection
-        self._request = EngineRequest(engine=engine, precision=precision, device=device, threads=threads)
+        self._lock = threading.RLock()
+        self._process = os.getpid()
         self._engines: dict[str, ChosenEngine] = {}
+        self._request = EngineRequest(
+            engine=self.options.engine,
+            precision=self.options.precision,
+            device=self.options.device,
+            threads=self.options.threads,
+        )
+        selection = select(store or PackStore(), task, self.options.size)
+        self._selection = _without_earlier_stage(selection) if self.options.region == "given" else selection
+        self._pack: StudentPack | None = None
+        self._reason: str | None = None
+        for pack in self._selection.packs.packs:
+            check_options(pack.manifest, self.options)
         if not self._selection.automatic:
-            self.engine_for(self.pack, cancel)
+            self._pack = self._selection.packs.packs[0]
+            self.engine_for(self._pack, cancel)
             if regions is None and self.region_pack is not None:
                 self.engine_for(self.region_pack, cancel)
 
     @property
     def pack(self) -> StudentPack:
-        """The pack of a fixed size.
+        """The pack that is run.
 
         Raises:
-            InvalidSettingsError: the size is ``auto``; :meth:`choose` tells the pack for a volume.
+            InvalidSettingsError: the size is ``auto``, and was not decided yet by :meth:`choose` or a call.
         """
-        if self._selection.automatic:
+        if self._pack is None:
             raise InvalidSettingsError(
-                "with the size 'auto' the pack depends on the volume; ask choose(volume), or name a size"
+                "with the size 'auto' the pack is decided at the first volume; ask choose(volume), or name a size"
             )
-        return self._selection.packs.packs[0]
+        return self._pack
 
     @property
     def region_pack(self) -> StudentPack | None:
-        """The pack that is run before that of a fixed size; None if there is none, or the region is given.
+        """The pack that is run before it; None if there is none, or the region is given.
 
         Raises:
-            InvalidSettingsError: the size is ``auto``; :meth:`choose` tells it for a volume.
+            InvalidSettingsError: see :attr:`pack`.
         """
         return self._selection.region_packs.get(self.pack.manifest.id)
 
     @property
-    def region_given(self) -> bool:
-        """Whether the earlier stage is left out, because the volumes show nothing but the region already."""
-        return self._region_given
-
-    @property
     def engine(self) -> ChosenEngine:
-        """The engine of a fixed size, and why it was taken.
+        """The engine of the pack, and why it was taken.
 
         Raises:
-            InvalidSettingsError: the size is ``auto``; see :meth:`choose` and :meth:`engine_for`.
+            InvalidSettingsError: see :attr:`pack`.
         """
         return self.engine_for(self.pack)
 
     @property
     def damaged(self) -> tuple[DamagedPack, ...]:
-        """Packs of the task that ``auto`` leaves out because they cannot be used."""
+        """Packs of the task that are left out of the choice of a size because they cannot be used."""
         return self._selection.damaged
 
-    def choose(
-        self,
-        volume: Volume,
-        *,
-        mirroring: bool = False,
-        entropy: bool = False,
-        probabilities: int = 0,
-        cancel: CancelCheck | None = None,
-    ) -> Choice:
-        """Return the pack for a volume and, if the size is ``auto`` or memory will not do, why.
+    def choose(self, volume: Volume, *, cancel: CancelCheck | None = None) -> Choice:
+        """Return the pack, and why if the size is ``auto`` (decided at the first volume) or memory will not do.
 
         Args:
             volume: the scan.
-            mirroring: whether every window will be run mirrored as well.
-            entropy: whether the entropy is wanted.
-            probabilities: number of structures whose probability is wanted.
             cancel: asked several times a second while the machine is measured, which ``auto`` may do once.
 
         Raises:
@@ -154,14 +149,19 @@ class Segmenter:
             EngineUnavailableError: no size can be run with the engine, precision or device that was asked for.
             CancelledError: ``cancel`` returned True.
         """
-        return self._selection.choose(
-            volume,
-            request=self._request,
-            mirroring=mirroring,
-            entropy=entropy,
-            probabilities=probabilities,
-            cancelled=cancel or _never,
-        )
+        with self._own():
+            if self._selection.automatic and self._pack is not None:
+                return Choice(pack=self._pack, reason=self._reason, region_pack=self.region_pack)
+            choice = self._selection.choose(
+                volume,
+                request=self._request,
+                mirroring=self.options.mirroring,
+                entropy=self.options.entropy,
+                probabilities=len(self.options.probabilities),
+                cancelled=cancel or _never,
+            )
+            self._pack, self._reason = choice.pack, choice.reason
+            return choice
 
     def engine_for(self, pack: StudentPack, cancel: CancelCheck | None = None) -> ChosenEngine:
         """Return the engine of a pack, made when it is first asked for, and why it was taken.
@@ -173,97 +173,161 @@ class Segmenter:
         Raises:
             PackError: the pack's body is damaged.
             EngineUnavailableError: what was asked for is not installed, or not possible with this pack.
-            EngineError: the engine does not load the network.
+            EngineError: the engine does not load the network, or not in a forked process.
             CancelledError: ``cancel`` returned True.
         """
-        chosen = self._engines.get(pack.manifest_sha256)
-        if chosen is None:
-            chosen = choose_engine(pack, self._request, cancelled=cancel or _never)
-            self._engines[pack.manifest_sha256] = chosen
-        return chosen
+        with self._own():
+            chosen = self._engines.get(pack.manifest_sha256)
+            if chosen is None:
+                chosen = choose_engine(pack, self._request, cancelled=cancel or _never)
+                self._engines[pack.manifest_sha256] = chosen
+            return chosen
 
     def __call__(
-        self,
-        volume: Volume,
-        *,
-        choice: Choice | None = None,
-        labels: Sequence[str | int] | None = None,
-        entropy: bool = False,
-        probabilities: Sequence[str | int] = (),
-        mirroring: bool = False,
-        check_input: bool = True,
-        progress: ProgressCallback | None = None,
-        cancel: CancelCheck | None = None,
+        self, volume: Volume, *, progress: ProgressCallback | None = None, cancel: CancelCheck | None = None
     ) -> Segmentation:
         """Segment a volume.
 
         Args:
             volume: the scan.
-            choice: from :meth:`choose`, if it was called before; None calls it.
-            labels: see :func:`KDSegmentatorLib.inference.pipeline.segment`, also for what follows.
-            entropy: also return the entropy.
-            probabilities: structures whose probability is wanted.
-            mirroring: average over mirrored windows.
-            check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view,
-                next to nothing of the region that an earlier stage looks for.
             progress: called at every step.
             cancel: asked at every step, also while an engine is loaded and checked.
 
+        Returns:
+            Labels on exactly the input's grid, with warnings in the record where the result is not like the pack's
+            training cases.
+
         Raises:
+            InvalidSettingsError: this is no :class:`~KDSegmentatorLib.geometry.Volume`.
             KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment` and :meth:`engine_for`.
         """
-        if choice is None:
-            for damaged in self.damaged:
-                _log.warning("%s is left out: %s", damaged.id, damaged.error)
-            choice = self.choose(
-                volume, mirroring=mirroring, entropy=entropy, probabilities=len(probabilities), cancel=cancel
-            )
-        engine = self.engine_for(choice.pack, cancel).engine
-        region: FoundRegion | Literal["given"] | None = "given" if self._region_given else None
-        if region is None and choice.region_pack is not None:
-            check_options(choice.pack.manifest, labels=labels, probabilities=probabilities, mirroring=mirroring)
-            if check_input:  # what the earlier stage cannot mend is said before its work is done
-                check_field_of_view(volume, choice.pack.manifest, region_known=False)
-            region = self._found_region(volume, choice.region_pack, check_input, progress, cancel)
-        return segment(
-            volume,
-            choice.pack,
-            engine,
-            region=region,
-            labels=labels,
-            entropy=entropy,
-            probabilities=probabilities,
-            mirroring=mirroring,
-            check_input=check_input,
-            threads=self._request.threads,
-            progress=progress,
-            cancel=cancel,
-        )
+        if not isinstance(volume, Volume):
+            raise InvalidSettingsError(_no_volume(volume))
+        with self._own():
+            if self._pack is None:
+                for damaged in self.damaged:
+                    _log.warning("%s is left out: %s", damaged.id, damaged.error)
+                self.choose(volume, cancel=cancel)
+            engine = self.engine_for(self.pack, cancel).engine
+            region = None
+            if self.region_pack is not None:
+                if self.options.check_input:  # what the earlier stage cannot mend is said before its work is done
+                    check_field_of_view(volume, self.pack.manifest, region_known=False)
+                region = self._region(volume, self.region_pack, progress, cancel)
+            return segment(volume, self.pack, engine, self.options, region=region, progress=progress, cancel=cancel)
 
-    def _found_region(
-        self,
-        volume: Volume,
-        pack: StudentPack,
-        check_input: bool,
-        progress: ProgressCallback | None,
-        cancel: CancelCheck | None,
+    def _region(
+        self, volume: Volume, pack: StudentPack, progress: ProgressCallback | None, cancel: CancelCheck | None
     ) -> FoundRegion:
-        """Return what the pack of an earlier stage finds, or found before."""
+        """Return what the pack of the earlier stage finds, or found before."""
+        options = RunOptions(check_input=self.options.check_input, threads=self.options.threads)
 
         def find() -> FoundRegion:
-            return find_region(
-                volume,
-                pack,
-                self.engine_for(pack, cancel).engine,
-                check_input=check_input,
-                threads=self._request.threads,
-                progress=progress,
-                cancel=cancel,
-            )
+            engine = self.engine_for(pack, cancel).engine
+            return find_region(volume, pack, engine, options, progress=progress, cancel=cancel)
 
         if self._regions is None:
             return find()
-        return self._regions.get(volume, (pack.manifest_sha256, self._request, check_input), find)
+        return self._regions.get(volume, (pack.manifest_sha256, self._request, options.check_input), find)
+
+    @contextmanager
+    def _own(self) -> Iterator[None]:
+        """One thread at a time, in this process: engines do not survive a fork.
+
+        Raises:
+            EngineError: the process was forked, and OpenVINO, whose threads are gone, would wait for them for ever.
+        """
+        if self._process != os.getpid():
+            if any(chosen.engine.name == "openvino" for chosen in self._engines.values()):
+                raise EngineError(
+                    "this process was forked from one in which OpenVINO has run, which stops for ever here: start "
+                    "processes with multiprocessing.get_context('spawn') and make the Segmenter in them, or take "
+                    "engine='onnxruntime'"
+                )
+            self._lock, self._process = threading.RLock(), os.getpid()
+            self._engines.clear()
+        with self._lock:
+            yield
+
+
+def find_region(
+    volume: Volume,
+    pack: StudentPack,
+    engine: Engine,
+    options: RunOptions | None = None,
+    *,
+    progress: ProgressCallback | None = None,
+    cancel: CancelCheck | None = None,
+) -> FoundRegion:
+    """Return what an earlier pack finds in a volume, for :func:`KDSegmentatorLib.inference.pipeline.segment`.
+
+    Args:
+        volume: the scan.
+        pack: the earlier pack (:func:`KDSegmentatorLib.packs.regions.region_pack`).
+        engine: runs its body.
+        options: of which threads and the check of the input count.
+        progress: called at every step, with stages that start with ``region-``.
+        cancel: asked at every step.
+
+    Raises:
+        KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment`.
+    """
+
+    def region_progress(step: Progress) -> None:
+        if progress is not None:
+            progress(replace(step, stage=REGION_PREFIX + step.stage))
+
+    found = segment(volume, pack, engine, options, progress=region_progress, cancel=cancel)
+    mask = found.volume.voxels != 0
+    return FoundRegion(
+        volume=found.volume.with_voxels(mask),
+        title=pack.manifest.title,
+        structures=tuple(label.name for label in pack.manifest.labels),
+        record=found.record,
+        alone=shows_little_else(volume, mask),
+    )
+
+
+class Regions:
+    """What earlier packs found in the last volume, so that several sizes run on it find it once.
+
+    A volume is known by its object: do not change its voxels in between.
+    """
+
+    def __init__(self) -> None:
+        self._volume: Volume | None = None
+        self._found: dict[Hashable, FoundRegion] = {}
+
+    def get(self, volume: Volume, key: Hashable, find: Callable[[], FoundRegion]) -> FoundRegion:
+        """Return a region that is known, or find it.
+
+        Args:
+            volume: the scan.
+            key: what else decides what is found: pack, engine, settings.
+            find: finds it.
+        """
+        if self._volume is not volume:
+            self._volume = volume
+            self._found = {}
+        known = self._found.get(key)
+        if known is not None:
+            return replace(known, reused=True)
+        found = self._found[key] = find()
+        return found
+
+
+def _run_options(options: RunOptions | str, choices: dict[str, Any]) -> RunOptions:
+    """Return the options of a constructor's arguments.
+
+    Raises:
+        InvalidSettingsError: a value makes no sense.
+        TypeError: there is no such option.
+    """
+    if not isinstance(options, RunOptions):
+        if "size" in choices:
+            raise TypeError("the size was given twice")
+        return RunOptions(size=options, **choices)
+    return RunOptions(**{**msgspec.structs.asdict(options), **choices})
 
 
 def _without_earlier_stage(selection: Selection) -> Selection:
@@ -276,9 +340,19 @@ def _without_earlier_stage(selection: Selection) -> Selection:
         if pack.manifest.region is None:
             raise InvalidSettingsError(
                 f"{pack.manifest.id} has no earlier stage that could be left out: it segments the whole volume; run it "
-                "without --region (region=None)"
+                "without --region (region='')"
             )
     return replace(selection, region_packs={})
+
+
+def _no_volume(given: object) -> str:
+    if isinstance(given, (str, os.PathLike)):
+        return f"a Segmenter takes a Volume, not the name of a file: segmenter(read_volume({os.fspath(given)!r}))"
+    shape = f" of shape {given.shape}" if hasattr(given, "shape") else ""
+    return (
+        f"a Segmenter takes a Volume, got {type(given).__name__}{shape}: give voxels (z, y, x) their place with "
+        "Volume(voxels, spacing, origin, direction), or read a file with read_volume"
+    )
 
 
 def _never() -> bool:

@@ -23,6 +23,7 @@ from KDSegmentatorLib.mrml.comparisons import checkerboard_node, comparable_labe
 from KDSegmentatorLib.mrml.results import place_result
 from KDSegmentatorLib.mrml.slice_views import hide, show_in_views
 from KDSegmentatorLib.mrml.volumes import node_from_volume
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.segmenter import Segmenter
 from support.slicer_views import Application, Orientation, SliceView, ThreeDView
 
@@ -76,7 +77,7 @@ def main() -> None:
 def segmented(scan: Any, size: str) -> Segmentation:
     """Return what a shipped pack makes of the scan, with its uncertainty."""
     segmenter = Segmenter("hippocampus", size, engine="onnxruntime")
-    return segment(scan, segmenter.pack, segmenter.engine.engine, entropy=True)
+    return segment(scan, segmenter.pack, segmenter.engine.engine, RunOptions(entropy=True))
 
 
 def centre_of_labels(segmentation: Segmentation) -> tuple[float, float, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from KDSegmentatorLib.advisor.advice import advise, memory_warning
@@ -100,20 +100,22 @@ class Selection:
         return Choice(pack=advice.pack, reason=reason, region_pack=self.region_packs.get(advice.pack.manifest.id))
 
 
-def select(store: PackStore, task: str, size: str = AUTOMATIC) -> Selection:
+def select(store: PackStore, task: str, size: str = "") -> Selection:
     """Return what a task and a size leave to choose from.
 
     Args:
         store: where packs are looked up.
         task: for example ``hippocampus``.
-        size: for example ``x1/4``, or :data:`AUTOMATIC`.
+        size: for example ``x1/4``; empty for the recommended one, or :data:`AUTOMATIC`.
 
     Raises:
         PackError: there is no such pack, it is damaged, or so is the pack of its earlier stage; with
             :data:`AUTOMATIC`, all of the task are.
         ManifestError: its manifest is not valid.
     """
-    if size != AUTOMATIC and (pack := store.find(pack_id(task, size))) is not None:
+    task = task.casefold()
+    fixed = size not in ("", AUTOMATIC)
+    if fixed and (pack := store.find(pack_id(task, size))) is not None:
         earlier = region_pack(pack, store.find)
         return Selection(
             packs=Family(task=task, packs=(pack,)),
@@ -123,7 +125,7 @@ def select(store: PackStore, task: str, size: str = AUTOMATIC) -> Selection:
     packs, damaged = store.all_packs()
     family = next((family for family in families(packs) if family.task == task), None)
     of_task = tuple(pack for pack in damaged if pack.id.rpartition("-")[0] == task)
-    if size != AUTOMATIC or (family is None and not of_task):
+    if fixed or (family is None and not of_task):
         return Selection(packs=Family(task=task, packs=(find(packs, task, size),)), automatic=False)
     usable: list[StudentPack] = []
     region_packs: dict[str, StudentPack] = {}
@@ -141,8 +143,17 @@ def select(store: PackStore, task: str, size: str = AUTOMATIC) -> Selection:
     if not usable:
         raise left_out[0].error
     return Selection(
-        packs=Family(task=task, packs=tuple(usable)),
-        automatic=True,
+        packs=Family(task=task, packs=tuple(usable) if size == AUTOMATIC else (recommended(usable),)),
+        automatic=size == AUTOMATIC,
         damaged=tuple(left_out),
         region_packs=region_packs,
     )
+
+
+def recommended(packs: Sequence[StudentPack]) -> StudentPack:
+    """Return the pack of a family that is run if nobody names a size: the one that says so, or the smallest.
+
+    Args:
+        packs: from x1 (the teacher) down, at least one.
+    """
+    return next((pack for pack in packs if getattr(pack.manifest, "recommended", False)), packs[-1])

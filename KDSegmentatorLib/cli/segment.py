@@ -21,6 +21,7 @@ from KDSegmentatorLib.inference.pipeline import select_labels
 from KDSegmentatorLib.inference.segmentation import RegionRecord, Segmentation
 from KDSegmentatorLib.io.images import SUFFIXES, read_volume, write_volume
 from KDSegmentatorLib.machine.peak_memory import peak_memory
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.segmenter import Segmenter
 
@@ -44,14 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
         for damaged in segmenter.damaged:
             print(f"kdseg: {damaged.id} is left out: {damaged.error}", file=sys.stderr)
         interrupt.check()
-        choice = segmenter.choose(
-            volume,
-            mirroring=arguments.mirroring,
-            entropy=arguments.entropy is not None,
-            probabilities=len(arguments.probability),
-            cancel=interrupt.requested,
-        )
-        result = _segment(segmenter, volume, choice, arguments, interrupt)
+        choice = segmenter.choose(volume, cancel=interrupt.requested)
+        result = _segment(segmenter, volume, arguments, interrupt)
         reason = segmenter.engine_for(choice.pack).reason
         with ThreadPoolExecutor(max_workers=1) as executor:  # counts while the labels, the first output, are written
             statistics = executor.submit(label_statistics, result.volume, result.labels, volume)
@@ -68,16 +63,20 @@ def _loaded(arguments: argparse.Namespace, interrupt: Interrupt) -> tuple[Segmen
     """Return the pack with its engine, and the scan: both are loaded at the same time."""
     with ThreadPoolExecutor(max_workers=1) as executor:
         reading = executor.submit(read_volume, arguments.input)
-        segmenter = Segmenter(
-            arguments.pack,
-            arguments.size,
+        options = RunOptions(
+            size=arguments.size,
             engine=arguments.engine,
             precision=arguments.precision,
             device=arguments.device,
             threads=arguments.threads,
-            cancel=interrupt.requested,
-            region=arguments.region,
+            mirroring=arguments.mirroring,
+            labels=arguments.labels or (),
+            entropy=arguments.entropy is not None,
+            probabilities=tuple(name for name, _ in arguments.probability),
+            check_input=not arguments.unchecked,
+            region=arguments.region or "",
         )
+        segmenter = Segmenter(arguments.pack, options, cancel=interrupt.requested)
         return segmenter, reading.result()
 
 
@@ -138,27 +137,10 @@ def _planned_outputs(arguments: argparse.Namespace) -> list[PlannedOutput]:
     return planned
 
 
-def _name_or_value(text: str) -> str | int:
-    return int(text) if text.isascii() and text.isdigit() else text
-
-
-def _segment(
-    segmenter: Segmenter, volume: Volume, choice: Choice, arguments: argparse.Namespace, interrupt: Interrupt
-) -> Segmentation:
-    labels = None if arguments.labels is None else [_name_or_value(name) for name in arguments.labels]
+def _segment(segmenter: Segmenter, volume: Volume, arguments: argparse.Namespace, interrupt: Interrupt) -> Segmentation:
     progress = None if arguments.quiet else ProgressLine(sys.stderr)
     try:
-        return segmenter(
-            volume,
-            choice=choice,
-            labels=labels,
-            entropy=arguments.entropy is not None,
-            probabilities=[_name_or_value(name) for name, _ in arguments.probability],
-            mirroring=arguments.mirroring,
-            check_input=not arguments.unchecked,
-            progress=progress,
-            cancel=interrupt.requested,
-        )
+        return segmenter(volume, progress=progress, cancel=interrupt.requested)
     finally:
         if progress is not None:
             progress.clear()
@@ -202,6 +184,6 @@ def _writers(
     if result.entropy is not None:
         writers["--entropy"] = image(result.entropy)
     for name, _ in arguments.probability:
-        label = select_labels(manifest, [_name_or_value(name)])[0]
+        label = select_labels(manifest, [name])[0]
         writers[f"--probability {name}"] = image(result.probabilities[label.value])
     return writers

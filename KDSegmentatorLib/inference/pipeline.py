@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,26 +45,23 @@ from KDSegmentatorLib.inference.result_warning import ResultWarning, input_warni
 from KDSegmentatorLib.inference.sanity import check_result
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.machine.hardware import usable_cores
-from KDSegmentatorLib.options import check_threads
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.manifest import Label, Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.version import __version__
 
 _log = logging.getLogger(__name__)
 
+_NAMES_A_LINE = 4
+
 
 def segment(
     volume: Volume,
     pack: StudentPack,
     engine: Engine,
+    options: RunOptions | None = None,
     *,
-    region: FoundRegion | Literal["given"] | None = None,
-    labels: Sequence[str | int] | None = None,
-    entropy: bool = False,
-    probabilities: Sequence[str | int] = (),
-    mirroring: bool = False,
-    check_input: bool = True,
-    threads: int | None = None,
+    region: FoundRegion | None = None,
     progress: ProgressCallback | None = None,
     cancel: CancelCheck | None = None,
 ) -> Segmentation:
@@ -77,18 +74,10 @@ def segment(
         volume: a scan in any of the 48 axis orders, also oblique.
         pack: the student.
         engine: runs the pack's body (:func:`KDSegmentatorLib.engines.selection.choose_engine`).
-        region: for a pack with an earlier stage, what that found (:func:`KDSegmentatorLib.inference.chain.find_region`;
-            a :class:`KDSegmentatorLib.segmenter.Segmenter` does that by itself). ``given`` if the volume shows nothing
-            but the region already, as training images do; packs without an earlier stage do not mind.
-        labels: names or values of the structures to keep; the others become background. None keeps all. Every voxel
-            still goes to the label with the largest logit of all, so that a structure looks the same alone.
-        entropy: also return the entropy of the labels' probabilities.
-        probabilities: names or values of structures whose probability is wanted as well.
-        mirroring: average over the windows mirrored along every axis that training mirrored: up to eight times the
-            work for a little more accuracy.
-        check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view, a
-            region far too small; False segments them with a warning in the record for each.
-        threads: CPU threads outside of the engine; None takes all that the process may use.
+        options: what is wanted; ``pack`` and ``engine`` decide size, engine, precision and device already. Every voxel
+            goes to the label with the largest logit of all, also if only some labels are kept.
+        region: for a pack with an earlier stage, what that found (a :class:`KDSegmentatorLib.segmenter.Segmenter` finds
+            it by itself); None if the options say that it is given.
         progress: called at every step.
         cancel: asked at every step, and several times a second while the engine computes. The work stops within a
             second unless a single operation takes longer (one convolution of a very large window, one pass over a
@@ -102,37 +91,39 @@ def segment(
         UnsuitableVolumeError: the volume's intensities are not usable, it is not of the pack's modality or field of
             view, or the region is empty.
         GeometryError: the volume would be too large at the pack's spacing.
-        InvalidSettingsError: a wanted label is not in the pack, mirroring is asked for but was not trained,
-            ``threads`` is not positive, or the region is missing or another pack's.
+        InvalidSettingsError: a wanted label is not in the pack, mirroring is asked for but was not trained, or the
+            region is missing or another pack's.
         PackError: a file of the pack is damaged.
         EngineError: the engine failed.
         InsufficientMemoryError: the machine ran out of memory, also with the smallest pieces.
         CancelledError: ``cancel`` returned True.
     """
+    options = options or RunOptions()
     manifest = pack.manifest
-    check_threads(threads)
-    check_options(manifest, labels=labels, probabilities=probabilities, mirroring=mirroring)
+    check_options(manifest, options)
     request = _Request(
-        wanted=select_labels(manifest, labels),
-        entropy=entropy,
-        probabilities=tuple(label.value for label in select_labels(manifest, probabilities)) if probabilities else (),
-        threads=usable_cores() if threads is None else threads,
+        wanted=select_labels(manifest, options.labels),
+        entropy=options.entropy,
+        probabilities=tuple(label.value for label in select_labels(manifest, options.probabilities))
+        if options.probabilities
+        else (),
+        threads=usable_cores() if options.threads is None else options.threads,
         progress=progress,
         cancel=cancel,
     )
-    if manifest.region is not None and region is None:
+    if manifest.region is not None and region is None and options.region != "given":
         raise InvalidSettingsError(
             f"{manifest.id} is run on the region that {manifest.region.pack} finds; find that first, or say that the "
             "volume shows nothing else (region='given')"
         )
-    found = None if region == "given" else region
+    found = None if options.region == "given" else region
     if found is not None:
         check_region(found, manifest, volume)
-    mirrorings = mirrored_axes(manifest.windows.mirroring_axes if mirroring else ())
+    mirrorings = mirrored_axes(manifest.windows.mirroring_axes if options.mirroring else ())
     watch = _Stopwatch(engine)
     try:
         shown = _shown(volume, found, manifest, request)
-        grid, image, warnings = _preprocessed(shown, found, manifest, request, check_input=check_input)
+        grid, image, warnings = _preprocessed(shown, found, manifest, request, check_input=options.check_input)
         preprocessed = watch.elapsed()
         starts = grid.window_starts()
         passes = 1 if len(request.wanted) == len(manifest.labels) else 2
@@ -177,8 +168,8 @@ def segment(
             device=engine.device,
             precision=engine.precision,
             threads=request.threads,
-            checked=check_input,
-            mirroring=mirroring,
+            checked=options.check_input,
+            mirroring=options.mirroring,
             windows=len(starts) * len(mirrorings),
             calls=watch.calls,
             seconds=seconds,
@@ -359,59 +350,53 @@ def _on_the_input_grid(maps: VoxelMaps, grid: NetworkGrid, volume: Volume) -> Vo
     )
 
 
-def check_options(
-    manifest: Manifest,
-    *,
-    labels: Sequence[str | int] | None,
-    probabilities: Sequence[str | int],
-    mirroring: bool,
-) -> None:
-    """Check what is asked of a pack, before any work is done; the arguments are those of :func:`segment`.
+def check_options(manifest: Manifest, options: RunOptions) -> None:
+    """Check what is asked of a pack, before any work is done.
 
     Raises:
         InvalidSettingsError: a wanted label is not in the pack, or mirroring is asked for but was not trained.
     """
-    select_labels(manifest, labels)
-    if probabilities:
-        select_labels(manifest, probabilities)
-    if mirroring and not manifest.windows.mirroring_axes:
+    select_labels(manifest, options.labels)
+    select_labels(manifest, options.probabilities)
+    if options.mirroring and not manifest.windows.mirroring_axes:
         raise InvalidSettingsError(f"{manifest.id} was trained without mirroring; run it without --mirroring")
 
 
-def select_labels(manifest: Manifest, wanted: Sequence[str | int] | None) -> tuple[Label, ...]:
-    """Return the labels with the wanted names (upper or lower case) or values, in the pack's order.
+def select_labels(manifest: Manifest, wanted: Sequence[str]) -> tuple[Label, ...]:
+    """Return the labels with the wanted names (upper or lower case) or values, in the pack's order; all of none.
 
     Raises:
         InvalidSettingsError: a name or value is not in the pack.
     """
-    if wanted is None:
+    if not wanted:
         return manifest.labels
-    if isinstance(wanted, str):
-        wanted = [wanted]  # or its letters would be taken for names
-    by_key: dict[str | int, Label] = {}
-    for label in manifest.labels:
-        by_key[label.value] = label
-        by_key[label.name.casefold()] = label
+    by_key = {str(label.value): label for label in manifest.labels}
+    by_key |= {_plain(label.name): label for label in manifest.labels}
     chosen = set()
     for key in wanted:
-        found = by_key.get(key.casefold() if isinstance(key, str) else key)
+        found = by_key.get(_plain(key))
         if found is None:
-            known = ", ".join(f"{label.name} ({label.value})" for label in manifest.labels)
-            raise InvalidSettingsError(f"{manifest.id} has no label {key!r}{_meant(key, manifest)}; it has: {known}")
+            raise InvalidSettingsError(f"{manifest.id} has no label {key!r}{_meant(key, manifest)}")
         chosen.add(found.value)
-    if not chosen:
-        raise InvalidSettingsError("no label was chosen; name at least one, or leave the choice out to keep all")
     return tuple(label for label in manifest.labels if label.value in chosen)
 
 
-def _meant(key: str | int, manifest: Manifest) -> str:
-    """Return a question after the labels that a wrong name is close to or a part of; empty if there are none."""
-    if not isinstance(key, str):
-        return ""
-    names = {label.name.casefold(): label.name for label in manifest.labels}
-    parts = [name for name in names if key and key.casefold() in name]
-    close = parts or get_close_matches(key.casefold(), names, n=2)
-    return f" (do you mean {' or '.join(names[name] for name in close[:3])}?)" if close else ""
+def _plain(name: str) -> str:
+    """Return a name as it is compared: ``Left_thalamus`` is ``left-thalamus`` is ``Left Thalamus``."""
+    return name.casefold().replace("_", "-").replace(" ", "-")
+
+
+def _meant(key: str, manifest: Manifest) -> str:
+    """Return what to write instead of a wrong name: close names, or the pack's labels a few to a line."""
+    names = {_plain(label.name): label.name for label in manifest.labels}
+    parts = [name for name in names if _plain(key) in name]
+    close = parts or get_close_matches(_plain(key), names, n=2)
+    if close:
+        meant = " or ".join(names[name] for name in close[:3])
+        return f" (do you mean {meant}?); 'kdseg packs show {manifest.id}' lists all {len(names)}"
+    known = [f"{label.name} ({label.value})" for label in manifest.labels]
+    lines = [", ".join(known[start : start + _NAMES_A_LINE]) for start in range(0, len(known), _NAMES_A_LINE)]
+    return "; it has: " + ",\n  ".join(lines)
 
 
 def _drop_unwanted(labels: npt.NDArray[Any], wanted: Sequence[Label], advance: Callable[[], None]) -> None:

@@ -38,7 +38,7 @@ upper part and its half, the average of pydeface, thick slices)."""
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FoundRegion:
-    """What an earlier pack found in a volume (:func:`KDSegmentatorLib.inference.chain.find_region`).
+    """What an earlier pack found in a volume (:func:`KDSegmentatorLib.segmenter.find_region`).
 
     Attributes:
         volume: bool on the grid of the volume that it was found in: the voxels of any of that pack's structures.

@@ -148,8 +148,7 @@ class _Batch:
         reporter: RunReporter,
     ) -> StoredRun:
         """Segment a volume and put the results into place."""
-        size, settings = self._request.size, self._request.settings
-        result = segment_volume(segmenter, volume, size, settings, loading, reporter.progress, self._cancel)
+        result = segment_volume(segmenter, volume, self._request.size, loading, reporter.progress, self._cancel)
         writing = Steps("write", 3, reporter.progress, self._cancel)
         try:
             return self._published(result, paths, input_sha256, writing)

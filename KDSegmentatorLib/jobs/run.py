@@ -7,13 +7,13 @@ from pathlib import Path
 
 from KDSegmentatorLib.analysis.statistics import label_statistics
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.chain import Regions
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
 from KDSegmentatorLib.jobs.events import SizeResult
 from KDSegmentatorLib.jobs.request import Settings
 from KDSegmentatorLib.machine.peak_memory import peak_memory
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorLib.segmenter import Segmenter
+from KDSegmentatorLib.segmenter import Regions, Segmenter
 
 _log = logging.getLogger(__name__)
 
@@ -35,18 +35,19 @@ def make_segmenter(settings: Settings, size: str, cancel: CancelCheck, regions: 
     Raises:
         KDSegmentatorError: see :class:`KDSegmentatorLib.segmenter.Segmenter`.
     """
-    segmenter = Segmenter(
-        settings.task,
-        size,
+    options = RunOptions(
+        size=size,
         engine=settings.engine,
         precision=settings.precision,
         device=settings.device,
         threads=settings.threads,
-        store=pack_store(settings),
-        cancel=cancel,
-        region=settings.region,
-        regions=regions,
+        mirroring=settings.mirroring,
+        labels=settings.labels or (),
+        entropy=settings.entropy,
+        check_input=settings.check_input,
+        region=settings.region or "",
     )
+    segmenter = Segmenter(settings.task, options, store=pack_store(settings), cancel=cancel, regions=regions)
     for damaged in segmenter.damaged:
         _log.warning("%s is left out: %s", damaged.id, damaged.error)
     return segmenter
@@ -56,7 +57,6 @@ def segment_volume(
     segmenter: Segmenter,
     volume: Volume,
     size: str,
-    settings: Settings,
     loading: Steps,
     progress: ProgressCallback,
     cancel: CancelCheck,
@@ -67,7 +67,6 @@ def segment_volume(
         segmenter: from :func:`make_segmenter`.
         volume: the scan.
         size: as asked for.
-        settings: of the request.
         loading: stage that ends, with its last step, when the engine is there.
         progress: called at every step.
         cancel: asked at every step.
@@ -75,19 +74,10 @@ def segment_volume(
     Raises:
         KDSegmentatorError: see :meth:`KDSegmentatorLib.segmenter.Segmenter.__call__`.
     """
-    choice = segmenter.choose(volume, mirroring=settings.mirroring, entropy=settings.entropy, cancel=cancel)
+    choice = segmenter.choose(volume, cancel=cancel)
     engine = segmenter.engine_for(choice.pack, cancel)
     loading.advance()
-    segmentation = segmenter(
-        volume,
-        choice=choice,
-        labels=settings.labels,
-        entropy=settings.entropy,
-        mirroring=settings.mirroring,
-        check_input=settings.check_input,
-        progress=progress,
-        cancel=cancel,
-    )
+    segmentation = segmenter(volume, progress=progress, cancel=cancel)
     for warning in segmentation.record.warnings:
         _log.warning("%s", warning.sentence)
     return SizeResult(

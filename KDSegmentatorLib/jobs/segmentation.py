@@ -8,7 +8,6 @@ from pathlib import Path
 from KDSegmentatorLib.engines.memory_failure import memory_failure
 from KDSegmentatorLib.errors import CancelledError, KDSegmentatorError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.chain import Regions
 from KDSegmentatorLib.inference.progress import CancelCheck, Steps
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.jobs.exchange import read_exchange, write_exchange
@@ -24,6 +23,7 @@ from KDSegmentatorLib.jobs.stored import (
     stored_run,
     write_stored,
 )
+from KDSegmentatorLib.segmenter import Regions
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _run_size(
 ) -> StoredRun:
     """Segment with one size and write the volumes; engine and volumes are gone from memory when the next one starts."""
     segmenter = make_segmenter(settings, size, cancel, regions)
-    result = segment_volume(segmenter, volume, size, settings, loading, reporting.progress, cancel)
+    result = segment_volume(segmenter, volume, size, loading, reporting.progress, cancel)
     labels, entropy = f"labels-{number}.npy", f"entropy-{number}.npy"
     writing = Steps("write", 2, reporting.progress, cancel)
     write_exchange(result.segmentation.volume, folder / labels)

@@ -147,9 +147,6 @@ def segment_volume_node(
     segmenter: Segmenter,
     *,
     name: str | None = None,
-    labels: Sequence[str | int] | None = None,
-    mirroring: bool = False,
-    check_input: bool = True,
     progress: ProgressCallback | None = None,
     cancel: CancelCheck | None = None,
 ) -> vtkMRMLSegmentationNode:
@@ -159,10 +156,6 @@ def segment_volume_node(
         node: the scan, under linear transforms or none.
         segmenter: of the task; it runs both stages of chained packs, or, with ``region="given"``, the later one.
         name: of the segmentation node; see :func:`KDSegmentatorLib.mrml.segmentations.segmentation_node`.
-        labels: see :func:`KDSegmentatorLib.inference.pipeline.segment`, also for the following.
-        mirroring: average over mirrored windows.
-        check_input: refuse volumes that do not fit the pack: label maps, another modality, another field of view, next
-            to nothing of the region that an earlier stage looks for.
         progress: called at every step.
         cancel: asked at every step.
 
@@ -175,16 +168,9 @@ def segment_volume_node(
     check_scan(node)
     if node.GetScene() is None:
         raise SceneError(f"the volume {quoted(node)} is not in a scene; add it to one first")
-    found = segmenter(
-        volume_from_node(node),
-        labels=labels,
-        mirroring=mirroring,
-        check_input=check_input,
-        progress=progress,
-        cancel=cancel,
-    )
+    found = segmenter(volume_from_node(node), progress=progress, cancel=cancel)
     result = segmentation_node(found, node, name=name)
-    if segmenter.region_given:
+    if segmenter.options.region == "given":
         result.SetAttribute(REGION_GIVEN_ATTRIBUTE, "true")
     return result
 

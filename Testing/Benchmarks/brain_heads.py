@@ -56,6 +56,7 @@ from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.machine.hardware import usable_cores
 from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "demo"))  # the template is loaded as the demo does
@@ -249,7 +250,7 @@ def run(pack: StudentPack, heads: Sequence[RealHead], chosen: argparse.Namespace
         row |= {"pack": f"{pack.manifest.id} {pack.manifest.provenance.method}", "head": head.name}
         start = time.perf_counter()
         try:
-            result = segment(head.image, pack, engine, threads=threads).volume
+            result = segment(head.image, pack, engine, RunOptions(threads=threads)).volume
         except UnsuitableVolumeError as error:
             print(f"{head.name} is refused: {error}", flush=True)
             yield row | {"outcome": f"refused: {error}"}

@@ -19,13 +19,13 @@ from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import GeometryError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.chain import find_region
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.options import AUTOMATIC
+from KDSegmentatorLib.options import AUTOMATIC, RunOptions
 from KDSegmentatorLib.packs.manifest import Label
 from KDSegmentatorLib.packs.pack import StudentPack
+from KDSegmentatorLib.segmenter import find_region
 
 AAL: dict[str, tuple[int, int]] = {
     "hippocampus": (37, 38),
@@ -65,8 +65,8 @@ class Chain:
             KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment`.
         """
         first, second = self.engines()
-        region = find_region(image, self.extraction, first, threads=self.threads)
-        return segment(image, self.structures, second, region=region, threads=self.threads)
+        region = find_region(image, self.extraction, first, RunOptions(threads=self.threads))
+        return segment(image, self.structures, second, RunOptions(threads=self.threads), region=region)
 
     def both_ways(self, image: Volume, engines: tuple[Engine, Engine]) -> tuple[npt.NDArray[np.bool_], Volume, Volume]:
         """Segment a scan without its skull.
@@ -82,9 +82,9 @@ class Chain:
             KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment`.
         """
         first, second = engines
-        region = find_region(image, self.extraction, first, threads=self.threads)
-        alone = segment(image, self.structures, second, region="given", threads=self.threads)
-        chained = segment(image, self.structures, second, region=region, threads=self.threads)
+        region = find_region(image, self.extraction, first, RunOptions(threads=self.threads))
+        alone = segment(image, self.structures, second, RunOptions(region="given", threads=self.threads))
+        chained = segment(image, self.structures, second, RunOptions(threads=self.threads), region=region)
         return region.mask, alone.volume, chained.volume
 
     def engines(self, precision: str = AUTOMATIC) -> tuple[Engine, Engine]:

@@ -20,6 +20,7 @@ from KDSegmentatorLib.errors import ExportError, KDSegmentatorError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.machine.peak_memory import peak_memory
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
 
 if TYPE_CHECKING:
@@ -72,7 +73,10 @@ def main(arguments: Sequence[str]) -> None:
     asked = int(threads) or None
     engine = choose_engine(pack, EngineRequest(precision="float32", threads=asked)).engine
     volume = read_volume(Path(image))
-    seconds = [segment(volume, pack, engine, region="given").record.seconds["total"] for _ in range(1 + int(rounds))]
+    seconds = [
+        segment(volume, pack, engine, RunOptions(region="given")).record.seconds["total"]
+        for _ in range(1 + int(rounds))
+    ]
     found = {
         "seconds": round(median(seconds[1:]), 4),
         "peak_bytes": peak_memory(),

@@ -19,7 +19,7 @@ from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.options import PRECISIONS
+from KDSegmentatorLib.options import PRECISIONS, RunOptions
 from KDSegmentatorLib.packs.manifest import Precision, SurfaceKind
 from KDSegmentatorLib.packs.reader import write_manifest
 
@@ -178,7 +178,7 @@ def score_pack(
         if sorted(row.label for row in rows) == sorted(values):
             scores += rows
             continue
-        result = segment(read_volume(case.image), pack, engine, region="given", mirroring=mirroring)
+        result = segment(read_volume(case.image), pack, engine, RunOptions(region="given", mirroring=mirroring))
         reference = read_volume(case.label, allow_constant=True)  # a case may hold none of the labels
         if not reference.same_grid(result.volume):
             raise ExportError(f"the segmentation of {case.name} is not on the grid of {case.label}")

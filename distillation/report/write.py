@@ -28,6 +28,7 @@ from KDSegmentatorLib.errors import ExportError, KDSegmentatorError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _qualitative(stages: Stages, results: TaskResults, packs: dict[str, StudentP
         engine = choose_engine(packs[model], EngineRequest(precision="float32")).engine
         dice = joined[model].metrics["dice"].cases.get(case.name)
         title = f"{model}\n{'no label, no Dice' if dice is None else f'mean Dice {dice:.3f}'}"
-        segmentation = segment(image, packs[model], engine, region="given").volume
+        segmentation = segment(image, packs[model], engine, RunOptions(region="given")).volume
         columns.append(Column(title=title, segmentation=segmentation))
     recipe = stages.recipe.pack
     chosen = f"the median of {count} by the mean Dice of the networks shown (of two in the middle, the better one)"

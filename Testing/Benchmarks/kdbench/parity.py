@@ -20,6 +20,7 @@ from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.version import __version__
 
@@ -100,7 +101,7 @@ def compare_cases(
     predictor.initialize_from_trained_model_folder(str(model.folder), (model.fold,), checkpoint)
     for case in cases:
         volume = read_volume(case.image)
-        ours = segment(volume, pack, engine, region="given", check_input=False)
+        ours = segment(volume, pack, engine, RunOptions(region="given", check_input=False))
         voxels, spacing = volume.voxels[None].astype(np.float32), {"spacing": list(volume.spacing[::-1])}
         found = []
         for sums in (torch.half, torch.float32):

@@ -392,10 +392,11 @@ def test_another_contrast_is_warned_of(structures: Segmenter) -> None:
     [(0, 1), (0, 2), (1, 2), (0,), (1,)],
     ids=["about left-right", "about front-back", "about head-foot", "mirrored head to foot", "mirrored front to back"],
 )
-def test_a_header_with_a_wrong_orientation_is_implausible(structures: Segmenter, axes: tuple[int, ...]) -> None:
+def test_a_header_with_a_wrong_orientation_is_implausible(store: PackStore, axes: tuple[int, ...]) -> None:
     """The voxels (z, y, x) are those of a head turned by 180 degrees or mirrored, and the header does not say so."""
     turned_over = head().with_voxels(np.ascontiguousarray(np.flip(head().voxels, axes)))
-    result = structures(turned_over, labels=["Left thalamus", "Right thalamus"])
+    thalami = Segmenter(STRUCTURES, STRUCTURES_SIZE, store=store, labels=["Left thalamus", "Right thalamus"])
+    result = thalami(turned_over)
     assert {*np.unique(result.volume.voxels)} <= {0, *(label.value for label in result.labels)}
     warnings = result.record.warnings
     assert warnings[0].kind == "implausible"  # shows in all structures, not in the two

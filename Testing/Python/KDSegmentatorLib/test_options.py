@@ -30,7 +30,7 @@ def test_a_size_may_be_written_as_people_write_it(written: str) -> None:
         ("threads", True),
         ("threads", 2.5),
         ("labels", 19),
-        ("labels", "Hippocampus"),
+        ("labels", ""),
         ("labels", [None]),
         ("labels", [""]),
         ("probabilities", 3),
@@ -47,6 +47,12 @@ def test_lists_become_tuples_without_repetitions_and_values_become_text() -> Non
     options: Any = {"labels": ["Left-Hippocampus", 17, "Left-Hippocampus"]}
 
     assert RunOptions(**options).labels == ("Left-Hippocampus", "17")
+
+
+def test_one_name_is_a_list_of_one() -> None:
+    one: Any = "Left-Hippocampus"
+
+    assert RunOptions(labels=one).labels == ("Left-Hippocampus",)
 
 
 def test_options_survive_the_way_through_a_file() -> None:

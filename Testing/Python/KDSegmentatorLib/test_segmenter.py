@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from KDSegmentatorLib.errors import (
 )
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.segmenter import Segmenter
@@ -65,11 +69,18 @@ def test_a_fixed_size_is_loaded_at_once(store: PackStore, made: list[str]) -> No
     assert len(made) == 1
 
 
-@pytest.mark.parametrize("sizes", [(), ("auto",)])
-def test_auto_takes_a_pack_for_each_volume_and_keeps_its_engine(
-    store: PackStore, made: list[str], monkeypatch: pytest.MonkeyPatch, sizes: tuple[str, ...]
+def test_without_a_size_the_recommended_one_runs_whatever_the_machine(
+    store: PackStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    segmenter = Segmenter("generated", *sizes, store=store)
+    assert Segmenter("generated", store=store).pack.manifest.size == "x1/4"
+    monkeypatch.setattr(selection, "detect_hardware", lambda: Hardware(logical_cores=1, available_memory=1))
+    assert Segmenter("Generated", store=store)(SMALL).record.size == "x1/4"
+
+
+def test_auto_decides_at_the_first_volume_and_keeps_the_pack_and_its_engine(
+    store: PackStore, made: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = Segmenter("generated", "auto", store=store)
     assert made == []
     with pytest.raises(InvalidSettingsError, match=r"choose\(volume\)"):
         _ = segmenter.pack
@@ -79,24 +90,19 @@ def test_auto_takes_a_pack_for_each_volume_and_keeps_its_engine(
     assert segmenter(SMALL).record.size == "x1"
     assert len(made) == 1
     monkeypatch.setattr(selection, "detect_hardware", lambda: Hardware(logical_cores=1, available_memory=1))
-    assert segmenter(LARGE).record.size == "x1/4"
-    assert "smallest size" in str(segmenter.choose(LARGE).reason)
-    assert len(made) == 2
-
-
-def test_a_choice_is_not_made_twice(store: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = Segmenter("generated", store=store)
-    choice = segmenter.choose(SMALL)
-    monkeypatch.setattr(selection, "detect_hardware", lambda: pytest.fail("chosen again"))
-    assert segmenter(SMALL, choice=replace(choice, reason=None)).record.pack_id == choice.pack.manifest.id
+    assert segmenter(LARGE).record.size == "x1"
+    assert segmenter.pack.manifest.size == "x1"
+    assert str(segmenter.choose(LARGE).reason).startswith("x1 is the largest size")
+    assert len(made) == 1
 
 
 def test_what_is_asked_for_reaches_the_engine_and_the_pipeline(store: PackStore) -> None:
-    segmenter = Segmenter(
-        "generated", "x1/2", engine="onnxruntime", precision="float32", device="cpu", threads=1, store=store
+    options = RunOptions(
+        size="x1/2", engine="onnxruntime", precision="float32", device="cpu", threads=1, entropy=True, check_input=False
     )
+    segmenter = Segmenter("generated", options, store=store, probabilities=["structure 2"], labels=[1])
     assert segmenter.engine.reason == "onnxruntime float32 on cpu: exact"
-    found = segmenter(SMALL, entropy=True, probabilities=["structure 2"], labels=[1], check_input=False)
+    found = segmenter(SMALL)
     assert (found.record.engine, found.record.threads, found.record.checked) == ("onnxruntime", 1, False)
     assert found.entropy is not None
     assert list(found.probabilities) == [2]
@@ -108,6 +114,10 @@ def test_what_is_asked_for_reaches_the_engine_and_the_pipeline(store: PackStore)
     [
         ({"engine": "abacus"}, InvalidSettingsError, "there is no engine 'abacus'"),
         ({"threads": 0}, InvalidSettingsError, "threads must be a whole number from 1 to 1024"),
+        ({"labels": 19}, InvalidSettingsError, "labels must be a list of names"),
+        ({"labels": ["Spleen"]}, InvalidSettingsError, "generated-x1_2 has no label 'Spleen'"),
+        ({"probabilities": ["structure 9"]}, InvalidSettingsError, "do you mean structure"),
+        ({"mirroring": "yes"}, InvalidSettingsError, "mirroring must be True or False"),
         ({"precision": "int8"}, EngineUnavailableError, "the pack was not accepted in int8"),
     ],
 )
@@ -120,7 +130,7 @@ def test_what_is_not_possible_is_an_error_at_once(
 
 def test_auto_leaves_damaged_packs_out_and_says_so(store: PackStore, caplog: pytest.LogCaptureFixture) -> None:
     (store.get("generated-x1").folder / "manifest.json").write_text("{}", encoding="utf-8")
-    segmenter = Segmenter("generated", store=store)
+    segmenter = Segmenter("generated", "auto", store=store)
     assert [pack.id for pack in segmenter.damaged] == ["generated-x1"]
     assert segmenter(SMALL).record.size == "x1/2"
     assert "generated-x1 is left out" in caplog.text
@@ -143,13 +153,94 @@ def test_all_packs_of_a_task_damaged(store: PackStore) -> None:
         Segmenter("generated", store=store)
 
 
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("t1.nii.gz", r"not the name of a file: segmenter\(read_volume\('t1.nii.gz'\)\)"),
+        (Path("t1.nii.gz"), "not the name of a file"),
+        (np.zeros((3, 4, 5)), r"got ndarray of shape \(3, 4, 5\): give voxels .* Volume\(voxels, spacing"),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_is_no_volume_is_refused_with_what_to_give(store: PackStore, given: Any, said: str) -> None:
+    with pytest.raises(InvalidSettingsError, match=said):
+        Segmenter("generated", "x1/4", store=store)(given)
+
+
+def test_an_option_that_does_not_exist_is_named(store: PackStore) -> None:
+    with pytest.raises(TypeError, match="thread"):
+        Segmenter("generated", "x1/4", store=store, thread=2)
+    with pytest.raises(TypeError, match="size was given twice"):
+        Segmenter("generated", "x1/4", store=store, size="x1")
+
+
+# ---- threads and processes ----
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_several_threads_may_share_a_segmenter(store: PackStore, engine: str) -> None:
+    pytest.importorskip(engine)
+    segmenter = Segmenter("generated", "x1/4", store=store, engine=engine, threads=1)
+    volumes = [SMALL.with_voxels(np.roll(SMALL.voxels, number)) for number in range(4)]
+    expected = [segmenter(volume).volume.voxels for volume in volumes]
+    with ThreadPoolExecutor(max_workers=4) as executor:
+        found = list(executor.map(segmenter, volumes * 2))
+    for result, voxels in zip(found, expected * 2, strict=True):
+        np.testing.assert_array_equal(result.volume.voxels, voxels)
+
+
+_IN_A_FORKED_CHILD = """
+import os, sys
+import numpy as np
+from pathlib import Path
+from KDSegmentatorLib.errors import EngineError
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorLib.segmenter import Segmenter
+
+volume = Volume(np.random.default_rng(0).gamma(2, 100, size=(20, 24, 18)).astype(np.float32), (1.0, 1.0, 1.0))
+store = PackStore(Path(sys.argv[1]), Path(sys.argv[2]))
+segmenter = Segmenter("generated", "x1/4", store=store, engine=sys.argv[3], threads=1)
+expected = segmenter(volume).volume.voxels
+child = os.fork()
+if child == 0:
+    try:
+        same = (segmenter(volume).volume.voxels == expected).all()
+        os._exit(0 if same else 3)
+    except EngineError as error:
+        os._exit(4 if "spawn" in str(error) else 5)
+_, status = os.waitpid(child, 0)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(("engine", "code"), [("onnxruntime", 0), ("openvino", 4)])
+def test_a_forked_process_gets_an_engine_of_its_own_or_is_told(store: PackStore, engine: str, code: int) -> None:
+    pytest.importorskip(engine)
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-c",
+        _IN_A_FORKED_CHILD,
+        store.user_folder,
+        store.shipped_folder,
+        engine,
+    ]
+    assert subprocess.run(command, timeout=60).returncode == code
+
+
 # ---- cancelling ----
 
 
 def test_loading_can_be_cancelled(store: PackStore) -> None:
     with pytest.raises(CancelledError):
         Segmenter("generated", "x1/2", store=store, cancel=lambda: True)
-    segmenter = Segmenter("generated", store=store)
+    segmenter = Segmenter("generated", "auto", store=store)
     pack = segmenter.choose(SMALL).pack
     with pytest.raises(CancelledError):
         segmenter.engine_for(pack, lambda: True)
@@ -161,9 +252,9 @@ def test_measuring_the_machine_can_be_cancelled(
 ) -> None:
     monkeypatch.setenv("KDSEGMENTATOR_CACHE", str(tmp_path / "another machine"))
     with pytest.raises(CancelledError):
-        Segmenter("generated", store=store).choose(SMALL, cancel=lambda: True)
+        Segmenter("generated", "auto", store=store).choose(SMALL, cancel=lambda: True)
     with pytest.raises(CancelledError):
-        Segmenter("generated", store=store)(SMALL, cancel=lambda: True)
+        Segmenter("generated", "auto", store=store)(SMALL, cancel=lambda: True)
 
 
 def test_a_call_hands_its_cancel_on_to_loading(store: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +269,7 @@ def test_a_call_hands_its_cancel_on_to_loading(store: PackStore, monkeypatch: py
     def go_on() -> bool:
         return False
 
-    Segmenter("generated", store=store)(SMALL, cancel=go_on)
+    Segmenter("generated", "auto", store=store)(SMALL, cancel=go_on)
     assert handed == [go_on]
 
 
@@ -196,24 +287,20 @@ class TestRegionGiven:
     def test_it_is_not_looked_for(self, chained: PackStore, made: list[str]) -> None:
         given = Segmenter("inside", "x1/4", engine="onnxruntime", threads=1, store=chained, region="given")
         assert made == ["inside-x1_4"]
-        assert given.region_given
+        assert given.options.region == "given"
         assert given.region_pack is None
         assert given.choose(SMALL).region_pack is None
         stages: list[str] = []
         result = given(SMALL, progress=lambda step: stages.append(step.stage))
         assert list(dict.fromkeys(stages)) == ["preprocess", "windows", "restore"]
         assert result.record.region is None
-        expected = segment(SMALL, given.pack, given.engine.engine, region="given", threads=1).volume.voxels
+        expected = segment(SMALL, given.pack, given.engine.engine, RunOptions(region="given", threads=1)).volume.voxels
         np.testing.assert_array_equal(result.volume.voxels, expected)
         found = Segmenter("inside", "x1/4", engine="onnxruntime", threads=1, store=chained)
-        assert not found.region_given
         assert (found(SMALL).volume.voxels != expected).any()
-        # also with a choice that knows of the earlier stage
-        again = given(SMALL, choice=found.choose(SMALL)).volume.voxels
-        np.testing.assert_array_equal(again, expected)
 
     def test_auto_does_not_look_for_it_either(self, chained: PackStore, made: list[str]) -> None:
-        automatic = Segmenter("inside", engine="onnxruntime", threads=1, store=chained, region="given")
+        automatic = Segmenter("inside", "auto", engine="onnxruntime", threads=1, store=chained, region="given")
         assert automatic(SMALL).record.region is None
         assert made == ["inside-x1_2"]
 
@@ -225,5 +312,5 @@ class TestRegionGiven:
 
     def test_anything_else_is_refused(self, chained: PackStore) -> None:
         wrong: Any = True
-        with pytest.raises(InvalidSettingsError, match="must be 'given' or None, got True"):
+        with pytest.raises(InvalidSettingsError, match="there is no region True"):
             Segmenter("inside", "x1/4", store=chained, region=wrong)

@@ -19,6 +19,7 @@ from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine  # noqa: E40
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError, TeacherError  # noqa: E402
 from KDSegmentatorLib.inference.pipeline import segment  # noqa: E402
 from KDSegmentatorLib.io.images import read_volume  # noqa: E402
+from KDSegmentatorLib.options import RunOptions  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
 from support.public_models import stock_labels, write_model  # noqa: E402
 
@@ -112,7 +113,7 @@ def test_an_imported_model_gives_every_voxel_of_stock_nnunet(shape, public_model
         patched.setattr(torch, "half", torch.float32)  # the type of the predictor's sums; float16 has ties
         expected = stock_labels(folder, image, tmp_path / "stock.nii.gz", fold=fold, mirroring=mirroring)
     ours = segment(
-        read_volume(image), pack, OnnxRuntimeEngine(pack.body()), mirroring=mirroring, check_input=False
+        read_volume(image), pack, OnnxRuntimeEngine(pack.body()), RunOptions(mirroring=mirroring, check_input=False)
     ).volume
     reference = read_volume(expected, allow_constant=True)
     assert len(np.unique(reference.voxels)) > 2

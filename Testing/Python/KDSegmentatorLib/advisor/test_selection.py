@@ -35,10 +35,18 @@ def damage(store: PackStore, size: str) -> None:
 
 
 def test_an_open_size_leaves_all_of_the_task_the_largest_first(store: PackStore) -> None:
-    found = select(store, "generated")
+    found = select(store, "generated", AUTOMATIC)
     assert found.automatic
     assert [pack.manifest.size for pack in found.packs.packs] == ["x1", "x1/2", "x1/4"]
     assert found.damaged == ()
+
+
+def test_without_a_size_the_recommended_one_is_taken_whatever_the_machine(store: PackStore) -> None:
+    assert [pack.manifest.size for pack in select(store, "generated").packs.packs] == ["x1/4"]
+    damage(store, "x1/4")
+    found = select(store, "Generated")
+    assert ([pack.manifest.size for pack in found.packs.packs], found.automatic) == (["x1/2"], False)
+    assert [pack.id for pack in found.damaged] == ["generated-x1_4"]
 
 
 def test_a_fixed_size_is_that_one(store: PackStore) -> None:
@@ -48,7 +56,7 @@ def test_a_fixed_size_is_that_one(store: PackStore) -> None:
 
 
 def test_the_largest_size_that_is_quick_enough_is_chosen_with_the_reason(store: PackStore) -> None:
-    choice = select(store, "generated").choose(VOLUME)
+    choice = select(store, "generated", AUTOMATIC).choose(VOLUME)
     assert choice.pack.manifest.size == "x1"
     assert choice.reason is not None
     assert choice.reason.startswith("x1 is the largest size expected to finish within 10 s (estimated ")
@@ -83,18 +91,18 @@ def test_wishes_and_the_way_to_run_reach_the_estimate(store: PackStore, monkeypa
 
     monkeypatch.setattr(selection, "advise", spy)
     request = EngineRequest(engine="onnxruntime", threads=1)
-    select(store, "generated").choose(VOLUME, request=request, mirroring=True, entropy=True, probabilities=2)
+    select(store, "generated", AUTOMATIC).choose(VOLUME, request=request, mirroring=True, entropy=True, probabilities=2)
     assert seen == [{"request": request, "mirroring": True, "entropy": True, "probabilities": 2, "region_packs": {}}]
 
 
 def test_what_nothing_here_can_run_is_refused(store: PackStore) -> None:
     with pytest.raises(EngineUnavailableError, match=r"generated x1/4 cannot be run here with precision int8"):
-        select(store, "generated").choose(VOLUME, request=EngineRequest(precision="int8"))
+        select(store, "generated", AUTOMATIC).choose(VOLUME, request=EngineRequest(precision="int8"))
 
 
 def test_damaged_packs_are_left_out_and_named(store: PackStore) -> None:
     damage(store, "x1")
-    found = select(store, "generated")
+    found = select(store, "generated", AUTOMATIC)
     assert [pack.id for pack in found.damaged] == ["generated-x1"]
     choice = found.choose(VOLUME)
     assert choice.pack.manifest.size == "x1/2"

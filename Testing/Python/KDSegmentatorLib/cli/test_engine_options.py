@@ -21,6 +21,7 @@ from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import InsufficientMemoryError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.store import PackStore
 from support.generated_packs import manifest, write_pack
 from support.reduced_packs import (
@@ -117,7 +118,7 @@ def everything(scan: Path) -> list[object]:
         (["--entropy", "scan.nii.gz"], 2, "is the same file as INPUT"),
         (["--probability", "1", "missing/a.nii"], 2, "--probability 1 missing/a.nii: there is no folder"),
         (["--probability", "spleen", "a.nii"], 2, "has no label 'spleen'; it has: structure 1 (1)"),
-        (["--probability", "0", "a.nii"], 2, "has no label 0"),
+        (["--probability", "0", "a.nii"], 2, "has no label '0'"),
         (["--probability", "1", "a.nii", "--probability", "2", "a.nii"], 2, "is the same file as --probability 1"),
         (["--probability", "1"], 2, "expected 2 arguments"),
     ],
@@ -144,7 +145,7 @@ def test_entropy_and_probabilities_appear_on_the_inputs_grid(kdseg: Any, scan: P
     code, out, err = kdseg("segment", scan, scan.with_name("labels.nii.gz"), *PACK, *everything(scan))
     assert code == 0, err
     volume, pack = read_volume(scan), store.get("generated-x1_4")
-    expected = segment(volume, pack, choose_engine(pack).engine, entropy=True, probabilities=[1, 2])
+    expected = segment(volume, pack, choose_engine(pack).engine, RunOptions(entropy=True, probabilities=[1, 2]))
     assert expected.entropy is not None
     before = SimpleITK.ReadImage(str(scan))
     for name, map_ in (

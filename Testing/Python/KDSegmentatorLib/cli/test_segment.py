@@ -246,7 +246,7 @@ def test_paths_with_spaces_and_other_letters(kdseg: Any, scan: Path) -> None:
         ("x" * 300 + ".nii", [], "cannot be written"),
         ("labels.nii", ["--record", "record.txt"], "must end with .json"),
         ("labels.nii", ["--size", "x1/8"], "sizes: x1, x1/2, x1/4"),
-        ("labels.nii", ["--size", "large"], "sizes: x1, x1/2, x1/4"),
+        ("labels.nii", ["--size", "large"], "give 'x1', 'x1/2', 'x1/4'"),
         ("labels.nii", ["--labels", "spleen"], "structure 1 (1)"),
         ("labels.nii", ["--labels", "9"], "structure 1 (1)"),
         ("labels.nii", ["--threads", "0"], "at least 1"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,14 +24,14 @@ from KDSegmentatorLib.errors import (
     UnsuitableVolumeError,
 )
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.chain import Regions, find_region
 from KDSegmentatorLib.inference.pieces import largest_pieces
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel, FieldOfView
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorLib.segmenter import Segmenter
+from KDSegmentatorLib.segmenter import Regions, Segmenter, find_region
 from support.chained_packs import EARLIER, LATER, MARGIN_MM, after_earlier, install_earlier, install_later
 from support.generated_family import write_scan
 from support.mrml_scene import TILTED, placed
@@ -58,8 +59,11 @@ def chained(store: PackStore, tmp_path: Path) -> PackStore:
     return store
 
 
-def run(volume: Volume, pack: StudentPack, **options: object) -> Volume:
-    return segment(volume, pack, choose_engine(pack, CPU).engine, threads=1, **options).volume  # type: ignore[arg-type]
+def run(volume: Volume, pack: StudentPack, region: Any = None, **options: Any) -> Volume:
+    given = region == "given"
+    chosen = RunOptions(threads=1, region="given" if given else "", **options)
+    engine = choose_engine(pack, CPU).engine
+    return segment(volume, pack, engine, chosen, region=None if given else region).volume
 
 
 def segmenter(store: PackStore, **options: object) -> Segmenter:
@@ -155,7 +159,7 @@ def test_a_region_that_is_far_too_small_is_refused(
     expected = Expected(cases=9, smallest_ml=smallest_ml, largest_ml=2 * smallest_ml, labels=(), pairs=())
     install_later(store, tmp_path, region=after_earlier(), expected=expected)
     run_it = segmenter(store)
-    unchecked = run_it(blob(), check_input=False).record.warnings
+    unchecked = segmenter(store, check_input=False)(blob()).record.warnings
     assert [warning.kind for warning in unchecked].count("input") == refused
     if refused:
         with pytest.raises(
@@ -174,7 +178,7 @@ def test_a_volume_that_is_too_small_is_refused_before_the_earlier_stage(store: P
     with pytest.raises(ImplausibleVolumeError, match="too small"):
         segmenter(store)(blob(), progress=seen.append)
     assert seen == []
-    assert [warning.kind for warning in segmenter(store)(blob(), check_input=False).record.warnings] == ["input"]
+    assert [warning.kind for warning in segmenter(store, check_input=False)(blob()).record.warnings] == ["input"]
 
 
 def test_a_speck_apart_from_the_region_is_left_out_of_it(store: PackStore, tmp_path: Path) -> None:
@@ -209,11 +213,11 @@ def test_the_earlier_pack_has_to_be_there_and_fit(store: PackStore, tmp_path: Pa
 
 def test_a_size_that_is_left_open(chained: PackStore, tmp_path: Path) -> None:
     install_later(chained, tmp_path, region=after_earlier(), size="x1/2", seed=5)
-    automatic = Segmenter("inside", engine="onnxruntime", threads=1, store=chained)
+    automatic = Segmenter("inside", "auto", engine="onnxruntime", threads=1, store=chained)
     volume = blob()
     choice = automatic.choose(volume)
     assert choice.region_pack is not None
-    result = automatic(volume, choice=choice)
+    result = automatic(volume)
     assert result.record.region is not None
     assert result.record.region.pack_id == choice.region_pack.manifest.id == EARLIER
 
@@ -232,7 +236,7 @@ def test_sizes_of_one_volume_share_the_region(chained: PackStore, tmp_path: Path
 def test_a_region_of_another_volume_is_refused(chained: PackStore) -> None:
     """The shapes are equal in all of them."""
     volume, earlier = blob(), chained.get(EARLIER)
-    found = find_region(volume, earlier, choose_engine(earlier, CPU).engine, threads=1)
+    found = find_region(volume, earlier, choose_engine(earlier, CPU).engine, RunOptions(threads=1))
     assert found.volume.same_grid(volume)
     again = volume.with_voxels(volume.voxels + 1)  # on the same grid
     assert run(again, chained.get(LATER), region=found).voxels.shape == volume.voxels.shape

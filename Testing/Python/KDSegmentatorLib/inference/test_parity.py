@@ -26,6 +26,7 @@ from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.manifest import Normalization, Preprocessing, Resampling, Windows
 from KDSegmentatorLib.packs.pack import StudentPack
 from support.generated_models import CASES, GeneratedModel, network, plans, reference_labels, scan
@@ -76,7 +77,9 @@ def our_labels(model: GeneratedModel, image: np.ndarray[Any, Any], folder: Path)
     pack = pack_of(model, folder)
     k, j, i = model.spacing
     volume = Volume(image, (float(i), float(j), float(k)))
-    segmentation = segment(volume, pack, OnnxRuntimeEngine(pack.body()), mirroring=model.mirroring, check_input=False)
+    segmentation = segment(
+        volume, pack, OnnxRuntimeEngine(pack.body()), RunOptions(mirroring=model.mirroring, check_input=False)
+    )
     return segmentation.volume.voxels
 
 

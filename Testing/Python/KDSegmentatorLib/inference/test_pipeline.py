@@ -28,6 +28,7 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference import network_grid, pipeline
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel, FieldOfView, Resampling
 from KDSegmentatorLib.packs.pack import StudentPack
 from support.generated_packs import FEATURES, convolution_body, manifest, write_pack
@@ -104,8 +105,8 @@ def test_early_and_late_head_agree(tmp_path: Path) -> None:
 
 def test_only_wanted_labels_are_kept(pack: StudentPack) -> None:
     engine = OnnxRuntimeEngine(pack.body())
-    everything = segment(scan(), pack, engine, entropy=True, probabilities=[2])
-    some = segment(scan(), pack, engine, labels=["Structure 3", 1], entropy=True, probabilities=[2])
+    everything = segment(scan(), pack, engine, RunOptions(entropy=True, probabilities=[2]))
+    some = segment(scan(), pack, engine, RunOptions(labels=["Structure 3", 1], entropy=True, probabilities=[2]))
     assert [label.value for label in some.labels] == [1, 3]
     np.testing.assert_array_equal(
         some.volume.voxels, np.where(everything.volume.voxels == 2, 0, everything.volume.voxels)
@@ -120,7 +121,7 @@ def test_only_wanted_labels_are_kept_in_any_of_the_48_orders(pack: StudentPack) 
     everything = segment(scan(), pack, engine).volume
     expected = np.where(everything.voxels == 2, 0, everything.voxels)
     for codes in ORDERS:
-        some = segment(scan().reoriented(codes), pack, engine, labels=[1, 3]).volume
+        some = segment(scan().reoriented(codes), pack, engine, RunOptions(labels=[1, 3])).volume
         np.testing.assert_array_equal(some.reoriented(everything.axis_codes).voxels, expected, err_msg=codes)
 
 
@@ -128,7 +129,7 @@ def test_of_wanted_labels_too_only_the_largest_piece_is_kept(tmp_path: Path) -> 
     pack = write_pack(tmp_path, manifest=replace(manifest(), single_pieces=(1, 2)))
     engine = OnnxRuntimeEngine(pack.body())
     everything = segment(scan(), pack, engine).volume.voxels
-    some = segment(scan(), pack, engine, labels=[1, 3]).volume.voxels
+    some = segment(scan(), pack, engine, RunOptions(labels=[1, 3])).volume.voxels
     assert (everything == 2).any()
     np.testing.assert_array_equal(some, np.where(everything == 2, 0, everything))
 
@@ -138,13 +139,13 @@ def test_a_result_is_judged_before_labels_are_dropped(tmp_path: Path) -> None:
     expected = Expected(cases=9, smallest_ml=0.1, largest_ml=9000, labels=known, pairs=())
     weight = np.random.default_rng(5).normal(size=(9, FEATURES)).astype(np.float32)
     pack = write_pack(tmp_path, manifest=manifest(labels=8, expected=expected), weight=weight)
-    warnings = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), labels=[3]).record.warnings
+    warnings = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), RunOptions(labels=[3])).record.warnings
     assert warnings[0].kind == "implausible"
     assert "8 of 8 structures" in warnings[0].sentence
 
 
 def test_one_label_by_its_name(pack: StudentPack) -> None:
-    chosen = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), labels="structure 2").labels
+    chosen = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), RunOptions(labels="structure 2")).labels
     assert [label.value for label in chosen] == [2]
 
 
@@ -158,19 +159,19 @@ def test_one_label_by_its_name(pack: StudentPack) -> None:
 )
 def test_a_name_that_is_nearly_right(pack: StudentPack, wanted: str, meant: str) -> None:
     with pytest.raises(InvalidSettingsError, match=meant):
-        segment(scan(), pack, OnnxRuntimeEngine(pack.body()), labels=[wanted])
+        segment(scan(), pack, OnnxRuntimeEngine(pack.body()), RunOptions(labels=[wanted]))
 
 
-@pytest.mark.parametrize("wanted", [["spleen"], [9], []])
+@pytest.mark.parametrize("wanted", [["spleen"], [9]])
 def test_unknown_label(pack: StudentPack, wanted: list[Any]) -> None:
     with pytest.raises(InvalidSettingsError, match="label"):
-        segment(scan(), pack, OnnxRuntimeEngine(pack.body()), labels=wanted)
+        segment(scan(), pack, OnnxRuntimeEngine(pack.body()), RunOptions(labels=wanted))
 
 
 def test_mirroring_runs_every_window_eight_times_and_is_recorded(pack: StudentPack) -> None:
     engine = OnnxRuntimeEngine(pack.body())
     once = segment(scan(), pack, engine).record
-    mirrored = segment(scan(), pack, engine, mirroring=True).record
+    mirrored = segment(scan(), pack, engine, RunOptions(mirroring=True)).record
     assert mirrored.windows == 8 * once.windows
     assert mirrored.mirroring and not once.mirroring
 
@@ -179,7 +180,7 @@ def test_mirroring_that_was_not_trained_is_refused(tmp_path: Path) -> None:
     base = manifest()
     plain = write_pack(tmp_path / "p", manifest=replace(base, windows=replace(base.windows, mirroring_axes=())))
     with pytest.raises(InvalidSettingsError, match="without mirroring"):
-        segment(scan(), plain, OnnxRuntimeEngine(plain.body()), mirroring=True)
+        segment(scan(), plain, OnnxRuntimeEngine(plain.body()), RunOptions(mirroring=True))
 
 
 def test_the_record_names_pack_engine_and_times(pack: StudentPack) -> None:
@@ -268,10 +269,10 @@ def test_the_check_of_the_result_can_be_cancelled_and_is_part_of_the_progress(
     def three_slabs_left() -> bool:
         return bool(reports) and reports[-1].stage == "restore" and reports[-1].total - reports[-1].done <= 3
 
-    for labels, passes in ((None, 1), ([1], 2)):  # what is not wanted is dropped in a pass of its own
+    for labels, passes in (((), 1), ((1,), 2)):  # what is not wanted is dropped in a pass of its own
         reports.clear()
         with pytest.raises(CancelledError):
-            segment(volume, pack, engine, labels=labels, progress=reports.append, cancel=three_slabs_left)
+            segment(volume, pack, engine, RunOptions(labels=labels), progress=reports.append, cancel=three_slabs_left)
         assert reports[-1].total == whole[-1].total - 1 + passes * 20, "one slab before, 20 now"
         assert reports[-1].total - reports[-1].done == 3
 
@@ -356,20 +357,21 @@ from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.errors import InsufficientMemoryError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import open_pack
 pack = open_pack(Path(sys.argv[1]))
 engine = OnnxRuntimeEngine(pack.body())
 def scan(edge):
     return Volume(np.random.default_rng(0).gamma(2, 100, size=(edge,) * 3).astype(np.float32), (0.9, 0.9, 0.9))
 small, large = scan(20), scan(260)
-segment(small, pack, engine, threads=2)  # threads and libraries are there
+segment(small, pack, engine, RunOptions(threads=2))  # threads and libraries are there
 taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (taken + (60 << 20),) * 2)
 try:
-    segment(large, pack, engine, threads=2)
+    segment(large, pack, engine, RunOptions(threads=2))
 except InsufficientMemoryError as error:
     print(error)
-segment(small, pack, engine, threads=2)
+segment(small, pack, engine, RunOptions(threads=2))
 print("and goes on")
 """
 
@@ -389,17 +391,17 @@ def test_a_process_that_has_too_little_memory_survives(pack: StudentPack) -> Non
 @pytest.mark.parametrize("threads", [0, -1])
 def test_a_number_of_threads_that_makes_no_sense(pack: StudentPack, threads: int) -> None:
     with pytest.raises(InvalidSettingsError, match=f"threads must be a whole number from 1 to 1024, got {threads}"):
-        segment(scan(), pack, OnnxRuntimeEngine(pack.body()), threads=threads)
+        segment(scan(), pack, OnnxRuntimeEngine(pack.body()), RunOptions(threads=threads))
 
 
 @pytest.mark.parametrize("wanted", [["spleen"], [9], [0]])
 def test_a_probability_of_no_label(pack: StudentPack, wanted: list[Any]) -> None:
     with pytest.raises(InvalidSettingsError, match="has no label"):
-        segment(scan(), pack, OnnxRuntimeEngine(pack.body()), probabilities=wanted)
+        segment(scan(), pack, OnnxRuntimeEngine(pack.body()), RunOptions(probabilities=wanted))
 
 
 def test_the_record_says_what_it_ran_on(pack: StudentPack) -> None:
-    record = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), threads=3, check_input=False).record
+    record = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), RunOptions(threads=3, check_input=False)).record
     assert (record.device, record.threads, record.checked) == ("cpu", 3, False)
 
 
@@ -407,7 +409,9 @@ def test_outside_the_crop_there_is_no_doubt(pack: StudentPack) -> None:
     volume = scan()
     voxels = np.zeros_like(volume.voxels)
     voxels[5:15, 6:20, 4:12] = volume.voxels[5:15, 6:20, 4:12]
-    found = segment(volume.with_voxels(voxels), pack, OnnxRuntimeEngine(pack.body()), entropy=True, probabilities=[2])
+    found = segment(
+        volume.with_voxels(voxels), pack, OnnxRuntimeEngine(pack.body()), RunOptions(entropy=True, probabilities=[2])
+    )
     outside = np.ones(voxels.shape, bool)
     outside[5:15, 6:20, 4:12] = False
     assert found.entropy is not None
@@ -428,7 +432,7 @@ def test_a_spacing_that_would_explode_is_refused_before_memory_is_taken(pack: St
 
 def test_a_spacing_far_too_small_is_named(pack: StudentPack) -> None:
     with pytest.raises(GeometryError, match=r"the volume is 0\.2 x 0\.24 x 0\.18 mm, less than one voxel.*spacing"):
-        segment(scan(spacing=(0.01, 0.01, 0.01)), pack, OnnxRuntimeEngine(pack.body()), check_input=False)
+        segment(scan(spacing=(0.01, 0.01, 0.01)), pack, OnnxRuntimeEngine(pack.body()), RunOptions(check_input=False))
 
 
 def test_a_ct_is_refused_and_can_be_allowed(pack: StudentPack) -> None:
@@ -437,7 +441,7 @@ def test_a_ct_is_refused_and_can_be_allowed(pack: StudentPack) -> None:
     engine = OnnxRuntimeEngine(pack.body())
     with pytest.raises(UnsuitableVolumeError, match="looks like CT"):
         segment(ct, pack, engine)
-    (warning,) = segment(ct, pack, engine, check_input=False).record.warnings
+    (warning,) = segment(ct, pack, engine, RunOptions(check_input=False)).record.warnings
     assert (warning.kind, warning.pack_id) == ("input", "generated-x1_4")
     assert "looks like CT" in warning.sentence and "--unchecked" not in warning.sentence
 
@@ -448,7 +452,7 @@ def test_another_field_of_view_is_refused_and_can_be_allowed(tmp_path: Path) -> 
     engine = OnnxRuntimeEngine(pack.body())
     with pytest.raises(UnsuitableVolumeError, match=r"too small .* trained on images of 150 to 170 mm left to right"):
         segment(scan(), pack, engine)
-    (warning,) = segment(scan(), pack, engine, check_input=False).record.warnings
+    (warning,) = segment(scan(), pack, engine, RunOptions(check_input=False)).record.warnings
     assert "too small" in warning.sentence
 
 
@@ -466,7 +470,7 @@ def test_a_result_unlike_the_training_set_has_warnings(tmp_path: Path) -> None:
     assert [(each.kind, each.labels) for each in segment(scan(), odd, engine).record.warnings] == [
         ("large", ("structure 2",))
     ]
-    assert segment(scan(), odd, engine, labels=[1]).record.warnings == ()
+    assert segment(scan(), odd, engine, RunOptions(labels=[1])).record.warnings == ()
 
 
 def test_outside_the_nonzero_box_is_background(pack: StudentPack) -> None:

@@ -18,6 +18,7 @@ from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.inference.strips import strips
 from KDSegmentatorLib.machine.hardware import Hardware
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
 from support.generated_packs import manifest, write_pack
 
@@ -61,11 +62,13 @@ def test_strips_give_every_voxel_what_the_whole_plane_gives(
     pack: StudentPack, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     engine, volume = OnnxRuntimeEngine(pack.body()), scan((1.0, 1.0, 1.0))
-    expected = segment(volume, pack, engine, entropy=True, probabilities=[1], threads=2)
+    expected = segment(volume, pack, engine, RunOptions(entropy=True, probabilities=[1], threads=2))
     assert expected.entropy is not None
     widths = in_strips(monkeypatch, count)
     reports: list[Progress] = []
-    found = segment(volume, pack, engine, entropy=True, probabilities=[1], threads=2, progress=reports.append)
+    found = segment(
+        volume, pack, engine, RunOptions(entropy=True, probabilities=[1], threads=2), progress=reports.append
+    )
     assert found.entropy is not None
     np.testing.assert_array_equal(found.volume.voxels, expected.volume.voxels)
     np.testing.assert_allclose(found.entropy.voxels, expected.entropy.voxels, atol=1e-5)
@@ -83,9 +86,9 @@ def test_strips_of_a_resampled_scan(
     pack: StudentPack, monkeypatch: pytest.MonkeyPatch, spacing: tuple[float, float, float], mirroring: bool
 ) -> None:
     engine, volume = OnnxRuntimeEngine(pack.body()), scan(spacing)
-    expected = segment(volume, pack, engine, mirroring=mirroring).volume.voxels
+    expected = segment(volume, pack, engine, RunOptions(mirroring=mirroring)).volume.voxels
     in_strips(monkeypatch, 3)
-    found = segment(volume, pack, engine, mirroring=mirroring).volume.voxels
+    found = segment(volume, pack, engine, RunOptions(mirroring=mirroring)).volume.voxels
     assert (found == expected).mean() >= 0.9995
 
 

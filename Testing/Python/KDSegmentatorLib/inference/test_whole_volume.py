@@ -25,6 +25,7 @@ from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.windows import gaussian_weights, padding, window_starts
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.manifest import Resampling
 from KDSegmentatorLib.packs.pack import StudentPack
 from support.generated_packs import convolution_body, manifest, write_pack
@@ -160,7 +161,7 @@ def test_every_voxel_is_the_same_without_resampling(case: Case, threads: int, en
         if engine_name == "onnxruntime"
         else OpenVinoEngine(pack.body(), patch_size=case.patch)
     )
-    found = segment(volume, pack, engine, mirroring=case.mirroring, threads=threads)
+    found = segment(volume, pack, engine, RunOptions(mirroring=case.mirroring, threads=threads))
     np.testing.assert_array_equal(found.volume.voxels, expected)
 
 
@@ -170,7 +171,7 @@ def test_next_to_every_voxel_is_the_same_with_resampling(case: Case, threads: in
     volume, pack = scan_of(case), pack_of(case, tmp_path / "pack")
     logits, box = whole_volume_logits(case, volume, pack)
     expected = on_the_scan(case, logits.argmax(axis=0), box)
-    found = segment(volume, pack, OnnxRuntimeEngine(pack.body()), threads=threads)
+    found = segment(volume, pack, OnnxRuntimeEngine(pack.body()), RunOptions(threads=threads))
     assert (found.volume.voxels == expected).mean() >= 0.9995
 
 
@@ -186,15 +187,12 @@ def test_entropy_and_probabilities_are_those_of_the_softmax(case: Case, tmp_path
     exact = logits.astype(np.float64)
     exponentials = np.exp(exact - exact.max(axis=0))
     softmax = exponentials / exponentials.sum(axis=0)
-    plain = segment(volume, pack, OnnxRuntimeEngine(pack.body()), mirroring=case.mirroring)
+    plain = segment(volume, pack, OnnxRuntimeEngine(pack.body()), RunOptions(mirroring=case.mirroring))
     found = segment(
         volume,
         pack,
         OnnxRuntimeEngine(pack.body()),
-        mirroring=case.mirroring,
-        entropy=True,
-        probabilities=["structure 2", 3],
-        labels=[1, 2],
+        RunOptions(mirroring=case.mirroring, entropy=True, probabilities=["structure 2", 3], labels=[1, 2]),
     )
     kept = np.where(plain.volume.voxels > 2, 0, plain.volume.voxels)
     np.testing.assert_array_equal(found.volume.voxels, kept)  # the same labels, with and without the maps

@@ -44,7 +44,7 @@ def test_a_segmentation_from_start_to_end(start: Start, volume: Volume, store: P
     assert not job.running
     assert end.failures == ()
     (result,) = end.results
-    expected = Segmenter("generated", "x1/4", engine="onnxruntime", threads=1, store=store)(volume, entropy=True)
+    expected = Segmenter("generated", "x1/4", engine="onnxruntime", threads=1, store=store, entropy=True)(volume)
     assert np.array_equal(result.segmentation.volume.voxels, expected.volume.voxels)
     assert result.segmentation.volume.voxels.dtype == expected.volume.voxels.dtype
     assert result.segmentation.volume.affine.tolist() == volume.affine.tolist()

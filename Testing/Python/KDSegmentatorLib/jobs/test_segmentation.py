@@ -53,7 +53,7 @@ def test_the_result_is_that_of_the_library(
     request = SegmentRequest(settings=replace(settings, entropy=True), sizes=("x1/4",))
     run_segmentation(request, folder, reporter, never)
     (run,) = read_stored(StoredSegmentation, folder / RESULT_NAME).runs
-    expected = Segmenter("generated", "x1/4", engine="onnxruntime", threads=1, store=store)(volume, entropy=True)
+    expected = Segmenter("generated", "x1/4", engine="onnxruntime", threads=1, store=store, entropy=True)(volume)
     found = read_exchange(folder / run.labels_file)
     assert np.array_equal(found.voxels, expected.volume.voxels)
     assert found.voxels.any()
@@ -209,7 +209,7 @@ def test_the_advice_knows_of_the_entropy(
     choose = Segmenter.choose
 
     def spy(self: Segmenter, *arguments: Any, **named: Any) -> Choice:
-        asked.append(named.get("entropy", False))
+        asked.append(self.options.entropy)
         assert named["cancel"] is never
         return choose(self, *arguments, **named)
 
