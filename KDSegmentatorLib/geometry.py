@@ -20,6 +20,7 @@ from KDSegmentatorLib.errors import GeometryError
 
 Vector = tuple[float, float, float]
 Matrix = tuple[Vector, Vector, Vector]
+Box = tuple[slice, slice, slice]
 
 MM3_PER_ML = 1000.0
 
@@ -160,6 +161,26 @@ def slabs(voxels: npt.NDArray[Any]) -> Iterator[slice]:
     rows = max(1, _SLAB_VOXELS * len(voxels) // max(1, voxels.size))
     for start in range(0, len(voxels), rows):
         yield slice(start, min(start + rows, len(voxels)))
+
+
+def nonzero_box(image: npt.NDArray[Any]) -> Box:
+    """Return the smallest box that holds all non-zero voxels, half-open.
+
+    nnU-Net fills holes in the non-zero mask first; that cannot move the box.
+
+    Args:
+        image: (z, y, x).
+
+    Returns:
+        The box; the whole image if every voxel is zero.
+    """
+    nonzero = image != 0
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        hit = np.flatnonzero(nonzero.any(axis=others))
+        box.append(slice(int(hit[0]), int(hit[-1]) + 1) if hit.size else slice(0, image.shape[axis]))
+    return box[0], box[1], box[2]
 
 
 def _contiguous(voxels: npt.NDArray[Any], check: Callable[[], None]) -> npt.NDArray[Any]:

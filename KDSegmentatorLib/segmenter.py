@@ -17,7 +17,8 @@ from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
 from KDSegmentatorLib.errors import EngineError, InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.pipeline import check_options, segment
+from KDSegmentatorLib.inference.label_selection import check_options
+from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.plausibility import check_field_of_view
 from KDSegmentatorLib.inference.progress import REGION_PREFIX, CancelCheck, Progress, ProgressCallback
 from KDSegmentatorLib.inference.region import FoundRegion, shows_little_else

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from KDSegmentatorLib.geometry import Vector, Volume, matrix, vector
-from KDSegmentatorLib.inference.cropping import nonzero_box
+from KDSegmentatorLib.geometry import Vector, Volume, matrix, nonzero_box, vector
 
 
 @dataclass(frozen=True, kw_only=True)

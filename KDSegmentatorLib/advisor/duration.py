@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from KDSegmentatorLib.advisor.engine_costs import EngineCosts
 from KDSegmentatorLib.advisor.speed import Speed
 from KDSegmentatorLib.advisor.workload import RunOptions, Workload, voxels_of
-from KDSegmentatorLib.inference.head_place import blended_channels
+from KDSegmentatorLib.inference.accumulation import blended_channels
 from KDSegmentatorLib.packs.manifest import Manifest, Precision
 
 START_SECONDS = 0.6

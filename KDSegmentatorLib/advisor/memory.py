@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from KDSegmentatorLib.advisor.engine_costs import EngineCosts
 from KDSegmentatorLib.advisor.workload import RunOptions, Workload, voxels_of
-from KDSegmentatorLib.inference.head_place import blended_channels
+from KDSegmentatorLib.inference.accumulation import blended_channels
 from KDSegmentatorLib.packs.manifest import Manifest, Precision
 
 PROCESS_BYTES = 140_000_000

@@ -17,7 +17,7 @@ from KDSegmentatorLib.cli.progress import ProgressLine
 from KDSegmentatorLib.cli.record import write_record
 from KDSegmentatorLib.cli.table import table
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.pipeline import select_labels
+from KDSegmentatorLib.inference.label_selection import select_labels
 from KDSegmentatorLib.inference.segmentation import RegionRecord, Segmentation
 from KDSegmentatorLib.io.images import SUFFIXES, read_volume, write_volume
 from KDSegmentatorLib.machine.peak_memory import peak_memory

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from itertools import combinations, groupby
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -18,32 +18,30 @@ from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.head import head_logits
 from KDSegmentatorLib.errors import EngineError
 from KDSegmentatorLib.inference.progress import Steps
-from KDSegmentatorLib.inference.windows import gaussian_weights, padding
+from KDSegmentatorLib.inference.windows import gaussian_weights, padding, windows_reaching
+from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.pack import Head
 
 Array = npt.NDArray[np.float32]
 
 
-def mirrored_axes(mirroring_axes: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Return all subsets of the axes, the empty one first: the ways to mirror a window."""
-    return [axes for count in range(len(mirroring_axes) + 1) for axes in combinations(mirroring_axes, count)]
+def head_comes_early(manifest: Manifest) -> bool:
+    """Return whether to apply the head to every window instead of once at the end.
 
-
-def windows_reaching(
-    starts: list[tuple[int, int, int]], shape: tuple[int, ...], patch_size: tuple[int, int, int], strip: slice | None
-) -> list[tuple[int, int, int]]:
-    """Return the windows that reach into a strip of the image.
-
-    Args:
-        starts: windows on the padded image.
-        shape: (z, y, x) of the image.
-        patch_size: (z, y, x) of a window.
-        strip: range of the image's y; None for all.
+    Both give the same logits as long as restoring is linear. Splines above order 1 are clipped, which is not linear,
+    so that the logits themselves have to be resampled.
     """
-    if strip is None:
-        return starts
-    low = padding(shape, patch_size)[1][0]
-    return [start for start in starts if strip.start + low - patch_size[1] < start[1] < strip.stop + low]
+    resampling = manifest.preprocessing.logits_resampling
+    return _rows(manifest) <= manifest.network.features or max(resampling.order, resampling.order_z) > 1
+
+
+def blended_channels(manifest: Manifest) -> int:
+    """Return how many channels are blended and restored: logits if the head comes early, else features."""
+    return _rows(manifest) if head_comes_early(manifest) else manifest.network.features
+
+
+def _rows(manifest: Manifest) -> int:
+    return len(manifest.labels) + 1  # the background has one
 
 
 def blended_slabs(

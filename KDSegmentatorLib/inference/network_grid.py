@@ -11,11 +11,9 @@ import numpy.typing as npt
 
 from KDSegmentatorLib.engines.head import VoxelMaps, background_maps
 from KDSegmentatorLib.errors import GeometryError
-from KDSegmentatorLib.geometry import MAXIMUM_VOXELS, Volume
-from KDSegmentatorLib.inference.cropping import nonzero_box
+from KDSegmentatorLib.geometry import MAXIMUM_VOXELS, Volume, nonzero_box
 from KDSegmentatorLib.inference.resampling import AxisOperators, axis_operators, resampled_shape, separate_axis
-from KDSegmentatorLib.inference.strips import strips
-from KDSegmentatorLib.inference.windows import padding, window_starts
+from KDSegmentatorLib.inference.windows import padding, strips, window_starts
 from KDSegmentatorLib.packs.manifest import Manifest
 
 _FLOAT32_BYTES = 4
@@ -123,6 +121,7 @@ class NetworkGrid:
         )
         return whole, inside
 
-    def restored(self, whole: npt.NDArray[Any]) -> Volume:
-        """Return an array of the whole transposed grid on the reoriented volume's grid."""
-        return self._oriented.with_voxels(whole.transpose(np.argsort(self._forward)))
+    def on_input_grid(self, whole: npt.NDArray[Any], volume: Volume) -> Volume:
+        """Return an array of the whole transposed grid on the grid of the volume as it was given."""
+        oriented = self._oriented.with_voxels(whole.transpose(np.argsort(self._forward)))
+        return volume.with_voxels(oriented.reoriented(volume.axis_codes).voxels)

@@ -10,55 +10,68 @@ import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.errors import ImplausibleVolumeError, UnsuitableVolumeError
-from KDSegmentatorLib.geometry import Volume, slabs
-from KDSegmentatorLib.inference.cropping import nonzero_box
+from KDSegmentatorLib.geometry import Volume, nonzero_box, slabs
+from KDSegmentatorLib.inference.region import FoundRegion, check_region_size
+from KDSegmentatorLib.inference.segmentation import ResultWarning, input_warning
 from KDSegmentatorLib.packs.field_of_view import field_of_view_text, lengths_text
 from KDSegmentatorLib.packs.manifest import Manifest, Modality
 
-LABEL_MAP_VALUES = 32
-"""A volume of whole numbers with fewer distinct values than this is taken for a label map."""
+# The limits, and what they were measured on: docs/result-checks.md
 
-LABEL_MAP_EQUAL_NEIGHBOURS = 0.65
-"""From this share of equal neighbours on, a volume of whole numbers is taken for a label map.
+# A volume of whole numbers is a label map with fewer distinct values, or from this share of equal neighbours on;
+# where neighbours of a very smooth scan differ, it is mostly by one grey level, in a label map by any number
+LABEL_MAP_VALUES, LABEL_MAP_EQUAL_NEIGHBOURS, LABEL_MAP_ADJACENT = 32, 0.65, 0.5
+# Every CT field of view holds so much air or lung below this value; no other modality uses it
+AIR_HU, AIR_FRACTION = -200.0, 0.005
+# Along each axis, times the length of the largest and of the smallest training image
+TIMES_LARGEST, TIMES_SMALLEST = 1.25, 2 / 3
 
-It is the median over the values, so that the one or two plateaus of a clipped scan do not count, and the mean over the
-axes, so that thick slices do not hide a label map. Measured: brain label maps of 46 to 293 labels 0.83 to 0.90, with
-slices of 5 mm 0.68 to 0.75; 8-bit MR 0.06, clipped CT 0.00, blurred to a standard deviation of 4 voxels and in 33 grey
-levels 0.48, with every voxel repeated twice along every axis 0.60.
-"""
-
-LABEL_MAP_ADJACENT = 0.5
-"""Where neighbours of a very smooth scan differ, it is mostly by one grey level; in a label map by any number."""
-
-AIR_HU = -200.0
-"""Every CT field of view holds air or lung below this value; no other modality uses it in more than stray voxels."""
-
-AIR_FRACTION = 0.005
-_PAIRS = 200_000
-"""Neighbours along each axis that are looked at."""
-
-_PAIRS_A_VALUE = 5
-_SEEN_VALUES = 8
-"""A judgement takes at least this many values, each with ``_PAIRS_A_VALUE`` pairs."""
+# Neighbours along each axis that are looked at, of each value, and the fewest values that tell something
+_PAIRS, _PAIRS_A_VALUE, _SEEN_VALUES = 200_000, 5, 8
 
 WHOLE_VOLUME = "the volume"
 """What is judged, in messages, unless an earlier stage has found it."""
 
-TIMES_LARGEST = 1.25
-"""A volume may be this many times as long as the largest training image, along each axis.
 
-Tissue that a network never saw costs accuracy soon: the mean Dice of the hippocampus students on ten hippocampi of five
-OASIS brains is 0.83 in boxes of 36 x 50 x 36 mm, 0.79 in boxes 1.25 times as long, 0.6 at 1.5 times, and 0.14 at twice
-that. Their largest training image has 41 x 59 x 47 mm, so that the second box passes and the others do not.
-"""
+def check(
+    volume: Volume,
+    manifest: Manifest,
+    found: FoundRegion | None = None,
+    stop: Callable[[], None] = lambda: None,
+    *,
+    refuse: bool = True,
+) -> tuple[ResultWarning, ...]:
+    """Check that a volume looks like what the pack was made for; return what is odd about it but may be segmented.
 
-TIMES_SMALLEST = 2 / 3
-"""A volume has to be this many times as long as the smallest training image, along each axis.
+    Args:
+        volume: the scan, or what the network may see of it.
+        manifest: of the pack.
+        found: what an earlier stage found in the scan, after a look at all of it.
+        stop: called again and again; may raise to stop.
+        refuse: whether what does not look like it is an error; else it is a warning.
 
-Half an image has to be refused, also half of one of the largest: the brains of OASIS differ by less than 1.2 between
-the shortest and the longest, so that half of the longest is 0.6 of the shortest. Scans are cropped more or less
-tightly round the same structures, so that less than a third may be missing.
-"""
+    Raises:
+        UnsuitableVolumeError: it cannot be segmented.
+        ImplausibleVolumeError: it does not look like it, and ``refuse``.
+    """
+    what = WHOLE_VOLUME
+    if found is not None and manifest.region is not None and not found.alone:
+        what = f"what {manifest.region.pack} found in the volume"
+    check_finite(volume, stop, what)
+    checks: list[Callable[[], None]] = [lambda: check_field_of_view(volume, manifest, what)]
+    if found is None:
+        checks.insert(0, lambda: check_intensities(volume, manifest.modality, stop))
+    else:
+        checks.insert(0, lambda: check_region_size(found, manifest, volume))
+    findings = []
+    for each in checks:
+        try:
+            each()
+        except ImplausibleVolumeError as error:
+            if refuse:
+                raise
+            findings.append(input_warning(error.finding, manifest))
+    return tuple(findings)
 
 
 def check_finite(volume: Volume, check: Callable[[], None] = lambda: None, what: str = "the volume") -> None:

@@ -34,6 +34,10 @@ ProgressCallback = Callable[[Progress], None]
 CancelCheck = Callable[[], bool]
 
 
+Begin = Callable[[str, int], "Steps"]
+"""Begins a stage, from its name and the number of its steps."""
+
+
 class Steps:
     """Counts the steps of one stage, reports them, and stops the work when it was cancelled.
 
@@ -91,3 +95,36 @@ class Steps:
     def _report(self, seconds_left: float | None) -> None:
         if self._progress is not None:
             self._progress(Progress(stage=self.stage, done=self.done, total=self.total, seconds_left=seconds_left))
+
+
+class RowSteps:
+    """Rows that are restored while windows are run count with these; those after the last window are a stage, restore.
+
+    Args:
+        windows: steps of the windows.
+        rows: to be restored.
+        later: steps that follow the rows.
+        begin: begins the stage.
+    """
+
+    def __init__(self, windows: Steps, rows: int, later: int, begin: Begin) -> None:
+        self._windows, self._rows, self._later, self._begin = windows, rows, later, begin
+        self._stage: Steps | None = None
+
+    def restored(self, count: int) -> None:
+        """Count finished rows.
+
+        Raises:
+            CancelledError: the work was cancelled.
+        """
+        if self._windows.done < self._windows.total:
+            self._windows.check()
+        else:
+            self.stage().advance(count)
+        self._rows -= count
+
+    def stage(self) -> Steps:
+        """Return the stage that follows the windows, begun when it is first asked for."""
+        if self._stage is None:
+            self._stage = self._begin("restore", self._rows + self._later)
+        return self._stage

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.errors import GeometryError, ImplausibleVolumeError, InvalidSettingsError, UnsuitableVolumeError
-from KDSegmentatorLib.geometry import MM3_PER_ML, Vector, Volume, slabs
-from KDSegmentatorLib.inference.cropping import Box, nonzero_box
-from KDSegmentatorLib.inference.result_warning import ResultWarning
+from KDSegmentatorLib.geometry import MM3_PER_ML, Box, Vector, Volume, nonzero_box, slabs
 from KDSegmentatorLib.inference.sanity import ml_text
-from KDSegmentatorLib.inference.segmentation import RegionRecord, RunRecord
+from KDSegmentatorLib.inference.segmentation import RegionRecord, ResultWarning, RunRecord
 from KDSegmentatorLib.packs.manifest import Manifest
 
 REGION_TIMES_SMALLEST = 0.25
@@ -156,6 +153,22 @@ def shows_little_else(volume: Volume, mask: npt.NDArray[np.bool_]) -> bool:
     return int(np.count_nonzero(volume.voxels)) <= LITTLE_ELSE * int(np.count_nonzero(mask))
 
 
+def visible_part(
+    volume: Volume, found: FoundRegion | None, manifest: Manifest, check: Callable[[], None] = lambda: None
+) -> Volume:
+    """Return the volume, or what the later pack may see of it: the region with the pack's margin.
+
+    Args:
+        volume: the scan.
+        found: the region; None for all of the volume, as if the scan shows little else.
+        manifest: of the later pack.
+        check: called again and again; may raise to stop.
+    """
+    if found is None or manifest.region is None or found.alone:
+        return volume
+    return only_region(volume, found.mask, manifest.region.margin_mm, check)
+
+
 def only_region(
     volume: Volume, mask: npt.NDArray[np.bool_], margin_mm: float, check: Callable[[], None] = lambda: None
 ) -> Volume:
@@ -175,34 +188,6 @@ def only_region(
         check()
         np.copyto(target[part], source[part], where=kept[part])
     return volume.with_voxels(voxels)
-
-
-def without_empty(
-    labels: npt.NDArray[Any], scan: npt.NDArray[Any], check: Callable[[], None] = lambda: None
-) -> npt.NDArray[Any]:
-    """Return labels with 0 wherever a scan of nothing but a region is empty, holes inside of the region excepted.
-
-    A network that was trained on regions cropped to what they show has hardly seen the far corners of a larger image:
-    the x1/4 brain pack called 12 ml of them white matter in the MNI152 template.
-
-    Args:
-        labels: (z, y, x).
-        scan: the same shape; what is 0 and connected to the edge of the array is empty.
-        check: called now and then; may raise to stop.
-    """
-    empty: npt.NDArray[np.bool_] = scan == 0
-    if not labels[empty].any():
-        return labels
-    from scipy.ndimage import label
-
-    check()
-    pieces, _ = label(empty)
-    check()
-    faces = (pieces.take(end, axis) for axis in range(pieces.ndim) for end in (0, -1))
-    outside = np.unique(np.concatenate([face.ravel() for face in faces]))
-    cleared: npt.NDArray[Any] = labels.copy()
-    cleared[np.isin(pieces, outside[outside > 0])] = 0
-    return cleared
 
 
 def within(

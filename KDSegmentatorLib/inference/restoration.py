@@ -2,21 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
+from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.head import VoxelMaps, read_off
 from KDSegmentatorLib.engines.memory_failure import memory_failure
+from KDSegmentatorLib.inference.accumulation import blended_channels, blended_slabs, head_comes_early
+from KDSegmentatorLib.inference.network_grid import NetworkGrid
+from KDSegmentatorLib.inference.progress import Begin, RowSteps, Steps
 from KDSegmentatorLib.inference.resampling import AxisOperators
-from KDSegmentatorLib.packs.pack import Head
+from KDSegmentatorLib.inference.windows import mirrored_axes, windows_reaching
+from KDSegmentatorLib.packs.pack import Head, StudentPack
 
 Array = npt.NDArray[np.float32]
 
+_log = logging.getLogger(__name__)
+
 _PLANES_A_THREAD = 2
+
+
+def blend_and_restore(
+    image: Array,
+    grid: NetworkGrid,
+    pack: StudentPack,
+    engine: Engine,
+    *,
+    mirroring: bool,
+    entropy: bool,
+    probabilities: Sequence[int],
+    threads: int,
+    begin: Begin,
+    later: int,
+) -> tuple[VoxelMaps, Steps]:
+    """Run the network over all windows, blend, resample, apply the head and read the labels off, in a rolling slab.
+
+    Args:
+        image: (z, y, x) as the network takes it.
+        grid: the grids between the volume and the network.
+        pack: the student.
+        engine: runs its body.
+        mirroring: average over mirrored windows.
+        entropy: whether the entropy is wanted.
+        probabilities: values of the labels whose probability is wanted.
+        threads: CPU threads outside of the engine.
+        begin: begins the stages ``windows`` and ``restore``.
+        later: steps of the last stage that the caller takes.
+
+    Returns:
+        Maps of the whole transposed grid, and the last stage.
+
+    Raises:
+        CancelledError: the work was cancelled.
+        EngineError: the engine failed, or gave numbers that are not finite.
+        InsufficientMemoryError: not even one plane fits into memory.
+    """
+    manifest, head = pack.manifest, pack.head()
+    early = head_comes_early(manifest)
+    starts, patch = grid.window_starts(), manifest.windows.patch_size
+    mirrorings = mirrored_axes(manifest.windows.mirroring_axes if mirroring else ())
+    maps, cropped = grid.maps(len(head.bias), entropy=entropy, probabilities=probabilities)
+    parts = grid.strips(blended_channels(manifest)) if len(starts) > 1 else [None]
+    if len(parts) > 1:
+        _log.info("memory is short: the plane is worked on in %d strips", len(parts))
+    strips = [grid.strip(part, cropped) for part in parts]
+    calls = sum(len(windows_reaching(starts, image.shape, patch, columns)) for _, _, columns in strips)
+    steps = begin("windows", calls * len(mirrorings))
+    rows = RowSteps(steps, len(cropped.labels) * len(strips), later, begin)
+    for into, operators, columns in strips:
+        with Restoration(into, operators, None if early else head, threads=threads, restored=rows.restored) as restored:
+            for slab in blended_slabs(
+                image,
+                engine,
+                patch_size=patch,
+                starts=starts,
+                mirrorings=mirrorings,
+                features=manifest.network.features,
+                early_head=head if early else None,
+                steps=steps,
+                threads=threads,
+                strip=columns,
+            ):
+                restored.push(slab)
+            del slab  # makes room for the next strip's
+    return maps, rows.stage()
 
 
 class Restoration:

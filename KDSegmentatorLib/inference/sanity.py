@@ -9,99 +9,39 @@ import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.displacements import displacements
-from KDSegmentatorLib.inference.result_warning import ResultWarning, WarningKind
-from KDSegmentatorLib.inference.structure_intensities import structure_intensities
-from KDSegmentatorLib.inference.structure_volumes import StructureVolumes, structure_volumes
+from KDSegmentatorLib.inference.segmentation import ResultWarning, WarningKind
+from KDSegmentatorLib.inference.structure_measures import (
+    StructureVolumes,
+    displacements,
+    structure_intensities,
+    structure_volumes,
+)
 from KDSegmentatorLib.packs.manifest import ExpectedLabel, ExpectedPair, Label, Manifest
 
-LABEL_TIMES_SMALLEST = 0.5
-LABEL_TIMES_LARGEST = 1.5
-"""A structure may have these fractions of its smallest and largest volume in the training set.
+# The limits, and what they were measured on: docs/result-checks.md
 
-Measured by leaving one reference segmentation out and judging it by the others, with all that this module looks at:
-none of 208 hippocampi warns, none of 25 brains (45 structures each), and 3 of 100 head-and-neck CTs: one has 422 ml of
-spinal cord, a mistake of the reference, and in two the brainstem ends at the edge of the image. From 0.67 on two of the
-25 brains would warn for a structure of less than 1 ml, from 0.8 on five.
-"""
-
-TOTAL_TIMES_SMALLEST = 0.85
-TOTAL_TIMES_LARGEST = 1.2
-"""The same for all structures together, which vary less.
-
-Measured on the same references, each sum against the smallest and the largest of the others: 0.93 and 1.02 times in 25
-brains (992 to 1543 ml), 0.99 and 1.00 in hippocampi, 0.97 in head-and-neck CTs and 2.0 in the one with the mistaken
-spinal cord. Of what the brain packs (x1, x1/2, x1/4) make of other heads, all with the fluid between the gyri, ch2
-(1654 to 1747 ml) and the MNI152 template (1685 to 1753 ml; 1782 to 1806 ml with a rim blurred into the air) are the
-largest, at most 1.17 times, and the average head is well inside (1073 to 1132 ml). Half a head gives 569 to 653 ml, its
-upper part 701 to 801 ml. Noise and heads that are upside down can have any sum: see ``ODD_SHARE``.
-"""
-
-LEAST_DICE = 0.05
-"""A structure with a smaller mean Dice in the pack's own evaluation is one that the pack does not find.
-
-Nobody learns from a warning that comes with every result. Measured: 0.0 for the optic chiasm of a brain pack that never
-labels it; 0.43 for the worst structure of those that do.
-"""
-
-TIMES_LARGEST_DIFFERENCE = 1.5
-ADDED_DIFFERENCE = 0.3
-"""Left and right may differ by that many times the largest difference in the training set, and this much more.
-
-The difference of a small structure has a long tail: of the 20 pairs in 25 brains, two are 2.5 and 3.0 times as
-different as in all other brains (caudate 0.49 and 0.19, pallidum 0.58 and 0.20). Neither warns with these numbers, both
-do with 0.2 more instead of 0.3. Cerebral white matter (at most 0.05) warns from a third less on one side on.
-"""
-
-ALMOST_EVERY_CASE = 0.95
-"""What this share of the training cases has in common is usual: that a structure is there, and that it is whole.
-
-A structure that is not there is missing then, and one that touches the edge of the volume is cut off, whatever its
-size. The spinal cord, which ends at the edge of 23 of 100 head-and-neck CTs, is cut off only if it is too small.
-"""
-
-CUT_OFF_SHARE = 0.05
-"""What touches the edge is called cut off from this share of the structure's smallest volume on; less is just small.
-
-A twentieth of a ball is a cap of a seventh of its diameter: two or three slices of a parotid gland. Less than that
-does not tell that the structure was there and went on, only that something was labelled: a stray voxel at the edge is
-not a cut mandible. A structure that really is cut off with less left is still said to be small.
-"""
-
-MOST_NAMED = 5
-"""Structures that the sentence about displaced ones names."""
-
-LEAST_CORRELATION = 0.7
-"""How well the brightness of the structures has to go with that in the training images: Pearson's correlation over the
-structures that were found, at least ``MANY_STRUCTURES`` of them.
-
-Measured with the reference segmentations of 25 T1 brains (45 structures each): at least 0.97 for each one against the
-mean of the others; -0.97 with all intensities inverted; at most 0.22 with fluid dark and grey matter above white, as in
-FLAIR.
-"""
-
+# Volumes, as fractions of the smallest and the largest in the training set
+LABEL_TIMES_SMALLEST, LABEL_TIMES_LARGEST = 0.5, 1.5
+TOTAL_TIMES_SMALLEST, TOTAL_TIMES_LARGEST = 0.85, 1.2  # of all structures together, which vary less
+# Left and right may differ by so many times the largest difference in the training set, and this much more
+TIMES_LARGEST_DIFFERENCE, ADDED_DIFFERENCE = 1.5, 0.3
+# In mm, a structure may be this much farther from its place than in any case of the training set
 ADDED_MM = 10.0
-"""A structure may be this much farther from its place than in any case of the training set.
-
-Measured with results of the brain pack x1/4: at most 6.4 mm farther on ch2, ch2 turned by 20 and 30 degrees or cut by a
-quarter at any side, the average head, and five scans of OASIS. With a header that swaps front and back or top and
-bottom, or turns the head by 90 or 180 degrees, 15 to 40 of 45 structures are farther than this.
-"""
-
-MANY_STRUCTURES = 6
-MANY_ODD = 3
-ODD_SHARE = 1 / 5
-"""Of a pack with many structures more than this share, and at least so many, may not be missing, or far from their size
-or place, or the result as a whole is implausible: another organ, or a header that is upside down. Of fewer structures
-every warning speaks for itself.
-
-Measured with the brain packs x1/2 and x1/4, by sizes alone: at most 2 of 45 are odd in twelve scans of four real heads
-and six of OASIS. Upside down, the average head has 13 to 17 and ch2 11 to 18; head-sized noise and a ball have 21 to
-29. What only their places tell: :data:`ADDED_MM`.
-"""
+# Pearson's correlation of the structures' brightness with that in the training images
+LEAST_CORRELATION = 0.7
+# From this share of the structure's smallest volume on, what touches the edge is cut off; less of it is just small
+CUT_OFF_SHARE = 0.05
+# A structure with a smaller mean Dice in the pack's own evaluation is one that the pack does not find
+LEAST_DICE = 0.05
+# What so many of the training cases have in common is usual: that a structure is there, and that it is whole
+ALMOST_EVERY_CASE = 0.95
+# A result is implausible as a whole if so many and more than this share of at least MANY_STRUCTURES are odd
+MANY_STRUCTURES, MANY_ODD, ODD_SHARE = 6, 3, 1 / 5
+# Structures that the sentence about displaced ones names
+MOST_NAMED = 5
 
 
-def check_result(
+def judge(
     segmentation: Volume,
     labels: Sequence[Label],
     manifest: Manifest,

@@ -108,12 +108,12 @@ class ExpectedLabel:
     """What the reference segmentations of the training cases have of one label.
 
     ``cases`` have it, and in ``at_edge`` of these it touches the edge of its image, so that it may go on beyond it
-    (:mod:`KDSegmentatorLib.inference.structure_volumes`). ``smallest_ml`` and ``largest_ml`` are its volume in
+    (:mod:`KDSegmentatorLib.inference.structure_measures`). ``smallest_ml`` and ``largest_ml`` are its volume in
     millilitres, the smallest without the cases in which it touches the edge, if there are others. ``intensity`` is its
     mean intensity in the images, standardised over all labelled voxels of an image
-    (:mod:`KDSegmentatorLib.inference.structure_intensities`) and averaged over the cases that have it: what is bright
+    (:mod:`KDSegmentatorLib.inference.structure_measures`) and averaged over the cases that have it: what is bright
     and what is dark in this kind of scan. ``place`` is where it is among the others, (L, P, S) in mm, and
-    ``displacement`` how far from there it is in any case (:mod:`KDSegmentatorLib.inference.displacements`), in mm; both
+    ``displacement`` how far from there it is in any case, in mm; both
     without the cases in which it touches the edge of its image. These three are None in packs with few labels, in
     those of earlier versions, and the last two for a label that is whole in no case.
     """
@@ -324,7 +324,7 @@ class Manifest:
         expected: None in packs that were exported before it was written down; then sizes are not judged.
         region: the pack that is run before this one; None if this one sees the whole volume.
         single_pieces: values of the structures that are one piece each: what lies apart from the largest piece becomes
-            background (:mod:`KDSegmentatorLib.inference.pieces`).
+            background (:mod:`KDSegmentatorLib.inference.cleaning`).
         files: every file of the pack but ``manifest.json``, by its name (no folders).
     """
 

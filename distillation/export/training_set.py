@@ -12,10 +12,13 @@ from distillation.dataset import read_header
 from KDSegmentatorLib.analysis.label_map import label_map
 from KDSegmentatorLib.errors import ExportError, GeometryError, ImageReadError, TrainingError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import vector
-from KDSegmentatorLib.inference.displacements import displacements
 from KDSegmentatorLib.inference.sanity import MANY_STRUCTURES
-from KDSegmentatorLib.inference.structure_intensities import structure_intensities
-from KDSegmentatorLib.inference.structure_volumes import StructureVolumes, structure_volumes
+from KDSegmentatorLib.inference.structure_measures import (
+    StructureVolumes,
+    displacements,
+    structure_intensities,
+    structure_volumes,
+)
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, FieldOfView, Label
 

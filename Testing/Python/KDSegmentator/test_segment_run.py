@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.errors import InsufficientMemoryError
-from KDSegmentatorLib.inference.sanity import check_result
+from KDSegmentatorLib.inference.sanity import judge
 from KDSegmentatorLib.jobs.events import FailedSize, Log, Progressed, Started
 from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
 from KDSegmentatorLib.mrml.volumes import volume_from_node
@@ -102,7 +102,7 @@ class TestRun:
         box.panel.segment()
         event = box.result("x1", labels=(1,))
         (result,) = event.results
-        warnings = check_result(result.segmentation.volume, result.segmentation.labels, box.pack("x1").manifest)
+        warnings = judge(result.segmentation.volume, result.segmentation.labels, box.pack("x1").manifest)
         warnings += tuple(replace(warnings[0], sentence=f"Odd {n}.") for n in range(4))
         record = replace(result.segmentation.record, warnings=warnings)
         box.end(

@@ -22,8 +22,7 @@ from KDSegmentatorLib.cli.progress import ProgressLine
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
-from KDSegmentatorLib.inference.result_warning import ResultWarning
-from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
+from KDSegmentatorLib.inference.segmentation import ResultWarning, RunRecord, Segmentation
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel
 from KDSegmentatorLib.packs.store import PackStore

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.errors import CancelledError, EngineError
-from KDSegmentatorLib.inference.accumulation import blended_slabs, mirrored_axes
+from KDSegmentatorLib.inference.accumulation import blended_slabs
 from KDSegmentatorLib.inference.progress import Progress, Steps
-from KDSegmentatorLib.inference.windows import gaussian_weights, padding, window_starts
+from KDSegmentatorLib.inference.windows import gaussian_weights, mirrored_axes, padding, window_starts
 from KDSegmentatorLib.packs.manifest import Precision
 from KDSegmentatorLib.packs.pack import Head
 

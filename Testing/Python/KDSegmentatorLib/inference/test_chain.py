@@ -24,7 +24,7 @@ from KDSegmentatorLib.errors import (
     UnsuitableVolumeError,
 )
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.pieces import largest_pieces
+from KDSegmentatorLib.inference.cleaning import largest_pieces
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.options import RunOptions

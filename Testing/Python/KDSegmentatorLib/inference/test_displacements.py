@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from KDSegmentatorLib.inference.displacements import LARGEST_TILT, displacements
+from KDSegmentatorLib.inference.structure_measures import LARGEST_TILT, displacements
 
 PLACES = np.random.default_rng(0).normal(0, 40, (20, 3))
 NUMBERS = st.floats(-200, 200)

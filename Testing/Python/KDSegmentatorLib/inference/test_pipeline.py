@@ -25,7 +25,7 @@ from KDSegmentatorLib.errors import (
     UnsuitableVolumeError,
 )
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference import network_grid, pipeline
+from KDSegmentatorLib.inference import network_grid, preprocessing, restoration
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.options import RunOptions
@@ -321,9 +321,9 @@ def test_an_engine_that_gives_nan_is_an_error(pack: StudentPack) -> None:
 @pytest.mark.parametrize(
     ("module", "step"),
     [
-        (pipeline, "normalize"),
-        (pipeline, "resample_image"),
-        (pipeline, "blended_slabs"),
+        (preprocessing, "normalize"),
+        (preprocessing, "resample_image"),
+        (restoration, "blended_slabs"),
         (network_grid, "background_maps"),
     ],
 )
@@ -343,7 +343,7 @@ def test_a_defect_is_not_taken_for_too_little_memory(pack: StudentPack, monkeypa
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(pipeline, "resample_image", fail)
+    monkeypatch.setattr(preprocessing, "resample_image", fail)
     with pytest.raises(RuntimeError, match="a defect"):
         segment(scan(), pack, OnnxRuntimeEngine(pack.body()))
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.region import only_region, within, without_empty
+from KDSegmentatorLib.inference.cleaning import without_empty
+from KDSegmentatorLib.inference.region import only_region, within
 
 LENGTHS = st.tuples(*[st.integers(1, 9)] * 3)
 SPACINGS = st.tuples(*[st.sampled_from([0.7, 1.0, 2.5, 5.0])] * 3)

@@ -5,11 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from KDSegmentatorLib.inference.resampling import (
-    resample_image,
-    resampled_shape,
-    separate_axis,
-)
+from KDSegmentatorLib.inference.resampling import resample_image, resampled_shape, separate_axis
 from KDSegmentatorLib.packs.manifest import Resampling
 
 SPACINGS = st.tuples(*[st.floats(0.4, 7.0)] * 3)

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.geometry import Volume, vector
-from KDSegmentatorLib.inference.result_warning import ResultWarning, input_warning
-from KDSegmentatorLib.inference.sanity import check_result
-from KDSegmentatorLib.inference.structure_volumes import structure_volumes
+from KDSegmentatorLib.inference.sanity import judge
+from KDSegmentatorLib.inference.segmentation import ResultWarning, input_warning
+from KDSegmentatorLib.inference.structure_measures import structure_volumes
 from KDSegmentatorLib.packs.manifest import (
     Evaluation,
     Expected,
@@ -67,7 +67,7 @@ def scored(**dice: float) -> Evaluation:
 
 def warnings(volume: Volume, pack: Manifest = PACK, *wanted: int) -> tuple[ResultWarning, ...]:
     labels = tuple(label for label in pack.labels if not wanted or label.value in wanted)
-    return check_result(volume, labels, pack)
+    return judge(volume, labels, pack)
 
 
 def kinds(volume: Volume, pack: Manifest = PACK, *wanted: int) -> list[tuple[str, tuple[str, ...]]]:
@@ -116,7 +116,7 @@ def oddities(odd: int, count: int) -> tuple[Volume, Manifest]:
 )
 def test_a_result_that_is_odd_in_many_structures(odd: int, count: int, implausible: bool) -> None:
     volume, pack = oddities(odd, count)
-    found = check_result(volume, pack.labels, pack)
+    found = judge(volume, pack.labels, pack)
     assert [warning.kind for warning in found].count("implausible") == implausible
     if implausible:
         assert found[0].kind == "implausible"
@@ -152,7 +152,7 @@ def test_another_contrast_than_that_of_the_training_images(brightness: list[floa
     )
     pack = manifest(6, expected=Expected(cases=9, smallest_ml=0.1, largest_ml=9.0, labels=known, pairs=()))
     segmentation, image = striped(brightness)
-    found = check_result(segmentation, pack.labels, pack, image)
+    found = judge(segmentation, pack.labels, pack, image)
     assert [warning.kind for warning in found] == ["contrast"] * warns
     if warns:
         assert "another sequence" in found[0].sentence
@@ -161,10 +161,10 @@ def test_another_contrast_than_that_of_the_training_images(brightness: list[floa
         assert (found[0].found is None) == equal
         assert ("equally bright" in found[0].sentence) == equal
         assert "nan" not in found[0].sentence
-    assert check_result(segmentation, pack.labels[:1], pack, image) == found, "the others are looked at, too"
+    assert judge(segmentation, pack.labels[:1], pack, image) == found, "the others are looked at, too"
     without = segmentation.with_voxels(np.where(segmentation.voxels == 6, 0, segmentation.voxels).astype(np.uint8))
-    assert check_result(without, pack.labels[:5], pack, image) == (), "five structures are too few"
-    assert check_result(segmentation, pack.labels, pack) == ()
+    assert judge(without, pack.labels[:5], pack, image) == (), "five structures are too few"
+    assert judge(segmentation, pack.labels, pack) == ()
 
 
 Places = list[tuple[int, int, int]]
@@ -195,20 +195,20 @@ def placed(places: Places, displacement: float = 6.0) -> tuple[Volume, Manifest]
 def test_a_structure_far_from_its_place() -> None:
     _, pack = placed(BOX)
     moved = placed([*BOX[:7], (30, 34, 40)])[0]  # the last one by 28 mm, of which the others' fit takes a part
-    (found,) = check_result(moved, pack.labels, pack)
+    (found,) = judge(moved, pack.labels, pack)
     assert (found.kind, found.labels, found.expected) == ("displaced", ("structure 8",), (0.0, 6.0))
     assert found.found == pytest.approx(24, abs=3)
     assert found.sentence == (
         f"structure 8 is {found.found:.0f} mm from where it would be among the other structures (in the training set "
         "at most 6 mm). Check the result."
     )
-    assert check_result(placed([*BOX[:7], (30, 34, 34)])[0], pack.labels, pack) == (), "16 mm at most"
+    assert judge(placed([*BOX[:7], (30, 34, 34)])[0], pack.labels, pack) == (), "16 mm at most"
     wide = placed(BOX, displacement=16.0)[1]
-    assert check_result(moved, wide.labels, wide) == ()
-    assert check_result(moved, pack.labels[7:], pack) == (found,), "the others are looked at, too"
-    assert check_result(moved, pack.labels[:7], pack) == (), "it was not chosen"
+    assert judge(moved, wide.labels, wide) == ()
+    assert judge(moved, pack.labels[7:], pack) == (found,), "the others are looked at, too"
+    assert judge(moved, pack.labels[:7], pack) == (), "it was not chosen"
     never = replace(pack, evaluation=scored(s8=0.0, s1=0.9))
-    assert check_result(moved, never.labels, never) == (), "the pack does not find it anyway"
+    assert judge(moved, never.labels, never) == (), "the pack does not find it anyway"
 
 
 def test_what_few_training_cases_have_is_nowhere_in_particular() -> None:
@@ -216,15 +216,15 @@ def test_what_few_training_cases_have_is_nowhere_in_particular() -> None:
     assert pack.expected is not None
     rare = tuple(replace(label, cases=4 if label.value == 8 else 9) for label in pack.expected.labels)
     rarely = replace(pack, expected=replace(pack.expected, labels=rare))
-    assert check_result(placed([*BOX[:7], (30, 34, 40)])[0], rarely.labels, rarely) == ()
+    assert judge(placed([*BOX[:7], (30, 34, 40)])[0], rarely.labels, rarely) == ()
 
 
 def test_neither_where_the_patient_lay_nor_what_is_missing_displaces_anything() -> None:
     volume, pack = placed(BOX)
     shifted = placed([(x + 10, y + 6, z + 12) for x, y, z in BOX])[0]
-    assert check_result(shifted, pack.labels, pack) == ()
+    assert judge(shifted, pack.labels, pack) == ()
     part = volume.with_voxels(np.where(volume.voxels > 6, 0, volume.voxels))
-    assert [each.kind for each in check_result(part, pack.labels, pack)] == ["missing"]
+    assert [each.kind for each in judge(part, pack.labels, pack)] == ["missing"]
 
 
 def test_what_is_cut_off_is_not_displaced() -> None:
@@ -237,11 +237,11 @@ def test_what_is_cut_off_is_not_displaced() -> None:
     assert pack.expected is not None
     known = tuple(replace(each, place=vector(places[each.value]), largest_ml=3.0) for each in pack.expected.labels)
     pack = replace(pack, expected=replace(pack.expected, largest_ml=9.0, labels=known))
-    assert check_result(whole, pack.labels, pack) == ()
+    assert judge(whole, pack.labels, pack) == ()
     cut = voxels[:30]
-    assert check_result(Volume(cut, volume.spacing), pack.labels, pack) == ()
+    assert judge(Volume(cut, volume.spacing), pack.labels, pack) == ()
     padded = np.pad(cut, ((0, 1), (0, 0), (0, 0)))  # not at the edge any more
-    (found,) = check_result(Volume(padded, volume.spacing), pack.labels, pack)
+    (found,) = judge(Volume(padded, volume.spacing), pack.labels, pack)
     assert (found.kind, found.labels) == ("displaced", ("structure 9",))
 
 
@@ -249,7 +249,7 @@ def test_what_is_cut_off_is_not_displaced() -> None:
 def test_a_volume_that_lies_otherwise_than_its_header_says(axes: tuple[int, ...]) -> None:
     volume, pack = placed(BOX)
     turned = volume.with_voxels(np.ascontiguousarray(np.flip(volume.voxels, axes)))
-    warnings = check_result(turned, pack.labels, pack)
+    warnings = judge(turned, pack.labels, pack)
     assert [each.kind for each in warnings] == ["implausible", "displaced"]
     assert "8 of 8 structures are missing, or far from their size or place" in warnings[0].sentence
     assert warnings[1].sentence.endswith(
@@ -407,7 +407,7 @@ def test_single_structures_that_were_not_chosen_are_not_named() -> None:
 @pytest.mark.parametrize("wanted", [(20,), (1,), (2, 20)], ids=["one as expected", "a missing one", "two"])
 def test_the_result_as_a_whole_is_judged_by_all_structures_whatever_was_chosen(wanted: tuple[int, ...]) -> None:
     volume, pack = oddities(8, 20)
-    everything = check_result(volume, pack.labels, pack)
+    everything = judge(volume, pack.labels, pack)
     found = warnings(volume, pack, *wanted)
     assert found[0] == everything[0]
     assert found[0].kind == "implausible"
@@ -419,7 +419,7 @@ def test_one_far_structure_that_was_chosen_speaks_of_the_orientation_if_many_are
     _, pack = placed(BOX)
     x, y, z = BOX[0]
     moved = placed([(x, y, z + 20), BOX[1], BOX[2], (30, 34, 30), *BOX[4:7], (8, 8, 2)])[0]
-    everything = check_result(moved, pack.labels, pack)
+    everything = judge(moved, pack.labels, pack)
     far = next(each for each in everything if each.kind == "displaced")
     assert len(far.labels) >= 3
     (value,) = (label.value for label in pack.labels if label.name == far.labels[0])

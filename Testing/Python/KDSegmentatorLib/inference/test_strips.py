@@ -13,10 +13,10 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference import accumulation, network_grid
-from KDSegmentatorLib.inference import strips as module
+from KDSegmentatorLib.inference import windows as module
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
-from KDSegmentatorLib.inference.strips import strips
+from KDSegmentatorLib.inference.windows import strips
 from KDSegmentatorLib.machine.hardware import Hardware
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.structure_intensities import structure_intensities
+from KDSegmentatorLib.inference.structure_measures import structure_intensities
 
 SPACING = (1.0, 1.0, 1.0)
 

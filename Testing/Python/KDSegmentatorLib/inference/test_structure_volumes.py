@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference.structure_volumes import EDGE_SHARE, structure_volumes
+from KDSegmentatorLib.inference.structure_measures import EDGE_SHARE, structure_volumes
 from support.mrml_scene import TILTED, placed
 
 SPACING = (0.5, 1.0, 4.0)

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.geometry import Vector
-from KDSegmentatorLib.inference.result_warning import ResultWarning
-from KDSegmentatorLib.inference.segmentation import RegionRecord
+from KDSegmentatorLib.inference.segmentation import RegionRecord, ResultWarning
 from KDSegmentatorLib.mrml.nodes import node_attributes, set_provenance
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from KDSegmentatorLib.mrml.volumes import volume_from_node

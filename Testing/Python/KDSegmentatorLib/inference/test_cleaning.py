@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from KDSegmentatorLib.inference.pieces import largest_pieces
+from KDSegmentatorLib.inference.cleaning import largest_pieces
 
 
 def two_balls() -> np.ndarray:

@@ -5,8 +5,8 @@ import pytest
 
 from KDSegmentatorLib import geometry
 from KDSegmentatorLib.errors import CancelledError
-from KDSegmentatorLib.inference.cropping import filled_nonzero_mask, nonzero_box
-from KDSegmentatorLib.inference.normalization import normalize
+from KDSegmentatorLib.geometry import nonzero_box
+from KDSegmentatorLib.inference.preprocessing import filled_nonzero_mask, normalize
 from KDSegmentatorLib.packs.manifest import Normalization
 
 CT = Normalization(scheme="CT", mean=40.0, std=80.0, percentile_00_5=-200.0, percentile_99_5=300.0)

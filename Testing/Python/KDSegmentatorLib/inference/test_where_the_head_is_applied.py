@@ -12,8 +12,9 @@ pytest.importorskip("onnx", reason="needs onnx to build a network: pip install o
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference import pipeline
-from KDSegmentatorLib.inference.head_place import blended_channels, head_comes_early
+from KDSegmentatorLib.inference import restoration
+from KDSegmentatorLib.inference.accumulation import blended_channels, head_comes_early
+from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.packs.manifest import Resampling
 from support.generated_packs import FEATURES, manifest, write_pack
 
@@ -35,14 +36,14 @@ def test_the_pipeline_blends_what_is_said(
     pack = write_pack(tmp_path / "pack", manifest=replace(base, preprocessing=preprocessing))
     assert head_comes_early(pack.manifest) == early
     channels = []
-    blended_slabs = pipeline.blended_slabs
+    blended_slabs = restoration.blended_slabs
 
     def watched(*arguments: Any, **named: Any) -> Iterator[Any]:
         for slab in blended_slabs(*arguments, **named):
             channels.append(slab.shape[0])
             yield slab
 
-    monkeypatch.setattr(pipeline, "blended_slabs", watched)
+    monkeypatch.setattr(restoration, "blended_slabs", watched)
     voxels = np.random.default_rng(0).gamma(2, 100, size=(20, 24, 18)).astype(np.float32) + 1
-    pipeline.segment(Volume(voxels, (1.0, 1.0, 1.0)), pack, OnnxRuntimeEngine(pack.body()))
+    segment(Volume(voxels, (1.0, 1.0, 1.0)), pack, OnnxRuntimeEngine(pack.body()))
     assert set(channels) == {blended_channels(pack.manifest)} == {labels + 1 if early else FEATURES}
