@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -79,6 +80,7 @@ class Segmenter:
         regions: Regions | None = None,
         **choices: Any,
     ) -> None:
+        start = time.perf_counter()
         self.options = _run_options(options, choices)
         self._regions = regions
         self._lock = threading.RLock()
@@ -101,6 +103,7 @@ class Segmenter:
             self.engine_for(self._pack, cancel)
             if regions is None and self.region_pack is not None:
                 self.engine_for(self.region_pack, cancel)
+        self._start_seconds = time.perf_counter() - start
 
     @property
     def pack(self) -> StudentPack:
@@ -205,17 +208,21 @@ class Segmenter:
         if not isinstance(volume, Volume):
             raise InvalidSettingsError(_no_volume(volume))
         with self._own():
+            asked = time.perf_counter()
             if self._pack is None:
                 for damaged in self.damaged:
                     _log.warning("%s is left out: %s", damaged.id, damaged.error)
                 self.choose(volume, cancel=cancel)
             engine = self.engine_for(self.pack, cancel).engine
+            self._start_seconds += time.perf_counter() - asked
             region = None
             if self.region_pack is not None:
                 if self.options.check_input:  # what the earlier stage cannot mend is said before its work is done
                     check_field_of_view(volume, self.pack.manifest, region_known=False)
                 region = self._region(volume, self.region_pack, progress, cancel)
-            return segment(volume, self.pack, engine, self.options, region=region, progress=progress, cancel=cancel)
+            found = segment(volume, self.pack, engine, self.options, region=region, progress=progress, cancel=cancel)
+            start, self._start_seconds = self._start_seconds, 0.0
+            return replace(found, record=found.record.with_seconds(start=start))
 
     def _region(
         self, volume: Volume, pack: StudentPack, progress: ProgressCallback | None, cancel: CancelCheck | None

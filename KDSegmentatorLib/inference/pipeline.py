@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.engines.engine import Engine
+from KDSegmentatorLib.engines.loading import engine_version
 from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
-from KDSegmentatorLib.errors import InvalidSettingsError
+from KDSegmentatorLib.errors import EngineUnavailableError, InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume, slabs
 from KDSegmentatorLib.inference.cleaning import clean, drop_unwanted
 from KDSegmentatorLib.inference.label_selection import check_options, select_labels
@@ -24,7 +25,8 @@ from KDSegmentatorLib.inference.sanity import judge
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.inference.windows import mirrored_axes
 from KDSegmentatorLib.machine.hardware import usable_cores
-from KDSegmentatorLib.options import RunOptions
+from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.options import ENGINES, RunOptions
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.version import __version__
@@ -130,6 +132,8 @@ def segment(
         library_version=__version__,
         region=None if found is None or manifest.region is None else region_record(found, manifest.region.margin_mm),
         warnings=findings if found is None else (*region_warnings(found), *findings),
+        engine_version=_version(engine.name),
+        processor=processor_name(),
     )
     return Segmentation(volume=labels, labels=wanted, record=record, entropy=entropy, probabilities=each)
 
@@ -177,6 +181,14 @@ def _checked_region(
     if region is not None:
         check_region(region, manifest, volume)
     return region
+
+
+def _version(engine: str) -> str:
+    """Return the version of an engine; empty for one that is not ours."""
+    try:
+        return engine_version(engine) if engine in ENGINES else ""
+    except EngineUnavailableError:
+        return ""
 
 
 def _seconds(watch: _TimedEngine, preprocessed: float, found: FoundRegion | None) -> dict[str, float]:

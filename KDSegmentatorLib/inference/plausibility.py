@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.errors import ImplausibleVolumeError, UnsuitableVolumeError
-from KDSegmentatorLib.geometry import Volume, nonzero_box, slabs
+from KDSegmentatorLib.geometry import Volume, axes_along, nonzero_box, slabs
 from KDSegmentatorLib.inference.region import FoundRegion, check_region_size
 from KDSegmentatorLib.inference.segmentation import ResultWarning, input_warning
 from KDSegmentatorLib.packs.field_of_view import field_of_view_text, lengths_text
@@ -25,6 +25,14 @@ LABEL_MAP_VALUES, LABEL_MAP_EQUAL_NEIGHBOURS, LABEL_MAP_ADJACENT = 32, 0.65, 0.5
 AIR_HU, AIR_FRACTION = -200.0, 0.005
 # Along each axis, times the length of the largest and of the smallest training image
 TIMES_LARGEST, TIMES_SMALLEST = 1.25, 2 / 3
+
+# Of the outermost layers of a CT that shows the patient to the end, at most this share is no air: the table
+MOST_BODY_AT_END = 0.1
+# Spikes lie so many times farther from the median than these percentiles, and widen the standard deviation so often
+SPIKE_PERCENTILES, TIMES_SPIKE, SPIKE_SPREAD = (0.1, 99.9), 3.0, 1.1
+# What is brighter than this share of the 99th percentile, in so many voxels of a layer, is body; its box fills so much
+BODY_BRIGHTNESS, BODY_PROFILE, LEAST_BODY = 0.15, 0.01, 0.25
+_SAMPLE = 1_000_000
 
 # Neighbours along each axis that are looked at, of each value, and the fewest values that tell something
 _PAIRS, _PAIRS_A_VALUE, _SEEN_VALUES = 200_000, 5, 8
@@ -71,7 +79,7 @@ def check(
             if refuse:
                 raise
             findings.append(input_warning(error.finding, manifest))
-    return tuple(findings)
+    return (*findings, *intensity_warnings(volume, manifest, stop))
 
 
 def check_finite(volume: Volume, check: Callable[[], None] = lambda: None, what: str = "the volume") -> None:
@@ -173,7 +181,7 @@ def check_field_of_view(
     small = {
         code: length
         for code, length, smallest in zip(codes, lengths, trained.smallest, strict=True)
-        if length < TIMES_SMALLEST * smallest
+        if length < TIMES_SMALLEST * smallest and not (manifest.modality == "CT" and _ends_in_air(volume, code))
     }
     problems, remedies = [], []
     if large:
@@ -193,6 +201,69 @@ def check_field_of_view(
             f"{what if large else 'the volume'} is {' and '.join(problems)} for the pack, which was trained on images "
             f"of {field_of_view_text(manifest)}. {' '.join(remedies)}"
         )
+
+
+def intensity_warnings(
+    volume: Volume, manifest: Manifest, stop: Callable[[], None] = lambda: None
+) -> tuple[ResultWarning, ...]:
+    """Return what spoils the normalisation of a scan by its own mean and standard deviation: spikes, or much noise.
+
+    Args:
+        volume: the scan, or what the network may see of it, without NaN.
+        manifest: of the pack; one with fixed numbers, for CT, is not spoilt.
+        stop: called now and then; may raise to stop.
+    """
+    if manifest.preprocessing.normalization.scheme != "ZScore":
+        return ()
+    image = volume.voxels[nonzero_box(volume.voxels)]
+    sample = image.reshape(-1)[:: max(1, image.size // _SAMPLE)].astype(np.float64)
+    if manifest.preprocessing.normalization.use_mask:
+        sample = sample[sample != 0]
+    stop()
+    low, middle, high = np.percentile(sample, [SPIKE_PERCENTILES[0], 50, SPIKE_PERCENTILES[1]])
+    spread = float(np.clip(sample, low, high).std())
+    far = max(high - middle, middle - low) * TIMES_SPIKE
+    least, largest = (float(value) for value in _range(image, stop))
+    found = []
+    if spread > 0 and max(largest - middle, middle - least) > far:
+        beyond = 0
+        for part in slabs(image):
+            stop()
+            beyond += int(np.count_nonzero(np.abs(image[part].astype(np.float64) - middle) > far))
+        if float(image.std(dtype=np.float64)) > SPIKE_SPREAD * spread:
+            found.append(
+                f"{beyond:,} voxels are spikes (up to {largest if largest - middle > far else least:g}; nearly all "
+                f"others lie between {low:g} and {high:g}): the contrast of all else is lost beside them. Do not use "
+                "this result; clip the scan to that range first, or export it again."
+            )
+    stop()
+    share = _body_share(image)
+    if share < LEAST_BODY:
+        found.append(
+            f"What the scan shows fills only {share:.0%} of it, and the rest is not 0 but noise, which shifts the "
+            f"contrast. Check the result, or crop the scan to the {manifest.body_part.lower()} first."
+        )
+    return tuple(
+        ResultWarning(kind="intensities", pack_id=manifest.id, sentence=sentence, found=None) for sentence in found
+    )
+
+
+def _body_share(image: npt.NDArray[Any]) -> float:
+    """Return the share of an image (z, y, x) that the box round everything bright takes."""
+    bright = image > BODY_BRIGHTNESS * np.percentile(image.reshape(-1)[:: max(1, image.size // _SAMPLE)], 99)
+    share = 1.0
+    for axis in range(3):
+        profile = bright.mean(axis=tuple(other for other in range(3) if other != axis))
+        inside = np.flatnonzero(profile > BODY_PROFILE)
+        share *= (inside[-1] - inside[0] + 1) / len(profile) if inside.size else 1.0
+    return float(share)
+
+
+def _ends_in_air(volume: Volume, code: str) -> bool:
+    """Return whether a CT shows the patient to both ends along a patient axis: its outermost layers are air."""
+    axis = 2 - axes_along(volume.axis_codes, code)[0]
+    ends = (volume.voxels.take(end, axis=axis) for end in (0, -1))
+    return all(float(np.mean(end >= AIR_HU)) <= MOST_BODY_AT_END for end in ends)
 
 
 def _lengths(by_code: dict[str, float]) -> str:

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.geometry import Volume, axes_along
 from KDSegmentatorLib.inference.segmentation import ResultWarning, WarningKind
 from KDSegmentatorLib.inference.structure_measures import (
     StructureVolumes,
@@ -37,6 +37,9 @@ LEAST_DICE = 0.05
 ALMOST_EVERY_CASE = 0.95
 # A result is implausible as a whole if so many and more than this share of at least MANY_STRUCTURES are odd
 MANY_STRUCTURES, MANY_ODD, ODD_SHARE = 6, 3, 1 / 5
+# A slice distance of more than so many times the training set's is thick, and explains these
+TIMES_THICKEST = 2.0
+_EXPLAINED_BY_THICKNESS = {"missing", "small", "large", "asymmetric"}
 # Structures that the sentence about displaced ones names
 MOST_NAMED = 5
 
@@ -75,13 +78,9 @@ def judge(
         return (*as_a_whole, *judge.empty())
     sizes = judge.sizes()
     said = {name for warning in sizes for name in warning.labels}
-    return (
-        *as_a_whole,
-        *judge.missing(),
-        *judge.displaced(),
-        *judge.total(),
-        *sizes,
-        *(pair for pair in judge.pairs() if said.isdisjoint(pair.labels)),
+    pairs = (pair for pair in judge.pairs() if said.isdisjoint(pair.labels))
+    return judge.thick_slices(
+        segmentation, (*as_a_whole, *judge.missing(), *judge.displaced(), *judge.total(), *sizes, *pairs)
     )
 
 
@@ -136,6 +135,34 @@ class _Judge:
                 f"({self._manifest.title}; {self._manifest.modality}, {self._manifest.body_part.lower()}), all of it, "
                 "and that its orientation is right.",
             ),
+        )
+
+    def thick_slices(self, volume: Volume, warnings: tuple[ResultWarning, ...]) -> tuple[ResultWarning, ...]:
+        """Return warnings with one in place of all that thick slices explain, the first of all."""
+        axes = [2 - axis for axis in self._manifest.preprocessing.transpose_forward]
+        codes = self._manifest.preprocessing.axis_codes
+        index = axes_along(volume.axis_codes, codes)
+        spacing = [volume.spacing[index[axis]] for axis in axes]
+        times, given, trained = max(
+            (given / trained, given, trained)
+            for given, trained in zip(spacing, self._manifest.preprocessing.spacing, strict=True)
+        )
+        if times <= TIMES_THICKEST:
+            return warnings
+        explained = [warning for warning in warnings if warning.kind in _EXPLAINED_BY_THICKNESS]
+        names = tuple(dict.fromkeys(name for warning in explained for name in warning.labels))
+        odd = f" {len(names)} of {len(self._wanted)} structures look odd: {', '.join(names)}." if names else ""
+        return (
+            self._warning(
+                "thick slices",
+                names,
+                f"The slices are {given:.3g} mm apart, and the pack was trained on {trained:.3g} mm: structures that "
+                f"are thinner than a slice are drawn poorly.{odd} Take a scan with thinner slices if there is one, and "
+                "check the result.",
+                given,
+                (0.0, trained),
+            ),
+            *(warning for warning in warnings if warning not in explained),
         )
 
     def contrast(self, segmentation: Volume, image: Volume, check: Callable[[], None]) -> tuple[ResultWarning, ...]:

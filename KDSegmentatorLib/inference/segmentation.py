@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.packs.manifest import Label, Manifest
 
 WarningKind = Literal[
-    "input", "implausible", "contrast", "empty", "missing", "displaced", "small", "large", "cut off", "asymmetric"
+    "input",
+    "intensities",
+    "thick slices",
+    "implausible",
+    "contrast",
+    "empty",
+    "missing",
+    "displaced",
+    "small",
+    "large",
+    "cut off",
+    "asymmetric",
 ]
 
 
@@ -19,14 +30,17 @@ class ResultWarning:
 
     Attributes:
         kind: ``input`` is a volume that does not look like what the pack was made for, segmented all the same because
-            the check was switched off; ``implausible`` a result that is odd in many of its structures; ``contrast`` one
-            whose structures are not bright and dark as in the training images; ``displaced`` says which structures are
-            far from their places in the training set, the farthest first; ``cut off`` is a structure that touches
-            the edge of the volume and usually does not, or is too small, or much smaller than its other side; with
-            less than :data:`KDSegmentatorLib.inference.sanity.CUT_OFF_SHARE` of it left it is ``small``.
+            the check was switched off; ``intensities`` one whose brightness is spoilt, by spikes or by noise far
+            round the body; ``thick slices`` one that is coarser than the training images, with all structures whose
+            size or place is odd for that reason; ``implausible`` a result that is odd in many of its structures;
+            ``contrast`` one whose structures are not bright and dark as in the training images; ``displaced`` says
+            which structures are far from their places in the training set, the farthest first; ``cut off`` is a
+            structure that touches the edge of the volume and usually does not, or is too small, or much smaller than
+            its other side; with less than :data:`KDSegmentatorLib.inference.sanity.CUT_OFF_SHARE` of it left it is ``small``.
         pack_id: the pack that made it, in a chain possibly the earlier one.
         labels: names of the structures, the left one first of a pair; none if it is about all of them.
-        found: volume in ml, or the difference ``|L - R| / ((L + R) / 2)`` of a pair; the correlation
+        found: the slice distance in mm for ``thick slices``; volume in ml, or the difference
+            ``|L - R| / ((L + R) / 2)`` of a pair; the correlation
             for ``contrast``, None there if all structures are equally bright; the largest distance in mm for
             ``displaced``; None for ``input``, ``implausible``, ``empty`` and ``missing``.
         expected: the smallest and the largest such number in the training set; None where there is none.
@@ -86,7 +100,9 @@ class RunRecord:
         task: the family.
         size: ``x1``, ``x1/2``, ...
         engine: name of the engine.
+        engine_version: its version.
         device: what it computed on.
+        processor: name of the computer's processor.
         precision: number format of the engine.
         threads: CPU threads outside of the engine, and in it if that was told.
         checked: whether the volume had to fit the pack: its modality and its field of view.
@@ -96,6 +112,8 @@ class RunRecord:
             clipping: it is run once.
         seconds: wall time of ``preprocess``, ``windows`` (inside the engine), ``restore`` (blending and all that comes
             after) and ``total``; in a chain also ``region``, all of the earlier stage, which is part of ``total``.
+            Beyond ``total``: ``start``, reading packs and making engines, with the first volume of a ``Segmenter``;
+            ``reading``, ``statistics`` and ``writing``, where that was done (:meth:`with_seconds`).
         library_version: version of this library.
         region: the earlier stage; None if the whole volume was segmented.
         warnings: what the user should look at before using the result, that of the earlier stage included; mostly none.
@@ -118,6 +136,16 @@ class RunRecord:
     library_version: str
     region: RegionRecord | None = None
     warnings: tuple[ResultWarning, ...] = ()
+    engine_version: str = ""
+    processor: str = ""
+
+    def with_seconds(self, **seconds: float) -> RunRecord:
+        """Return the record with the times of further steps.
+
+        Examples:
+            >>> segmentation.record.with_seconds(reading=0.8, writing=0.3)
+        """
+        return replace(self, seconds=self.seconds | seconds)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from KDSegmentatorLib.errors import (
 )
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.machine.processor import processor_name
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
@@ -151,6 +153,15 @@ def test_all_packs_of_a_task_damaged(store: PackStore) -> None:
         (pack.folder / "manifest.json").write_text("{}", encoding="utf-8")
     with pytest.raises(ManifestError):
         Segmenter("generated", store=store)
+
+
+def test_the_record_has_engine_version_processor_and_the_time_of_the_start(store: PackStore) -> None:
+    segmenter = Segmenter("generated", "x1/4", store=store, engine="onnxruntime")
+    first, second = segmenter(SMALL).record, segmenter(SMALL).record
+    assert first.engine_version == version("onnxruntime")
+    assert first.processor == processor_name()
+    assert first.seconds["start"] > second.seconds["start"] >= 0
+    assert first.with_seconds(reading=0.5).seconds == first.seconds | {"reading": 0.5}
 
 
 # ---- mistakes ----

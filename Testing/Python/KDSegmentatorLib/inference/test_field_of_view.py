@@ -120,6 +120,31 @@ def test_zeros_round_the_brain_do_not_make_a_head_too_small() -> None:
     check_field_of_view(head.with_voxels(voxels), pack(HEADS))
 
 
+@pytest.mark.parametrize(("complete", "fits"), [(True, True), (False, False)])
+def test_a_ct_that_is_cropped_to_a_patient_shown_completely_is_not_too_small(complete: bool, fits: bool) -> None:
+    """A neck of 160 mm in a box of 250 mm, where the training images have 500 mm."""
+    trained = FieldOfView(smallest=(500.0, 500.0, 300.0), largest=(600.0, 600.0, 400.0))
+    ct = manifest(field_of_view=trained, modality="CT")
+    volume = scan(250, 250, 320)
+    _, y, x = np.ogrid[: volume.size[2], : volume.size[1], : volume.size[0]]
+    radius = 80 if complete else 200
+    centre = [length / 2 for length in volume.extent("RAS")]
+    body = (x * SPACING[0] - centre[0]) ** 2 + (y * SPACING[1] - centre[1]) ** 2 < radius**2
+    voxels = np.where(body & np.ones(volume.voxels.shape, bool), 40, -1000).astype(np.int16)
+    said = verdict(volume.with_voxels(voxels), ct)
+    assert (said == "") == fits, said
+    assert "too small" in verdict(volume.with_voxels(voxels), manifest(field_of_view=trained)), "in MR air is no number"
+
+
+def test_half_a_patient_in_ct_is_refused() -> None:
+    trained = FieldOfView(smallest=(500.0, 500.0, 300.0), largest=(600.0, 600.0, 400.0))
+    ct = manifest(field_of_view=trained, modality="CT")
+    volume = scan(250, 500, 320)
+    voxels = np.full(volume.voxels.shape, 40, np.int16)
+    voxels[:, :, -20:] = -1000  # air on one side, the patient goes on at the other
+    assert "too small (250 mm left to right)" in verdict(volume.with_voxels(voxels), ct)
+
+
 def test_a_pack_of_an_earlier_version_takes_everything() -> None:
     for size in ((3, 4, 3), (400, 400, 900)):
         check_field_of_view(scan(*size), pack(None))

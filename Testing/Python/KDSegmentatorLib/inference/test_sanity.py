@@ -97,6 +97,27 @@ def test_sizes_far_outside_of_the_training_set() -> None:
     assert "structure 3 is larger than expected: 0.61 ml" in large.sentence
 
 
+def test_thick_slices_are_one_warning_that_names_them_and_all_that_they_explain() -> None:
+    thin = result(s1=0.4, s2=0.4, s3=0.01)
+    trained = PACK.preprocessing.spacing[0]
+    thick = Volume(thin.voxels, (1.0, 1.0, 2.6 * trained))
+    first, *others = warnings(thick)
+    assert (first.kind, first.found, first.expected) == ("thick slices", pytest.approx(2.6 * trained), (0.0, trained))
+    assert f"slices are {2.6 * trained:.3g} mm apart, and the pack was trained on {trained:.3g} mm" in first.sentence
+    assert "structure 3" in first.labels
+    assert {warning.kind for warning in others} <= {"cut off", "implausible"}
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slices_may_be_thick_along_any_axis_and_a_little_thicker_than_trained(axis: int) -> None:
+    labels = result(s1=1.0, s2=1.0)
+    for times, said in ((1.5, False), (2.5, True)):
+        spacing = [1.0, 1.0, 1.0]
+        spacing[axis] = times * max(PACK.preprocessing.spacing)
+        found = warnings(Volume(labels.voxels, vector(spacing)))
+        assert ("thick slices" in [warning.kind for warning in found]) == said
+
+
 def oddities(odd: int, count: int) -> tuple[Volume, Manifest]:
     """Return a result of ``count`` structures, the first of which are odd: half missing, the others far too small."""
     values = range(1, count + 1)
