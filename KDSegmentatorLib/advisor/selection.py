@@ -156,4 +156,4 @@ def recommended(packs: Sequence[StudentPack]) -> StudentPack:
     Args:
         packs: from x1 (the teacher) down, at least one.
     """
-    return next((pack for pack in packs if getattr(pack.manifest, "recommended", False)), packs[-1])
+    return next((pack for pack in packs if pack.manifest.recommended), packs[-1])

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: cores, instructions and memory, on Linux, macOS and Windows."""
+"""What this process may use of the machine: cores and memory, on Linux, macOS and Windows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from KDSegmentatorLib.machine.instructions import processor_instructions
 from KDSegmentatorLib.machine.physical_cores import physical_cores
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
@@ -28,13 +27,11 @@ class Hardware:
         logical_cores: hardware threads, >= 1.
         available_memory: bytes that can be had without swapping; None if the system does not tell.
         physical_cores: cores behind the hardware threads, <= ``logical_cores``; None if the system does not tell.
-        instructions: of :data:`KDSegmentatorLib.machine.instructions.INSTRUCTIONS`, as far as the system tells.
     """
 
     logical_cores: int
     available_memory: int | None
     physical_cores: int | None = None
-    instructions: tuple[str, ...] = ()
 
 
 def detect_hardware() -> Hardware:
@@ -44,7 +41,6 @@ def detect_hardware() -> Hardware:
         logical_cores=logical,
         available_memory=_available_memory(),
         physical_cores=None if physical is None else min(physical, logical),
-        instructions=processor_instructions(),
     )
 
 

@@ -320,6 +320,7 @@ class Manifest:
         version: ``major.minor.patch``.
         task: the family's name; packs of one task are one family.
         size: ``x1`` (the teacher), ``x1/2``, ``x1/4``, ...
+        recommended: whether this size is run if nobody names one; for one pack of a family.
         field_of_view: None in packs that were exported before it was written down; then it is not checked.
         expected: None in packs that were exported before it was written down; then sizes are not judged.
         region: the pack that is run before this one; None if this one sees the whole volume.
@@ -334,6 +335,7 @@ class Manifest:
     task: str
     title: str
     size: str
+    recommended: bool = False
     modality: Modality
     body_part: str
     labels: tuple[Label, ...]

@@ -41,7 +41,7 @@ def write_manifest(manifest: Manifest) -> str:
     """Return a manifest as JSON text that :func:`read_manifest` turns into an equal manifest.
 
     The text is stable: fields in the order of the classes, files and versions sorted by name, optional fields that are
-    None left out.
+    None left out, and ``recommended`` if it is not.
 
     Raises:
         ManifestError: the manifest is not valid; an invalid one is never written.
@@ -74,6 +74,7 @@ def _plain(value: Any) -> Any:
             field.name: _plain(entry)
             for field in dataclasses.fields(value)
             if (entry := getattr(value, field.name)) is not None or required(field)
+            if entry or field.name != "recommended"
         }
     if isinstance(value, dict):
         return {key: _plain(value[key]) for key in sorted(value)}

@@ -204,16 +204,6 @@ class PackStore:
         verify_pack(pack)
         return pack
 
-    def recover(self) -> None:
-        """Delete what a killed installation left behind. Every change does so by itself.
-
-        Raises:
-            PackError: another process is changing the packs, or the folder cannot be written.
-        """
-        if self.user_folder.is_dir():
-            with self._changing():
-                pass
-
     def _entry(self, name: str) -> StudentPack | DamagedPack | None:
         """Return what a folder name stands for: what the user installed, else what was shipped, else nothing."""
         own, shipped = self.user_folder / name, self.shipped_folder / name

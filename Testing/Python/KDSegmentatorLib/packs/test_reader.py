@@ -118,6 +118,14 @@ def test_what_to_expect_may_be_left_out(manifest: Manifest, kit: ModuleType) -> 
     assert read_manifest(write_manifest(known), "test") == known
 
 
+def test_a_pack_may_be_the_recommended_one_of_its_family(manifest: Manifest, kit: ModuleType) -> None:
+    assert not manifest.recommended
+    assert "recommended" not in write_manifest(manifest)
+    known = read_manifest(json.dumps(kit.document(recommended=True)), "test")
+    assert known.recommended
+    assert read_manifest(write_manifest(known), "test") == known
+
+
 def test_structures_in_one_piece_have_to_be_labels(kit: ModuleType) -> None:
     known = read_manifest(json.dumps(kit.document(single_pieces=[1])), "test")
     assert known.single_pieces == (1,)

@@ -22,7 +22,6 @@ def test_an_empty_store(packs: PackStore) -> None:
     assert packs.damaged() == []
     assert packs.previous(ID) is None
     assert not packs.is_shipped(ID)
-    packs.recover()
     assert not packs.user_folder.exists()
     with pytest.raises(PackError, match="there is no pack 'hippocampus-x1_4'; packs: none"):
         packs.get(ID)

@@ -85,7 +85,7 @@ def test_strange_things_in_the_folders_are_ignored(packs: PackStore, build_pack:
         (folder / "note.txt").write_text("x")
     (packs.user_folder / "My own folder").mkdir()
     (packs.user_folder / "My own folder" / "1.0.0-0123456789ab").mkdir()
-    packs.recover()
+    packs.install(pack.folder)  # a change that changes nothing
     assert packs.packs() == [pack]
     assert packs.damaged() == []
     assert (packs.user_folder / "My own folder" / "1.0.0-0123456789ab").is_dir()

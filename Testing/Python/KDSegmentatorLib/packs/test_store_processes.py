@@ -22,7 +22,7 @@ def test_a_busy_store_says_so(packs: PackStore, build_pack: BuildPack, monkeypat
     packs.install(build_pack())
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
     with lock.locked(packs.user_folder / ".lock", 0):
-        for act in (lambda: packs.install(build_pack(version="2.0.0")), lambda: packs.remove(ID), packs.recover):
+        for act in (lambda: packs.install(build_pack(version="2.0.0")), lambda: packs.remove(ID)):
             with pytest.raises(PackError, match="another process is changing the packs"):
                 act()
         assert versions(packs) == ["1.0.0"]
