@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import slicer
@@ -9,8 +10,9 @@ import slicer
 import KDSegmentatorLib
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.launcher import PythonLauncher
+from KDSegmentatorLib.jobs.messages import BatchRequest, SegmentRequest
 from KDSegmentatorLib.jobs.process import start_batch, start_segmentation
-from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest
+from KDSegmentatorLib.jobs.worker_process import Workers
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.background import BackgroundThread
 from KDSegmentatorPanel.batch_panel import BatchPanel
@@ -23,6 +25,7 @@ from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.slice_layouts import Layouts
 from KDSegmentatorPanel.slicer_packages import SlicerPackages
 
+_KEEP_SECONDS = 300.0
 _REQUIREMENTS = Path(KDSegmentatorLib.__file__).parent / "slicer-requirements.txt"
 
 
@@ -73,15 +76,17 @@ def export_dicom(item: int) -> None:
 
 
 def _start_segmentation(request: SegmentRequest, volume: Volume) -> Job:
-    return start_segmentation(request, volume, launcher=_launcher(), temporary_folder=_temporary_folder())
+    return start_segmentation(request, volume, workers=_workers())
 
 
 def _start_batch(request: BatchRequest) -> Job:
-    return start_batch(request, launcher=_launcher(), temporary_folder=_temporary_folder())
+    return start_batch(request, workers=_workers())
 
 
-def _launcher() -> PythonLauncher:
-    return PythonLauncher(python_executable())
+@functools.cache
+def _workers() -> Workers:
+    """Return where workers come from; one stays for some minutes, so that the next run starts at once."""
+    return Workers(PythonLauncher(python_executable()), _temporary_folder(), keep_seconds=_KEEP_SECONDS)
 
 
 def _temporary_folder() -> Path:

@@ -8,10 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.jobs.batch_files import find_scans
-from KDSegmentatorLib.jobs.events import BatchFinished, Cancelled, Failed, Log, Progressed, RunChanged, RunState
-from KDSegmentatorLib.jobs.request import BatchRequest
+from KDSegmentatorLib.jobs.messages import (
+    BatchFinished,
+    BatchRequest,
+    Cancelled,
+    Failed,
+    Log,
+    Progressed,
+    RunChanged,
+    RunState,
+)
 from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Choices, Job, Pending, StartBatch
 from KDSegmentatorPanel.segment_view import Message, ProgressRow
@@ -157,8 +167,10 @@ class BatchPanel:
         self._message, self._table, self._ended = Message(), "", {}
         self._log.clear()
         request = BatchRequest(
-            settings=settings,
-            size=inputs.size,
+            task=settings.task,
+            user_packs=settings.user_packs,
+            shipped_packs=settings.shipped_packs,
+            options=msgspec.structs.replace(settings.options, size=inputs.size),
             input_folder=str(Path(inputs.input_folder).absolute()),
             inputs=self._found,
             output_folder=str(Path(inputs.output_folder).absolute()),

@@ -21,10 +21,9 @@ from KDSegmentatorLib.advisor.advice import SpeedOf, advise
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.io.files import atomic_output
-from KDSegmentatorLib.jobs.cancellation import stdin_closed
+from KDSegmentatorLib.jobs.folder import long_path, owned_folder
 from KDSegmentatorLib.jobs.launcher import Child, PythonLauncher
-from KDSegmentatorLib.jobs.long_paths import long_path
-from KDSegmentatorLib.jobs.owned_folder import owned_folder
+from KDSegmentatorLib.jobs.worker import stdin_closed
 from KDSegmentatorLib.machine.hardware import detect_hardware
 from KDSegmentatorLib.packs.catalogue import Family, families
 from KDSegmentatorLib.packs.regions import region_packs

@@ -8,8 +8,7 @@ from typing import Protocol, TypeVar
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.jobs.events import Event
-from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest, Settings
+from KDSegmentatorLib.jobs.messages import BatchRequest, Event, Request, SegmentRequest
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import DamagedPack
 from KDSegmentatorPanel.estimation import Answer, Question
@@ -97,7 +96,7 @@ class Choices(Protocol):
     """What the Segment box leaves to the Batch box: :class:`KDSegmentatorPanel.segment_panel.SegmentPanel`."""
 
     @property
-    def settings(self) -> Settings | None:
+    def settings(self) -> Request | None:
         """How volumes are segmented; None if no pack is installed."""
         ...
 

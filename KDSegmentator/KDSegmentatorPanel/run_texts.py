@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from KDSegmentatorLib.jobs.events import Segmented, SizeResult
+from KDSegmentatorLib.jobs.messages import Segmented
+from KDSegmentatorLib.jobs.run import SizeResult
 from KDSegmentatorPanel.segment_view import Message
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import duration, for_people

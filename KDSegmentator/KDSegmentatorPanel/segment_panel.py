@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING
 from KDSegmentatorLib.advisor.selection import AUTOMATIC
 from KDSegmentatorLib.errors import EngineUnavailableError, InsufficientMemoryError, KDSegmentatorError
 from KDSegmentatorLib.inference.segmentation import RunRecord
-from KDSegmentatorLib.jobs.events import Cancelled, Failed, Log, Progressed, Segmented, Started
-from KDSegmentatorLib.jobs.request import SegmentRequest, Settings
+from KDSegmentatorLib.jobs.messages import (
+    Cancelled,
+    Failed,
+    Log,
+    Progressed,
+    Request,
+    Segmented,
+    SegmentRequest,
+    Started,
+)
 from KDSegmentatorLib.mrml.results import PlacedResult, place_result
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.packs.catalogue import Family
@@ -132,7 +140,7 @@ class SegmentPanel:
         return self._selection.family
 
     @property
-    def settings(self) -> Settings | None:
+    def settings(self) -> Request | None:
         """How volumes are segmented with these choices; None if no pack is installed."""
         return self._selection.settings
 
@@ -184,7 +192,15 @@ class SegmentPanel:
             # without a choice and before the estimates are there, the worker finds out which size is advised
             own = AUTOMATIC if self._selection.pending and not inputs.size else self._selection.size
             chosen = tuple(sizes) or (own,)
-            job = self._start(SegmentRequest(settings=self._selection.settings_of(family), sizes=chosen), scan)
+            wanted = self._selection.settings_of(family)
+            request = SegmentRequest(
+                task=wanted.task,
+                user_packs=wanted.user_packs,
+                shipped_packs=wanted.shipped_packs,
+                options=wanted.options,
+                sizes=chosen,
+            )
+            job = self._start(request, scan)
         except (KDSegmentatorError, MemoryError) as error:
             self._fail(for_people(in_words(error, _("to start, with a copy of the volume"))))
             return

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.errors import KDSegmentatorError
-from KDSegmentatorLib.jobs.request import Settings
+from KDSegmentatorLib.jobs.messages import Request
 from KDSegmentatorLib.mrml.grids import world_to_lps
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.catalogue import Family, families
 from KDSegmentatorPanel.assessment import Assessment, CheckedVolume, TaskAssessment, assess, check, with_estimates
 from KDSegmentatorPanel.choices import Inputs
@@ -102,7 +103,7 @@ class Selection:
         return self._assessed(family).advised or sizes[-1]
 
     @property
-    def settings(self) -> Settings | None:
+    def settings(self) -> Request | None:
         """How volumes are segmented with these choices; None if no pack is installed."""
         return None if self.family is None else self.settings_of(self.family)
 
@@ -238,22 +239,24 @@ class Selection:
         if question is not None:
             self._estimating = self._background.submit(lambda: self._estimate(question))
 
-    def settings_of(self, family: Family) -> Settings:
+    def settings_of(self, family: Family) -> Request:
         """Return how volumes are segmented with a family."""
         inputs = self._inputs
         rows = label_rows(family, inputs.left_out)
         kept = tuple(row.name for row in rows if row.kept)
-        return Settings(
+        return Request(
             task=family.task,
             user_packs=str(self._packs.user_folder),
             shipped_packs=str(self._packs.shipped_folder),
-            engine=inputs.engine.value,
-            precision=inputs.precision.value,
-            threads=inputs.threads or None,
-            mirroring=inputs.mirroring,
-            labels=None if len(kept) == len(rows) else kept,
-            entropy=inputs.entropy,
-            check_input=inputs.check_input,
+            options=RunOptions(
+                engine=inputs.engine.value,
+                precision=inputs.precision.value,
+                threads=inputs.threads or None,
+                mirroring=inputs.mirroring,
+                labels=() if len(kept) == len(rows) else kept,
+                entropy=inputs.entropy,
+                check_input=inputs.check_input,
+            ),
         )
 
     def task_rows(self) -> tuple[TaskRow, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from KDSegmentatorLib.errors import ImplausibleVolumeError, KDSegmentatorError
 from KDSegmentatorLib.inference.progress import REGION_PREFIX
-from KDSegmentatorLib.jobs.events import Progressed
+from KDSegmentatorLib.jobs.messages import Progressed
 from KDSegmentatorPanel.translation import tr as _
 
 

@@ -1,4 +1,4 @@
-"""The worker's part of a batch: many volumes, one size."""
+"""The worker's part of a batch: many volumes, one size for all of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from KDSegmentatorLib.advisor.selection import select
 from KDSegmentatorLib.analysis.statistics import IMAGE_UNITS
 from KDSegmentatorLib.engines.memory_failure import memory_failure
@@ -18,29 +20,32 @@ from KDSegmentatorLib.inference.progress import CancelCheck, Steps
 from KDSegmentatorLib.io.files import file_sha256, is_disk_full, replace
 from KDSegmentatorLib.io.images import read_volume, shadowing_reason, write_volume
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME, BatchPaths, batch_paths
-from KDSegmentatorLib.jobs.batch_record import earlier_results, finished_run, new_record
-from KDSegmentatorLib.jobs.batch_table import TableRow, check_table, write_table
-from KDSegmentatorLib.jobs.events import BatchFile, RunState, SizeResult
-from KDSegmentatorLib.jobs.long_paths import long_path
-from KDSegmentatorLib.jobs.owned_folder import owned_folder
+from KDSegmentatorLib.jobs.batch_results import (
+    BatchRecord,
+    TableRow,
+    check_table,
+    existing_results,
+    finished_record,
+    new_record,
+    write_table,
+)
+from KDSegmentatorLib.jobs.folder import long_path, owned_folder
+from KDSegmentatorLib.jobs.messages import BatchFile, BatchFinished, BatchRequest, RunState
 from KDSegmentatorLib.jobs.reporter import Reporter, RunReporter
-from KDSegmentatorLib.jobs.request import BatchRequest
-from KDSegmentatorLib.jobs.run import make_segmenter, pack_store, segment_volume
-from KDSegmentatorLib.jobs.stored import RESULT_NAME, StoredBatch, StoredRun, stored_run, write_stored
+from KDSegmentatorLib.jobs.run import SizeResult, make_segmenter, pack_store, segment_volume, write_result
 from KDSegmentatorLib.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
 
 
-def run_batch(request: BatchRequest, folder: Path, reporter: Reporter, cancel: CancelCheck) -> None:
-    """Segment all files, then write the table of their statistics, and the result into the job's folder.
+def run_batch(request: BatchRequest, reporter: Reporter, cancel: CancelCheck) -> BatchFinished:
+    """Segment all files, all with one size, then write the table of their statistics.
 
     A file that fails does not stop the others. The results of a file appear when all of them are complete. What no
     batch wrote is never overwritten: a file whose results would do that fails.
 
     Args:
         request: what to do.
-        folder: of the job.
         reporter: told of every file and its progress.
         cancel: asked at every step.
 
@@ -64,7 +69,7 @@ def run_batch(request: BatchRequest, folder: Path, reporter: Reporter, cancel: C
         batch = _Batch(request, staging, cancel)
         ends = [batch.process(item, reporter.run(n, len(paths), item.name)) for n, item in enumerate(paths)]
     write_table([end.row for end in ends], table, intensity_unit=batch.intensity_unit)
-    write_stored(StoredBatch(files=tuple(end.file for end in ends), table=str(table)), folder / RESULT_NAME)
+    return BatchFinished(files=tuple(end.file for end in ends), table=str(table))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +98,10 @@ class _Batch:
         self._staging = staging
         self._cancel = cancel
         self._segmenter: Segmenter | None = None
-        selection = select(pack_store(request.settings), request.settings.task, request.size)
+        self._options = request.options
+        selection = select(pack_store(request), request.task, request.options.size)
         packs = selection.packs.packs
-        region_packs = selection.region_packs if request.settings.region is None else {}
+        region_packs = {} if request.options.region else selection.region_packs
         self._hashes = {
             (pack.manifest_sha256, None if earlier is None else earlier.manifest_sha256)
             for pack in packs
@@ -116,18 +122,19 @@ class _Batch:
         try:
             input_sha256 = _input_sha256(paths)
             if self._request.resume:
-                finished = finished_run(self._request, paths, input_sha256, self._hashes)
-                if finished is not None:
+                finished = finished_record(self._request, paths, input_sha256, self._hashes)
+                if finished is not None and self._options.size in (self._request.options.size, finished.record.size):
+                    self._settle(finished.record.size)
                     return _succeeded(paths, finished, reporter, skipped=True)
-            self._earlier(paths)
+            self._existing(paths)
             volume = read_volume(paths.scan)
         except KDSegmentatorError as error:
             return _failed(paths, error, reporter)
         loading.advance()
         if self._segmenter is None:
-            self._segmenter = make_segmenter(self._request.settings, self._request.size, self._cancel)
+            self._segmenter = make_segmenter(self._request, self._options, self._cancel)
         try:
-            run = self._segmented(self._segmenter, paths, volume, input_sha256, loading, reporter)
+            record = self._segmented(self._segmenter, paths, volume, input_sha256, loading, reporter)
         except CancelledError:
             raise
         except KDSegmentatorError as error:
@@ -136,7 +143,7 @@ class _Batch:
             return _failed(paths, error, reporter)
         except MemoryError:
             return _failed(paths, memory_failure(f"to segment {paths.name}"), reporter)
-        return _succeeded(paths, run, reporter, skipped=False)
+        return _succeeded(paths, record, reporter, skipped=False)
 
     def _segmented(
         self,
@@ -146,9 +153,10 @@ class _Batch:
         input_sha256: str,
         loading: Steps,
         reporter: RunReporter,
-    ) -> StoredRun:
+    ) -> BatchRecord:
         """Segment a volume and put the results into place."""
-        result = segment_volume(segmenter, volume, self._request.size, loading, reporter.progress, self._cancel)
+        result = segment_volume(segmenter, volume, loading, reporter.progress, self._cancel)
+        self._settle(result.segmentation.record.size)
         writing = Steps("write", 3, reporter.progress, self._cancel)
         try:
             return self._published(result, paths, input_sha256, writing)
@@ -158,7 +166,11 @@ class _Batch:
                 "them if they are open in another program"
             ) from error
 
-    def _published(self, result: SizeResult, paths: BatchPaths, input_sha256: str, writing: Steps) -> StoredRun:
+    def _settle(self, size: str) -> None:
+        """Take the size of the first result for all: networks of several sizes in one table cannot be compared."""
+        self._options = msgspec.structs.replace(self._options, size=size)
+
+    def _published(self, result: SizeResult, paths: BatchPaths, input_sha256: str, writing: Steps) -> BatchRecord:
         """Write all files beside their destination, then move them there.
 
         Raises:
@@ -171,19 +183,18 @@ class _Batch:
         if segmentation.entropy is not None:
             self._write(segmentation.entropy, paths.entropy)
         writing.advance()
-        run = stored_run(result, paths.labels.name, None if segmentation.entropy is None else paths.entropy.name)
-        record = new_record(self._request, paths, input_sha256, run, self._staging)
-        write_stored(record, self._staging / paths.record.name)
+        record = new_record(self._request, paths, input_sha256, result, self._staging)
+        write_result(record, self._staging / paths.record.name)
         paths.record.parent.mkdir(parents=True, exist_ok=True)
-        new = [paths.record, paths.labels, *([] if run.entropy_file is None else [paths.entropy])]
-        self._exchange(self._earlier(paths), new)
+        new = [paths.record, paths.labels, *([] if segmentation.entropy is None else [paths.entropy])]
+        self._exchange(self._existing(paths), new)
         writing.advance()
-        return run
+        return record
 
-    def _earlier(self, paths: BatchPaths) -> tuple[Path, ...]:
-        """Return the files that a new result replaces; see :func:`earlier_results`."""
+    def _existing(self, paths: BatchPaths) -> tuple[Path, ...]:
+        """Return the files that a new result replaces; see :func:`existing_results`."""
         try:
-            return earlier_results(paths, entropy=self._request.settings.entropy)
+            return existing_results(paths, entropy=self._request.options.entropy)
         except OSError as error:
             raise ImageWriteError(
                 f"the results of {paths.name} cannot be written: what lies in their place cannot be read "
@@ -237,18 +248,18 @@ def _input_sha256(paths: BatchPaths) -> str:
         ) from error
 
 
-def _succeeded(paths: BatchPaths, run: StoredRun, reporter: RunReporter, *, skipped: bool) -> _FileEnd:
+def _succeeded(paths: BatchPaths, record: BatchRecord, reporter: RunReporter, *, skipped: bool) -> _FileEnd:
     state: RunState = "skipped" if skipped else "done"
-    message = " ".join(warning.sentence for warning in run.record.warnings)
+    message = " ".join(warning.sentence for warning in record.record.warnings)
     reporter.changed(state, message)
     file = BatchFile(
         input=paths.name,
         state=state,
         message=message,
         labels=str(paths.labels),
-        entropy=None if run.entropy_file is None else str(paths.entropy),
+        entropy=str(paths.entropy) if paths.entropy.name in record.sha256 else None,
     )
-    return _FileEnd(file=file, row=TableRow(name=paths.name, run=run))
+    return _FileEnd(file=file, row=TableRow(name=paths.name, record=record))
 
 
 def _failed(paths: BatchPaths, error: KDSegmentatorError, reporter: RunReporter) -> _FileEnd:
@@ -256,4 +267,4 @@ def _failed(paths: BatchPaths, error: KDSegmentatorError, reporter: RunReporter)
     _log.warning("%s: %s", paths.name, message)
     reporter.changed("failed", message)
     file = BatchFile(input=paths.name, state="failed", message=message, labels=None, entropy=None)
-    return _FileEnd(file=file, row=TableRow(name=paths.name, run=None, message=message))
+    return _FileEnd(file=file, row=TableRow(name=paths.name, record=None, message=message))

@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.io.images import image_suffix
-from KDSegmentatorLib.jobs.long_paths import long_path
-from KDSegmentatorLib.jobs.request import BatchRequest
+from KDSegmentatorLib.jobs.folder import long_path
+from KDSegmentatorLib.jobs.messages import BatchRequest
 
 TABLE_NAME = "kdsegmentator-statistics.csv"
 """The table of a batch, in its output folder."""

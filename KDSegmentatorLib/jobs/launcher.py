@@ -17,13 +17,11 @@ from pathlib import Path
 from typing import Protocol
 
 from KDSegmentatorLib.errors import JobError
-from KDSegmentatorLib.jobs.request import REQUEST_NAME, STDIN_OPTION
 
-WORKER = ("-m", "KDSegmentatorLib.jobs.worker", REQUEST_NAME, STDIN_OPTION)
-"""What Python is started with to do a job."""
+WORKER = ("-m", "KDSegmentatorLib.jobs.worker")
+"""What Python is started with to do jobs."""
 
 _LONGEST_LINE = 1 << 16
-_TASKKILL_SECONDS = 10.0
 
 
 class Child(Protocol):
@@ -45,6 +43,10 @@ class Child(Protocol):
         """
         ...
 
+    def send(self, line: bytes) -> None:
+        """Write a line to its standard input; nothing happens if it has ended."""
+        ...
+
     def release(self) -> None:
         """Let go of its standard input."""
         ...
@@ -57,7 +59,7 @@ class Launcher(Protocol):
         """Start a worker.
 
         Args:
-            folder: of the job, with the request in it.
+            folder: of its own.
 
         Raises:
             JobError: it cannot be started.
@@ -125,17 +127,16 @@ if sys.platform == "win32":
     )
 
     def _end_tree(process: int, worker: int | None) -> None:
-        command = [str(Path(os.environ.get("SYSTEMROOT", "C:/Windows"), "System32", "taskkill.exe")), "/F", "/T"]
+        import psutil
+
+        found = []
         for pid in {process, worker} - {None}:
-            with suppress(OSError, subprocess.SubprocessError):
-                subprocess.run(  # noqa: S603 - a program of the system
-                    [*command, "/PID", str(pid)],
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    creationflags=subprocess.CREATE_NO_WINDOW,
-                    timeout=_TASKKILL_SECONDS,
-                    check=False,
-                )
+            with suppress(psutil.Error):
+                parent = psutil.Process(pid)
+                found += [parent, *parent.children(recursive=True)]
+        for each in found:
+            with suppress(psutil.Error):
+                each.kill()
 
 else:
     _CREATION_FLAGS = 0
@@ -164,6 +165,12 @@ class _PythonChild:
     def end(self, worker: int | None) -> None:
         if self.exit_code() is None or not self._silent:  # else their numbers may be those of others by now
             _end_tree(self._process.pid, worker)
+
+    def send(self, line: bytes) -> None:
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.write(line)
+                self._process.stdin.flush()
 
     def release(self) -> None:
         if self._process.stdin is not None:

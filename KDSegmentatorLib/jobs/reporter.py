@@ -8,8 +8,7 @@ import time
 from typing import cast
 
 from KDSegmentatorLib.inference.progress import Progress, ProgressCallback
-from KDSegmentatorLib.jobs.events import Log, LogLevel, Progressed, RunChanged, RunState, Stage
-from KDSegmentatorLib.jobs.lines import Message, format_line
+from KDSegmentatorLib.jobs.messages import Log, LogLevel, Message, Progressed, RunChanged, RunState, Stage, format_line
 
 _PAUSE_SECONDS = 0.1
 

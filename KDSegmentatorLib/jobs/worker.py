@@ -1,27 +1,39 @@
-"""The worker: ``python -m KDSegmentatorLib.jobs.worker REQUEST``, started by a job (``process.py``).
+"""The worker: ``python -m KDSegmentatorLib.jobs.worker``, started by an owner (``process.py``) in a folder of its own.
 
-It writes what happens to standard output (:mod:`KDSegmentatorLib.jobs.lines`) and the result into the folder of the
-request. It stops when the file ``cancel`` is there or when it is told to end, and with ``--until-stdin-closes`` when
-nobody holds its standard input any more.
+Standard input brings a line for every job, ``{"folder": "1", "stay": 0}``: a folder with a request in it, and for how
+many seconds to wait for another job afterwards. The result goes into that folder, what happens to standard output
+(:mod:`KDSegmentatorLib.jobs.messages`). A job stops when the file ``cancel`` is in its folder, when the system tells
+the worker to end, and when nobody holds the other end of standard input any more. After a job that failed, the worker
+ends.
 """
 
 from __future__ import annotations
 
-import argparse
 import faulthandler
 import logging
 import os
+import signal
 import sys
+import time
 import traceback
-from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+
+import msgspec
 
 from KDSegmentatorLib.errors import CancelledError, InsufficientMemoryError, JobError, KDSegmentatorError
-from KDSegmentatorLib.jobs.cancellation import Cancellation, stdin_closed
-from KDSegmentatorLib.jobs.events import Started
-from KDSegmentatorLib.jobs.lines import Broken, Complete
+from KDSegmentatorLib.jobs.messages import (
+    CANCEL_NAME,
+    RESULT_NAME,
+    BatchRequest,
+    Broken,
+    Complete,
+    Job,
+    SegmentRequest,
+    Started,
+    read_request,
+)
 from KDSegmentatorLib.jobs.reporter import LogSender, Reporter
-from KDSegmentatorLib.jobs.request import CANCEL_NAME, STDIN_OPTION, BatchRequest, Request, read_request
 from KDSegmentatorLib.version import __version__
 
 SUCCESS = 0
@@ -29,6 +41,10 @@ FAILURE = 1
 CANCELLED = 130
 
 _NICENESS = 5
+_POLL_SECONDS = 0.02
+_LEAST_FREE_MEMORY = 0.1
+"""A worker that waits ends when less than this share of the computer's memory is available."""
+
 _THREAD_VARIABLES = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -38,85 +54,176 @@ _THREAD_VARIABLES = (
 )
 """What numpy's and ITK's libraries look at when they are loaded."""
 
+_STDIN = 0
+_received = bytearray()
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what a request asks for.
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+
+    _BROKEN_PIPE = 109
+    _kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+    _kernel.PeekNamedPipe.argtypes = (
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_uint32,
+        ctypes.c_void_p,
+        ctypes.POINTER(ctypes.c_uint32),
+        ctypes.c_void_p,
+    )
+
+    def stdin_closed() -> bool:
+        """Return whether nobody holds the other end of the pipe at standard input any more.
+
+        It is asked again and again, and not read by a thread: while one waits in a read, Windows lets no other call on
+        the pipe through, and the start-up code of numpy's libraries makes such a call and hangs (numpy issue 24290).
+        """
+        try:
+            handle = msvcrt.get_osfhandle(_STDIN)
+        except OSError:  # there is none
+            return False
+        available = ctypes.c_uint32()
+        if not _kernel.PeekNamedPipe(handle, None, 0, None, ctypes.byref(available), None):
+            return ctypes.get_last_error() == _BROKEN_PIPE
+        if available.value:
+            _received.extend(os.read(_STDIN, available.value))
+        return False
+
+else:
+    import select
+
+    def stdin_closed() -> bool:
+        """Return whether nobody holds the other end of the pipe at standard input any more."""
+        readable, _, _ = select.select([_STDIN], [], [], 0)
+        if not readable:
+            return False
+        content = os.read(_STDIN, 1 << 12)
+        _received.extend(content)
+        return not content
+
+
+class Cancellation:
+    """Whether the work should stop, for the library's ``cancel`` arguments.
 
     Args:
-        arguments: the command line without the program's name; None takes the process's own.
+        file: asks to stop by being there.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = str(file)
+        self._requested = False
+
+    def listen(self) -> None:
+        """Take the system's requests to end (Ctrl-C, SIGTERM) for requests to stop, from now on."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._receive)
+
+    def requested(self) -> bool:
+        """Return whether to stop: that was asked for, or the owner is gone."""
+        if not self._requested and (os.path.exists(self._file) or stdin_closed()):  # noqa: PTH110 - asked often
+            self._requested = True
+        return self._requested
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature of a handler
+        self._requested = True
+
+
+def main() -> int:
+    """Do the jobs that standard input names.
 
     Returns:
-        The exit code: 0, 130 if the job was cancelled, 1 for any failure.
+        The exit code: 0, 130 if a job was cancelled, 1 for any failure.
     """
-    parser = argparse.ArgumentParser(description="Run a job of KDSegmentator.")
-    parser.add_argument("request", type=Path)
-    parser.add_argument(STDIN_OPTION, action="store_true", help="stop when nobody holds standard input any more")
-    chosen = parser.parse_args(arguments)
-    path = chosen.request.absolute()
-    owner_gone = stdin_closed if chosen.until_stdin_closes else _never
     faulthandler.enable()  # a crash of a native library leaves its place in the log
+    home = Path.cwd()
     reporter = Reporter(sys.stdout.fileno())
-    cancellation = Cancellation(path.parent / CANCEL_NAME, owner_gone)
-    cancellation.listen()
     logging.getLogger().addHandler(LogSender(reporter))
     logging.getLogger().setLevel(logging.INFO)
     logging.captureWarnings(True)
+    if hasattr(os, "nice"):  # other programs go first; on Windows, the launcher does it
+        os.nice(_NICENESS)
+    job = _next_job(float("inf"))
+    while job is not None:
+        folder = home / job.folder
+        os.chdir(folder)
+        code = _do(folder, reporter)
+        os.chdir(home)  # Windows does not remove a folder that a process is in
+        if code != SUCCESS:
+            return code
+        reporter.send(Complete())
+        job = _next_job(job.stay)
+    return SUCCESS
+
+
+def _next_job(seconds: float) -> Job | None:
+    """Wait for a job; None if none comes in time, the owner is gone, or other programs need the memory."""
+    end = time.monotonic() + seconds
+    look = time.monotonic() + 1
+    while b"\n" not in _received:
+        if stdin_closed() or time.monotonic() >= end:
+            return None
+        if time.monotonic() >= look:
+            look += 1
+            if seconds < float("inf") and _memory_is_short():
+                return None
+        time.sleep(_POLL_SECONDS)
+    line, _, rest = bytes(_received).partition(b"\n")
+    _received[:] = rest
+    return msgspec.json.decode(line, type=Job)
+
+
+def _memory_is_short() -> bool:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return bool(memory.available < _LEAST_FREE_MEMORY * memory.total)
+
+
+def _do(folder: Path, reporter: Reporter) -> int:
+    cancellation = Cancellation(folder / CANCEL_NAME)
+    cancellation.listen()
     reporter.send(Started(pid=os.getpid(), version=__version__))
     try:
-        request = read_request(path)
-        _leave_room(request)
-        _run(request, path.parent, reporter, cancellation)
+        request = read_request(folder)
+        _set_threads(request)
+        _run(request, folder, reporter, cancellation)
     except CancelledError as error:
         return _gave_up(error, reporter, CANCELLED)
     except KDSegmentatorError as error:
         return _gave_up(error, reporter, FAILURE)
     except MemoryError:
-        return _gave_up(
-            InsufficientMemoryError(
-                "there is not enough memory; close other programs, take a smaller size of the task, or crop the volume"
-            ),
-            reporter,
-            FAILURE,
+        problem = InsufficientMemoryError(
+            "there is not enough memory; close other programs, take a smaller size of the task, or crop the volume"
         )
-    except Exception as error:  # a defect: its place goes to the log, the user gets a sentence
+        return _gave_up(problem, reporter, FAILURE)
+    except Exception as defect:  # its place goes to the log, the user gets a sentence
         traceback.print_exc()
-        return _gave_up(
-            JobError(f"the segmentation failed unexpectedly ({type(error).__name__}: {error}); report it with the log"),
-            reporter,
-            FAILURE,
-        )
-    reporter.send(Complete())
+        sentence = f"the segmentation failed unexpectedly ({type(defect).__name__}: {defect}); report it with the log"
+        return _gave_up(JobError(sentence), reporter, FAILURE)
     return SUCCESS
 
 
-def _run(request: Request, folder: Path, reporter: Reporter, cancellation: Cancellation) -> None:
+def _run(request: SegmentRequest | BatchRequest, folder: Path, reporter: Reporter, cancellation: Cancellation) -> None:
     # only now: numpy and ITK look at the number of threads when they are loaded
+    from KDSegmentatorLib.jobs.run import run_segmentation, write_result
+
     if isinstance(request, BatchRequest):
         from KDSegmentatorLib.jobs.batch import run_batch
 
-        run_batch(request, folder, reporter, cancellation.requested)
+        write_result(run_batch(request, reporter, cancellation.requested), folder / RESULT_NAME)
     else:
-        from KDSegmentatorLib.jobs.segmentation import run_segmentation
-
         run_segmentation(request, folder, reporter, cancellation.requested)
 
 
-def _leave_room(request: Request) -> None:
-    """Let the libraries use the request's number of threads, and other programs go first."""
-    if request.settings.threads is not None:
+def _set_threads(request: SegmentRequest | BatchRequest) -> None:
+    if request.options.threads is not None:
         for name in _THREAD_VARIABLES:
-            os.environ[name] = str(request.settings.threads)
-    if hasattr(os, "nice"):  # on Windows, the launcher does it
-        os.nice(_NICENESS)
+            os.environ[name] = str(request.options.threads)
 
 
 def _gave_up(error: KDSegmentatorError, reporter: Reporter, code: int) -> int:
-    reporter.send(Broken(kind=type(error).__name__, message=str(error)))
+    reporter.send(Broken.of(error))
     return code
-
-
-def _never() -> bool:
-    return False
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 from KDSegmentatorLib.errors import JobError
-from KDSegmentatorLib.jobs.events import BatchFile, BatchFinished, Failed, Log, Progressed, RunChanged
-from KDSegmentatorLib.jobs.request import Settings
+from KDSegmentatorLib.jobs.messages import BatchFile, BatchFinished, Failed, Log, Progressed, RunChanged
 from KDSegmentatorPanel.batch_panel import SETTLE_SECONDS, BatchInputs, BatchPanel
+from support.job_processes import changed
 from support.panel_doubles import AtOnce, Clock, FakeChoices, FakeStartBatch
 
-SETTINGS = Settings(task="hippocampus", user_packs="/user", shipped_packs="/shipped")
+SETTINGS = Request(task="hippocampus", user_packs="/user", shipped_packs="/shipped")
 NAMES = ("a.nii.gz", "b.nrrd", "sub é/c.mha")
 
 
@@ -96,11 +96,11 @@ def test_the_segment_box_is_asked_when_it_matters(box: Box) -> None:
     box.panel.start()
     assert not box.start.jobs
     box.choices.obstacle = ""
-    box.choices.settings = replace(SETTINGS, task="spleen")
+    box.choices.settings = changed(SETTINGS, task="spleen")
     assert box.panel.view().enabled
     assert "spleen" in box.panel.view().what
     box.panel.start()
-    assert box.start.requests[0].settings.task == "spleen"
+    assert box.start.requests[0].task == "spleen"
 
 
 def test_files_are_looked_for_when_typing_has_ended(box: Box) -> None:
@@ -151,7 +151,12 @@ def test_files_that_came_later_are_found_at_the_start(box: Box) -> None:
 def test_from_start_to_end(box: Box) -> None:
     box.panel.start()
     request = box.start.requests[0]
-    assert (request.settings, request.size, request.resume) == (SETTINGS, "x1/4", True)
+    assert (request.task, request.user_packs, request.options.size, request.resume) == (
+        "hippocampus",
+        "/user",
+        "x1/4",
+        True,
+    )
     assert request.input_folder == box.inputs.input_folder
     assert box.panel.busy
     box.end(

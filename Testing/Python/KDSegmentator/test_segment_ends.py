@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.errors import EngineUnavailableError, InsufficientMemoryError, JobError
-from KDSegmentatorLib.jobs.events import Failed, Progressed
+from KDSegmentatorLib.jobs.messages import Failed, Progressed
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel import segment_panel, selection, surfaces
 from KDSegmentatorPanel.estimation import Answer, Question

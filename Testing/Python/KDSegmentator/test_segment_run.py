@@ -10,7 +10,7 @@ pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.errors import InsufficientMemoryError
 from KDSegmentatorLib.inference.sanity import judge
-from KDSegmentatorLib.jobs.events import FailedSize, Log, Progressed, Started
+from KDSegmentatorLib.jobs.messages import FailedSize, Log, Progressed, Started
 from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from KDSegmentatorPanel.choices import EngineChoice, PrecisionChoice
@@ -34,19 +34,19 @@ class TestRun:
         box.panel.segment()
         request = box.start.requests[0]
         assert request.sizes == ("x1/2",)
-        settings = request.settings
-        assert (settings.task, settings.labels) == ("generated", ("structure 1", "structure 3"))
+        settings = request.options
+        assert (request.task, settings.labels) == ("generated", ("structure 1", "structure 3"))
         assert (settings.engine, settings.precision, settings.threads) == ("onnxruntime", "float32", 3)
         assert (settings.mirroring, settings.entropy, settings.check_input) == (True, True, True)
-        assert (settings.user_packs, settings.shipped_packs) == (
+        assert (request.user_packs, request.shipped_packs) == (
             str(box.packs.user_folder),
             str(box.packs.shipped_folder),
         )
 
     def test_the_untouched_choices_leave_it_to_the_library(self, box: Panel) -> None:
         box.panel.segment()
-        settings = box.start.requests[0].settings
-        assert (settings.labels, settings.threads, settings.engine) == (None, None, "auto")
+        settings = box.start.requests[0].options
+        assert (settings.labels, settings.threads, settings.engine) == ((), None, "auto")
 
     def test_a_linear_transform_is_respected(self, box: Panel) -> None:
         transform = box.mrml.linear_transform(affine((0, 0, 30), (5, 6, 7)), box.inputs.volume)

@@ -6,8 +6,7 @@ import pytest
 from KDSegmentatorLib.errors import GeometryError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.plausibility import check_intensities
-from KDSegmentatorLib.jobs.events import Progressed, Stage
-from KDSegmentatorLib.jobs.failures import worker_error
+from KDSegmentatorLib.jobs.messages import Broken, Progressed, Stage
 from KDSegmentatorPanel.wording import duration, for_people, memory, progress
 
 
@@ -54,6 +53,6 @@ def test_the_remedy_is_the_panels() -> None:
     text = for_people(error.value)
     assert text.endswith("switch off “Check that the volume fits the task” under Advanced.")
     assert "--unchecked" not in text
-    of_a_worker = worker_error(type(error.value).__name__, str(error.value))
+    of_a_worker = Broken.of(error.value).error()
     assert str(of_a_worker) == str(error.value)
     assert for_people(of_a_worker) == text

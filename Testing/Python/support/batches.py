@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
+from KDSegmentatorLib.jobs import batch
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME
-from KDSegmentatorLib.jobs.stored import RESULT_NAME, StoredBatch, read_stored
+from KDSegmentatorLib.jobs.messages import RESULT_NAME, BatchFinished, BatchRequest
+from KDSegmentatorLib.jobs.reporter import Reporter
+from KDSegmentatorLib.jobs.run import read_result, write_result
 
 ALL = [
     "a-labels.nii.gz", "a-record.json", "b ü-labels.nii.gz", "b ü-record.json", TABLE_NAME,
 ]  # fmt: skip
+
+
+def run_batch(request: BatchRequest, folder: Path, reporter: Reporter, cancel: Callable[[], bool]) -> None:
+    """Do a batch as the worker does."""
+    write_result(batch.run_batch(request, reporter, cancel), folder / RESULT_NAME)
 
 
 def never() -> bool:
@@ -27,4 +36,4 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def states(folder: Path) -> dict[str, str]:
-    return {file.input: file.state for file in read_stored(StoredBatch, folder / RESULT_NAME).files}
+    return {file.input: file.state for file in read_result(BatchFinished, folder / RESULT_NAME).files}

@@ -6,22 +6,31 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
-from KDSegmentatorLib.jobs.events import (
+import msgspec
+
+from KDSegmentatorLib.jobs.messages import (
     Event,
     Failed,
     Progressed,
+    Request,
+    SegmentRequest,
     Started,
 )
 from KDSegmentatorLib.jobs.process import JobProcess
 from KDSegmentatorLib.packs.lock import locked
 
 Start = Callable[..., JobProcess]
+RequestT = TypeVar("RequestT", bound=Request)
 LONG_SECONDS = 120.0
 
 WAIT_FOR_CANCEL = """
 import time
 from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
 while not Path("cancel").exists():
     time.sleep(0.01)
 """
@@ -30,6 +39,9 @@ import subprocess, sys, time
 holding = '''
 import sys, time
 from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
 from KDSegmentatorLib.packs.lock import locked
 with locked(Path(sys.argv[1]), 60):
     print("held", flush=True)
@@ -39,10 +51,24 @@ child = subprocess.Popen([sys.executable, "-c", holding, {child!r}], stdout=subp
 child.stdout.readline()
 from KDSegmentatorLib.packs.lock import locked
 from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
 with locked(Path({worker!r}), 60):
     print("hanging", flush=True)
     time.sleep(600)
 """
+
+
+def changed(request: RequestT, **changes: Any) -> RequestT:
+    """Return a request with other fields, of its own or of its options."""
+    own = {name: changes.pop(name) for name in request.__struct_fields__ if name in changes}
+    return msgspec.structs.replace(request, **{"options": msgspec.structs.replace(request.options, **changes), **own})
+
+
+def segment(request: Request, **changes: Any) -> SegmentRequest:
+    """Return a request to segment one volume, with other fields, of its own or of its options."""
+    return changed(SegmentRequest(**msgspec.structs.asdict(request)), **changes)
 
 
 def names(folder: Path) -> list[str]:

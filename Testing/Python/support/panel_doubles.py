@@ -13,8 +13,8 @@ import numpy as np
 from KDSegmentatorLib.analysis.statistics import label_statistics
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.segmentation import Segmentation
-from KDSegmentatorLib.jobs.events import Cancelled, Event, SizeResult
-from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest, Settings
+from KDSegmentatorLib.jobs.messages import BatchRequest, Cancelled, Event, Request, SegmentRequest
+from KDSegmentatorLib.jobs.run import SizeResult
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorPanel.ports import InstallationError
 from support.mrml_scene import RECORD
@@ -139,7 +139,7 @@ class Clock:
 class FakeChoices:
     """What the Segment box leaves to the Batch box."""
 
-    settings: Settings | None = None
+    settings: Request | None = None
     obstacle: str = ""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from KDSegmentatorLib.advisor.speed import nominal_speed
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.jobs.events import Segmented
+from KDSegmentatorLib.jobs.messages import Segmented
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore

@@ -6,25 +6,25 @@ import os
 import shutil
 import textwrap
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.jobs.events import Progressed, RunChanged
 from KDSegmentatorLib.jobs.launcher import PythonLauncher
-from KDSegmentatorLib.jobs.lines import Message
+from KDSegmentatorLib.jobs.messages import BatchRequest, Message, Progressed, Request, RunChanged
 from KDSegmentatorLib.jobs.process import JobProcess, start_segmentation
 from KDSegmentatorLib.jobs.reporter import Reporter
-from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest, Settings
+from KDSegmentatorLib.jobs.worker_process import Workers
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.store import PackStore
 from support.generated_family import build_size, write_scan
-from support.job_processes import Start
+from support.job_processes import Start, segment
 
 ROOT = Path(__file__).resolve().parents[4]
 SIZES = ("x1", "x1/4")
@@ -49,13 +49,12 @@ def store(built: Path, tmp_path: Path) -> PackStore:
 
 
 @pytest.fixture
-def settings(store: PackStore) -> Settings:
-    return Settings(
+def settings(store: PackStore) -> Request:
+    return Request(
         task="generated",
         user_packs=str(store.user_folder),
         shipped_packs=str(store.shipped_folder),
-        engine="onnxruntime",
-        threads=1,
+        options=RunOptions(size="x1/4", engine="onnxruntime", threads=1),
     )
 
 
@@ -104,11 +103,10 @@ def output(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def request_(settings: Settings, scans: Path, output: Path) -> BatchRequest:
+def request_(settings: Request, scans: Path, output: Path) -> BatchRequest:
     """Return a batch of the two scans."""
     return BatchRequest(
-        settings=settings,
-        size="x1/4",
+        **msgspec.structs.asdict(settings),
         input_folder=str(scans),
         inputs=("a.nii.gz", "b ü.nrrd"),
         output_folder=str(output),
@@ -150,15 +148,14 @@ def faulty(tmp_path: Path) -> Faulty:
 
 
 @pytest.fixture
-def start(settings: Settings, volume: Volume, jobs_folder: Path, faulty: Any) -> Start:
+def start(settings: Request, volume: Volume, jobs_folder: Path, faulty: Any) -> Start:
     """Return a function that starts a segmentation, with a fault in its worker."""
 
-    def segment(code: str = "", *, sizes: tuple[str, ...] = ("x1/4",), entropy: bool = False, **at: Any) -> JobProcess:
-        request = SegmentRequest(settings=replace(settings, entropy=entropy), sizes=sizes)
-        launcher = PythonLauncher(environment=faulty(code, **at))
-        return start_segmentation(request, volume, launcher=launcher, temporary_folder=jobs_folder)
+    def starting(code: str = "", *, sizes: tuple[str, ...] = ("x1/4",), entropy: bool = False, **at: Any) -> JobProcess:
+        workers = Workers(PythonLauncher(environment=faulty(code, **at)), jobs_folder)
+        return start_segmentation(segment(settings, entropy=entropy, sizes=sizes), volume, workers=workers)
 
-    return segment
+    return starting
 
 
 class RecordingReporter(Reporter):

@@ -12,16 +12,16 @@ import pytest
 from KDSegmentatorLib.errors import CancelledError, ImageWriteError, KDSegmentatorError, PackError
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.jobs import batch as module
-from KDSegmentatorLib.jobs.batch import run_batch
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME
-from KDSegmentatorLib.jobs.batch_record import BatchRecord
-from KDSegmentatorLib.jobs.request import BatchRequest
-from KDSegmentatorLib.jobs.stored import RESULT_NAME, StoredBatch, read_stored
+from KDSegmentatorLib.jobs.batch_results import BatchRecord
+from KDSegmentatorLib.jobs.messages import RESULT_NAME, BatchFinished, BatchRequest
+from KDSegmentatorLib.jobs.run import read_result
 from KDSegmentatorLib.packs.manifest import Expected, ExpectedLabel
 from KDSegmentatorLib.packs.store import PackStore
-from support.batches import ALL, names, never, rows, states
+from support.batches import ALL, names, never, rows, run_batch, states
 from support.generated_family import build_size, write_scan
 from support.generated_packs import label, write_pack
+from support.job_processes import changed
 
 
 def test_all_files_and_their_table(
@@ -29,7 +29,7 @@ def test_all_files_and_their_table(
 ) -> None:
     run_batch(request_, jobs_folder, reporter, never)
     assert names(output) == ALL
-    result = read_stored(StoredBatch, jobs_folder / RESULT_NAME)
+    result = read_result(BatchFinished, jobs_folder / RESULT_NAME)
     assert result.table == str(output / TABLE_NAME)
     assert [(file.input, file.state, file.entropy) for file in result.files] == [
         ("a.nii.gz", "done", None),
@@ -54,11 +54,11 @@ def test_the_record_says_how_the_result_came_about(
     request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, store: PackStore
 ) -> None:
     run_batch(request_, jobs_folder, reporter, never)
-    record = read_stored(BatchRecord, output / "a-record.json")
+    record = read_result(BatchRecord, output / "a-record.json")
     assert record.input == "a.nii.gz"
-    assert record.run.record.pack_sha256 == store.get("generated-x1_4").manifest_sha256
-    assert [each.name for each in record.run.labels] == ["structure 1", "structure 2", "structure 3"]
-    assert record.settings.engine == "onnxruntime"
+    assert record.record.pack_sha256 == store.get("generated-x1_4").manifest_sha256
+    assert [each.name for each in record.labels] == ["structure 1", "structure 2", "structure 3"]
+    assert record.options.engine == "onnxruntime"
     assert store.user_folder.as_posix() not in (output / "a-record.json").read_text(encoding="utf-8")
 
 
@@ -67,9 +67,8 @@ def test_entropy_folders_and_other_formats(
 ) -> None:
     (scans / "patient 1").mkdir()
     write_scan(scans / "patient 1" / "t1.mha")
-    settings = replace(request_.settings, entropy=True)
     run_batch(
-        replace(request_, settings=settings, inputs=("patient 1/t1.mha",), suffix=".mha"), jobs_folder, reporter, never
+        changed(request_, entropy=True, inputs=("patient 1/t1.mha",), suffix=".mha"), jobs_folder, reporter, never
     )
     assert names(output) == [
         TABLE_NAME, "patient 1", "patient 1/t1-entropy.mha", "patient 1/t1-labels.mha", "patient 1/t1-record.json",
@@ -89,7 +88,7 @@ def test_warnings_are_in_the_table_the_record_and_the_result(
     store.install(write_pack(tmp_path / "changed", manifest=changed).folder)
     for state in ("done", "skipped"):
         run_batch(request_, jobs_folder, reporter, never)
-        for file in read_stored(StoredBatch, jobs_folder / RESULT_NAME).files:
+        for file in read_result(BatchFinished, jobs_folder / RESULT_NAME).files:
             assert file.state == state
             assert "All structures together are smaller" in file.message and "structure 2 is cut off" in file.message
             assert (file.input, state) in reporter.states
@@ -97,14 +96,17 @@ def test_warnings_are_in_the_table_the_record_and_the_result(
         assert all("All structures together are smaller than expected: " in row["warnings"] for row in found)
         assert [row["label_value"] for row in found if "structure 2 is cut off" in row["warnings"]] == ["2", "2"]
         assert {row["failure"] for row in found} == {""}
-    record = read_stored(BatchRecord, output / "a-record.json").run.record
+    record = read_result(BatchRecord, output / "a-record.json").record
     assert [(each.kind, each.labels) for each in record.warnings] == [("small", ()), ("cut off", ("structure 2",))]
 
 
-def test_a_size_for_each_volume(request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any) -> None:
-    run_batch(replace(request_, size="auto"), jobs_folder, reporter, never)
+def test_the_size_is_decided_once_for_all_volumes(
+    request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any
+) -> None:
+    run_batch(changed(request_, size="auto"), jobs_folder, reporter, never)
+    assert {row["size"] for row in rows(output)} == {"x1"}
     assert {row["pack_id"] for row in rows(output)} == {"generated-x1"}
-    run_batch(replace(request_, size="auto"), jobs_folder, reporter, never)
+    run_batch(changed(request_, size="auto"), jobs_folder, reporter, never)
     assert set(states(jobs_folder).values()) == {"skipped"}
 
 
@@ -116,7 +118,7 @@ def test_bad_files_do_not_stop_the_rest(
     write_scan(scans / "labels.nii", np.ones((8, 8, 8), np.uint8))
     write_scan(scans / "four.nrrd", np.random.default_rng(0).random((2, 8, 8, 8)).astype(np.float32))
     inputs = ("=bad.nii", "missing.nii", "labels.nii", "four.nrrd", *request_.inputs)
-    run_batch(replace(request_, inputs=inputs), jobs_folder, reporter, never)
+    run_batch(changed(request_, inputs=inputs), jobs_folder, reporter, never)
     assert states(jobs_folder) == {
         "=bad.nii": "failed", "missing.nii": "failed", "labels.nii": "failed", "four.nrrd": "failed",
         "a.nii.gz": "done", "b ü.nrrd": "done",
@@ -149,7 +151,7 @@ def test_what_would_happen_to_every_file_stops_the_batch(
     request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, changes: dict[str, Any]
 ) -> None:
     with pytest.raises(KDSegmentatorError):
-        run_batch(replace(request_, settings=replace(request_.settings, **changes)), jobs_folder, reporter, never)
+        run_batch(changed(request_, **changes), jobs_folder, reporter, never)
     assert names(output) == []
     assert not (jobs_folder / RESULT_NAME).exists()
 
@@ -160,7 +162,7 @@ def test_what_is_finished_is_skipped(
     run_batch(request_, jobs_folder, reporter, never)
     before = {name: (output / name).read_bytes() for name in ALL}
     monkeypatch.setattr(module, "make_segmenter", None)  # not even an engine is loaded
-    run_batch(replace(request_, settings=replace(request_.settings, threads=2)), jobs_folder, reporter, never)
+    run_batch(changed(request_, threads=2), jobs_folder, reporter, never)
     assert set(states(jobs_folder).values()) == {"skipped"}
     assert {name: (output / name).read_bytes() for name in ALL} == before
 
@@ -198,23 +200,23 @@ def test_what_is_not_as_it_was_is_done_again(
 def test_other_settings_are_another_result(
     request_: BatchRequest, jobs_folder: Path, reporter: Any, changes: dict[str, Any]
 ) -> None:
-    request_ = replace(request_, inputs=request_.inputs[:1])
+    request_ = changed(request_, inputs=request_.inputs[:1])
     run_batch(request_, jobs_folder, reporter, never)
-    run_batch(replace(request_, settings=replace(request_.settings, **changes)), jobs_folder, reporter, never)
+    run_batch(changed(request_, **changes), jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "done"}
 
 
 def test_another_pack_size_or_wish_is_another_result(
     request_: BatchRequest, jobs_folder: Path, reporter: Any, store: PackStore, tmp_path: Path
 ) -> None:
-    request_ = replace(request_, inputs=request_.inputs[:1])
+    request_ = changed(request_, inputs=request_.inputs[:1])
     run_batch(request_, jobs_folder, reporter, never)
-    run_batch(replace(request_, resume=False), jobs_folder, reporter, never)
+    run_batch(changed(request_, resume=False), jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "done"}
     store.install(build_size(tmp_path / "new", "x1/4", version="2.0.0").folder)
     run_batch(request_, jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "done"}
-    run_batch(replace(request_, size="x1"), jobs_folder, reporter, never)
+    run_batch(changed(request_, size="x1"), jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "done"}
 
 
@@ -261,7 +263,7 @@ def test_a_name_under_which_itk_would_show_another_file_is_refused(
 def test_the_output_folder_may_be_the_input_folder(
     request_: BatchRequest, jobs_folder: Path, scans: Path, reporter: Any
 ) -> None:
-    run_batch(replace(request_, output_folder=str(scans)), jobs_folder, reporter, never)
+    run_batch(changed(request_, output_folder=str(scans)), jobs_folder, reporter, never)
     assert names(scans) == sorted([*ALL, *request_.inputs])
 
 
@@ -269,7 +271,7 @@ def test_an_output_folder_that_cannot_be_made(
     request_: BatchRequest, jobs_folder: Path, scans: Path, reporter: Any
 ) -> None:
     with pytest.raises(ImageWriteError, match="cannot be made"):
-        run_batch(replace(request_, output_folder=str(scans / "a.nii.gz")), jobs_folder, reporter, never)
+        run_batch(changed(request_, output_folder=str(scans / "a.nii.gz")), jobs_folder, reporter, never)
 
 
 def test_a_spreadsheet_does_not_run_a_label(
@@ -279,8 +281,7 @@ def test_a_spreadsheet_does_not_run_a_label(
     labels = (label(1, "=1+1"), *pack.manifest.labels[1:])
     changed = replace(pack.manifest, version="2.0.0", modality="CT", labels=labels)
     store.install(write_pack(tmp_path / "changed", manifest=changed).folder)
-    settings = replace(request_.settings, check_input=False)
-    run_batch(replace(request_, settings=settings), jobs_folder, reporter, never)
+    run_batch(changed(request_, check_input=False), jobs_folder, reporter, never)
     assert rows(output)[0]["label_name"] == "'=1+1"
     assert "mean_intensity_HU" in rows(output)[0]
 

@@ -6,9 +6,7 @@ import pytest
 
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.jobs.batch_files import batch_paths, find_scans
-from KDSegmentatorLib.jobs.request import BatchRequest, Settings
-
-SETTINGS = Settings(task="generated", user_packs="", shipped_packs="")
+from KDSegmentatorLib.jobs.messages import BatchRequest
 
 
 def touch(folder: Path, *names: str) -> None:
@@ -20,8 +18,9 @@ def touch(folder: Path, *names: str) -> None:
 
 def request(folder: Path, *inputs: str) -> BatchRequest:
     return BatchRequest(
-        settings=SETTINGS,
-        size="x1",
+        task="generated",
+        user_packs="",
+        shipped_packs="",
         input_folder=str(folder / "in"),
         inputs=inputs,
         output_folder=str(folder / "out"),

@@ -12,10 +12,10 @@ import pytest
 
 from KDSegmentatorLib.errors import ImageWriteError
 from KDSegmentatorLib.jobs import batch as module
-from KDSegmentatorLib.jobs.batch import run_batch
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME
-from KDSegmentatorLib.jobs.request import BatchRequest
-from support.batches import names, never, rows, states
+from KDSegmentatorLib.jobs.messages import BatchRequest
+from support.batches import names, never, rows, run_batch, states
+from support.job_processes import changed
 
 
 def remove_record(output: Path) -> None:
@@ -39,11 +39,11 @@ def correct_entropy(output: Path) -> None:
 def test_what_is_not_as_a_batch_wrote_it_is_not_overwritten(
     request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, change: Any, resume: bool
 ) -> None:
-    request_ = replace(request_, settings=replace(request_.settings, entropy=True))
+    request_ = changed(request_, entropy=True)
     run_batch(request_, jobs_folder, reporter, never)
     change(output)
     before = {path.name: path.read_bytes() for path in output.glob("a-*")}
-    run_batch(replace(request_, resume=resume), jobs_folder, reporter, never)
+    run_batch(changed(request_, resume=resume), jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "failed", "b ü.nrrd": "skipped" if resume else "done"}
     assert {path.name: path.read_bytes() for path in output.glob("a-*")} == before
     assert "is in the way" in next(row["failure"] for row in rows(output) if row["file"] == "a.nii.gz")
@@ -58,7 +58,7 @@ def test_what_was_drawn_by_hand_is_not_overwritten(
     (folder / "a-labels.nii.gz").write_bytes(b"drawn by hand, three days of work")
     (folder / "b ü-entropy.nii.gz").write_bytes(b"no map is asked for: this one is not in the way")
     scan = (scans / "a.nii.gz").read_bytes()
-    run_batch(replace(request_, output_folder=str(folder)), jobs_folder, reporter, never)
+    run_batch(changed(request_, output_folder=str(folder)), jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "failed", "b ü.nrrd": "done"}
     assert (folder / "a-labels.nii.gz").read_bytes() == b"drawn by hand, three days of work"
     assert (folder / "b ü-entropy.nii.gz").read_bytes().startswith(b"no map")
@@ -76,7 +76,7 @@ def test_what_comes_while_the_file_is_segmented_is_not_overwritten(
         return original(*arguments)
 
     monkeypatch.setattr(module, "segment_volume", meanwhile)
-    run_batch(replace(request_, inputs=("a.nii.gz",)), jobs_folder, reporter, never)
+    run_batch(changed(request_, inputs=("a.nii.gz",)), jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "failed"}
     assert (output / "a-labels.nii.gz").read_bytes() == b"drawn by hand"
 
@@ -84,11 +84,11 @@ def test_what_comes_while_the_file_is_segmented_is_not_overwritten(
 def test_a_map_that_the_new_result_does_not_have_goes_with_the_old_one(
     request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any
 ) -> None:
-    with_map = replace(request_, settings=replace(request_.settings, entropy=True))
+    with_map = changed(request_, entropy=True)
     for each in (with_map, request_, with_map):
         run_batch(each, jobs_folder, reporter, never)
         assert set(states(jobs_folder).values()) == {"done"}
-        assert (output / "a-entropy.nii.gz").exists() == each.settings.entropy
+        assert (output / "a-entropy.nii.gz").exists() == each.options.entropy
 
 
 @pytest.mark.parametrize("content", [b"", b"case,volume\n1,2\n", "größe\n".encode("latin-1"), None])
@@ -117,7 +117,7 @@ def test_a_result_that_cannot_be_put_into_place_leaves_the_old_one_and_does_not_
     refused: str,
 ) -> None:
     """As on Windows, where a label map that is open in another program cannot be replaced."""
-    request_ = replace(request_, settings=replace(request_.settings, entropy=True))
+    request_ = changed(request_, entropy=True)
     run_batch(request_, jobs_folder, reporter, never)
     old = {path.name: path.read_bytes() for path in output.glob("a-*")}
     original = module.replace
@@ -131,11 +131,11 @@ def test_a_result_that_cannot_be_put_into_place_leaves_the_old_one_and_does_not_
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "replace", refuse)
-        run_batch(replace(request_, size="x1"), jobs_folder, reporter, never)
+        run_batch(changed(request_, size="x1"), jobs_folder, reporter, never)
     assert refusals
     assert states(jobs_folder) == {"a.nii.gz": "failed", "b ü.nrrd": "done"}
     assert {path.name: path.read_bytes() for path in output.glob("a-*")} == old
-    run_batch(replace(request_, size="x1"), jobs_folder, reporter, never)
+    run_batch(changed(request_, size="x1"), jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "done", "b ü.nrrd": "skipped"}
 
 
@@ -143,7 +143,7 @@ def test_a_result_that_cannot_be_put_into_place_leaves_the_old_one_and_does_not_
 def test_whenever_the_process_ends_the_next_batch_goes_on(
     request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, monkeypatch: pytest.MonkeyPatch, moves: int
 ) -> None:
-    request_ = replace(request_, inputs=("a.nii.gz",), settings=replace(request_.settings, entropy=True))
+    request_ = changed(request_, inputs=("a.nii.gz",), settings=replace(request_.settings, entropy=True))
     run_batch(request_, jobs_folder, reporter, never)
     original = module.replace
     done: list[Path] = []
@@ -159,7 +159,7 @@ def test_whenever_the_process_ends_the_next_batch_goes_on(
 
     with monkeypatch.context() as patch, contextlib.suppress(EndedError):
         patch.setattr(module, "replace", end)
-        run_batch(replace(request_, size="x1"), jobs_folder, reporter, never)
+        run_batch(changed(request_, size="x1"), jobs_folder, reporter, never)
     assert len(done) == min(moves, 6)
-    run_batch(replace(request_, size="x1"), jobs_folder, reporter, never)
+    run_batch(changed(request_, size="x1"), jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "skipped" if moves == 6 else "done"}

@@ -11,8 +11,8 @@ import pytest
 from KDSegmentatorLib.errors import (
     JobError,
 )
-from KDSegmentatorLib.jobs import attendance
-from KDSegmentatorLib.jobs.events import (
+from KDSegmentatorLib.jobs import worker_process
+from KDSegmentatorLib.jobs.messages import (
     Cancelled,
     Log,
     Progressed,
@@ -100,7 +100,7 @@ def test_a_worker_that_ends_without_a_result(start: Start) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["result.json", "labels-0.npy", "entropy-0.npy"])
+@pytest.mark.parametrize("name", ["result.json", "size-0.json", "size-0-0.npy"])
 @pytest.mark.parametrize("change", ["path.write_bytes(path.read_bytes()[:-7])", "path.unlink()"])
 def test_a_result_that_is_truncated_or_missing(start: Start, jobs_folder: Path, name: str, change: str) -> None:
     job = start(
@@ -132,7 +132,7 @@ def test_a_worker_that_crashes_after_its_result_does_no_harm(start: Start) -> No
 def test_a_worker_that_does_not_end_after_its_result_does_no_harm(
     start: Start, monkeypatch: pytest.MonkeyPatch, jobs_folder: Path
 ) -> None:
-    monkeypatch.setattr(attendance, "ENDING_SECONDS", 0.1)
+    monkeypatch.setattr(worker_process, "ENDING_SECONDS", 0.1)
     job = start("import atexit, time; atexit.register(time.sleep, 600)")
     assert isinstance(job.wait(LONG_SECONDS), Segmented), job.poll()
     assert names(jobs_folder) == []

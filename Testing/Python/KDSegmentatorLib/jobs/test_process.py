@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -16,24 +19,29 @@ from KDSegmentatorLib.errors import (
 )
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME
-from KDSegmentatorLib.jobs.events import (
+from KDSegmentatorLib.jobs.messages import (
     BatchFinished,
+    BatchRequest,
     Event,
     Log,
     Progressed,
+    Request,
     RunChanged,
     Segmented,
     Started,
 )
 from KDSegmentatorLib.jobs.process import start_batch, start_segmentation
-from KDSegmentatorLib.jobs.request import BatchRequest, SegmentRequest, Settings
+from KDSegmentatorLib.jobs.worker_process import Workers
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.segmenter import Segmenter
 from support.generated_family import write_scan
 from support.job_processes import (
     LONG_SECONDS,
     Start,
+    changed,
     names,
+    segment,
+    worker_of,
 )
 
 
@@ -75,9 +83,9 @@ def test_several_sizes_one_of_which_there_is_not(start: Start) -> None:
     assert isinstance(failed.error, PackError)
 
 
-def test_an_image_file_and_this_process_own_python(settings: Settings, scan: Path, jobs_folder: Path) -> None:
-    request = SegmentRequest(settings=settings, sizes=("auto",), input=str(scan))
-    end = start_segmentation(request, temporary_folder=jobs_folder).wait(LONG_SECONDS)
+def test_an_image_file_and_this_process_own_python(settings: Request, scan: Path, jobs_folder: Path) -> None:
+    request = segment(settings, sizes=("auto",), input=str(scan))
+    end = start_segmentation(request, workers=Workers(temporary_folder=jobs_folder)).wait(LONG_SECONDS)
     assert isinstance(end, Segmented), end
     assert end.results[0].size == "auto"
     assert end.results[0].size_reason is not None
@@ -118,42 +126,40 @@ def nested(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the working directory of a process is limited on Windows")
-def test_very_long_paths(store: PackStore, settings: Settings, volume: Volume, tmp_path: Path) -> None:
+def test_very_long_paths(store: PackStore, settings: Request, volume: Volume, tmp_path: Path) -> None:
     folder = nested(tmp_path)
     shutil.copytree(store.user_folder, folder / "packs")
-    settings = replace(settings, user_packs=str(folder / "packs"))
-    job = start_segmentation(SegmentRequest(settings=settings, sizes=("x1/4",)), volume, temporary_folder=folder)
+    settings = changed(settings, user_packs=str(folder / "packs"))
+    job = start_segmentation(segment(settings, sizes=("x1/4",)), volume, workers=Workers(temporary_folder=folder))
     assert isinstance(job.wait(LONG_SECONDS), Segmented), job.poll()
     write_scan(folder / "scan.nii.gz")
     request = BatchRequest(
-        settings=settings,
-        size="x1/4",
+        **msgspec.structs.asdict(settings),
         input_folder=str(folder),
         inputs=("scan.nii.gz",),
         output_folder=str(folder / "results"),
     )
-    end = start_batch(request, temporary_folder=folder).wait(LONG_SECONDS)
+    end = start_batch(request, workers=Workers(temporary_folder=folder)).wait(LONG_SECONDS)
     assert isinstance(end, BatchFinished), end
     assert [file.state for file in end.files] == ["done"]
     assert names(folder) == ["packs", "results", "scan.nii.gz"]
 
 
-def test_spaces_and_other_letters(store: PackStore, settings: Settings, volume: Volume, tmp_path: Path) -> None:
+def test_spaces_and_other_letters(store: PackStore, settings: Request, volume: Volume, tmp_path: Path) -> None:
     folder = tmp_path / "Jürgen's Gehirn & Ω 脑 (1)"
     folder.mkdir()
     shutil.copytree(store.user_folder, folder / "packs")
-    settings = replace(settings, user_packs=str(folder / "packs"))
-    job = start_segmentation(SegmentRequest(settings=settings, sizes=("x1/4",)), volume, temporary_folder=folder)
+    settings = changed(settings, user_packs=str(folder / "packs"))
+    job = start_segmentation(segment(settings, sizes=("x1/4",)), volume, workers=Workers(temporary_folder=folder))
     assert isinstance(job.wait(LONG_SECONDS), Segmented), job.poll()
     write_scan(folder / "scan.nii.gz").rename(folder / "Müller 脑.nii.gz")
     request = BatchRequest(
-        settings=settings,
-        size="x1/4",
+        **msgspec.structs.asdict(settings),
         input_folder=str(folder),
         inputs=("Müller 脑.nii.gz",),
         output_folder=str(folder / "Ergebnisse ß"),
     )
-    end = start_batch(request, temporary_folder=folder).wait(LONG_SECONDS)
+    end = start_batch(request, workers=Workers(temporary_folder=folder)).wait(LONG_SECONDS)
     assert isinstance(end, BatchFinished), end
     assert [file.message for file in end.files] == [""]
     assert names(folder / "Ergebnisse ß") == ["Müller 脑-labels.nii.gz", "Müller 脑-record.json", TABLE_NAME]
@@ -174,3 +180,37 @@ def test_what_native_libraries_print_harms_nothing(start: Start) -> None:
     events = job.poll()
     assert any(isinstance(event, Log) and "native \ufffd junk" in event.message for event in events)
     assert [event.state for event in events if isinstance(event, RunChanged)] == ["running", "done"]
+
+
+def test_a_worker_that_stays_does_the_next_job(
+    settings: Request, volume: Volume, jobs_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = Workers(temporary_folder=jobs_folder, keep_seconds=120)
+    pids, ends = [], []
+    for _ in range(2):
+        job = start_segmentation(segment(settings), volume, workers=workers)
+        pids.append(worker_of(job))
+        ends.append(job.wait(LONG_SECONDS))
+        assert isinstance(ends[-1], Segmented), ends
+        assert workers.warm
+    assert pids[0] == pids[1]
+    first, second = (end.results[0].segmentation.volume.voxels for end in ends if isinstance(end, Segmented))
+    assert np.array_equal(first, second)
+    job = start_segmentation(segment(settings, threads=2), volume, workers=workers)
+    assert worker_of(job) != pids[0]  # the number of threads is fixed when the libraries are loaded
+    assert isinstance(job.wait(LONG_SECONDS), Segmented)
+    workers.end()
+    assert not workers.warm
+    assert names(jobs_folder) == []
+
+
+def test_a_worker_that_stayed_and_was_killed_is_replaced(settings: Request, volume: Volume, jobs_folder: Path) -> None:
+    workers = Workers(temporary_folder=jobs_folder, keep_seconds=120)
+    job = start_segmentation(segment(settings), volume, workers=workers)
+    pid = worker_of(job)
+    assert isinstance(job.wait(LONG_SECONDS), Segmented)
+    os.kill(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    job = start_segmentation(segment(settings), volume, workers=workers)
+    assert isinstance(job.wait(LONG_SECONDS), Segmented), job.poll()
+    workers.end()
+    assert names(jobs_folder) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +18,16 @@ from KDSegmentatorLib.errors import (
     UnsuitableVolumeError,
 )
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.jobs import exchange
+from KDSegmentatorLib.jobs import folder as folder_module
 from KDSegmentatorLib.jobs.launcher import PythonLauncher
+from KDSegmentatorLib.jobs.messages import Request
 from KDSegmentatorLib.jobs.process import start_segmentation
-from KDSegmentatorLib.jobs.request import SegmentRequest, Settings
+from KDSegmentatorLib.jobs.worker_process import Workers
 from support.job_processes import (
     Start,
     failure,
     names,
+    segment,
 )
 
 
@@ -37,7 +38,7 @@ def test_a_full_disk_when_the_volume_is_handed_over(
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(exchange, "_write_array", full)
+    monkeypatch.setattr(folder_module, "_write_all", full)
     job = start()
     error = failure(job).error
     assert isinstance(error, JobError)
@@ -59,15 +60,15 @@ def test_a_full_disk_when_the_result_is_written(start: Start, jobs_folder: Path)
     [
         ({"task": "spleen"}, ("x1",), PackError),
         ({"device": "cuda"}, ("x1",), EngineUnavailableError),
-        ({"threads": 0}, ("x1",), JobError),
-        ({}, (), JobError),
     ],
 )
 def test_errors_keep_their_kind(
-    settings: Settings, volume: Volume, jobs_folder: Path, changes: dict[str, Any], sizes: tuple[str, ...], kind: type
+    settings: Request, volume: Volume, jobs_folder: Path, changes: dict[str, Any], sizes: tuple[str, ...], kind: type
 ) -> None:
-    request = SegmentRequest(settings=replace(settings, **changes), sizes=sizes)
-    assert type(failure(start_segmentation(request, volume, temporary_folder=jobs_folder)).error) is kind
+    request = segment(settings, **changes, sizes=sizes)
+    assert (
+        type(failure(start_segmentation(request, volume, workers=Workers(temporary_folder=jobs_folder))).error) is kind
+    )
     assert names(jobs_folder) == []
 
 
@@ -75,11 +76,12 @@ def test_too_little_memory_is_said_so(start: Start) -> None:
     assert isinstance(failure(start("raise MemoryError", stage="windows")).error, InsufficientMemoryError)
 
 
-def test_a_volume_that_is_no_scan(settings: Settings, volume: Volume, jobs_folder: Path) -> None:
+def test_a_volume_that_is_no_scan(settings: Request, volume: Volume, jobs_folder: Path) -> None:
     labels = volume.with_voxels((volume.voxels > 100).astype(np.uint8))
-    request = SegmentRequest(settings=settings, sizes=("x1",))
+    request = segment(settings, sizes=("x1",))
     assert isinstance(
-        failure(start_segmentation(request, labels, temporary_folder=jobs_folder)).error, UnsuitableVolumeError
+        failure(start_segmentation(request, labels, workers=Workers(temporary_folder=jobs_folder))).error,
+        UnsuitableVolumeError,
     )
 
 
@@ -89,10 +91,10 @@ def test_a_defect_of_the_worker_comes_with_its_log(start: Start) -> None:
     assert any(line.startswith("Traceback") for line in failed.log)
 
 
-def test_a_python_that_is_not_there(settings: Settings, volume: Volume, jobs_folder: Path, tmp_path: Path) -> None:
-    request = SegmentRequest(settings=settings, sizes=("x1",))
+def test_a_python_that_is_not_there(settings: Request, volume: Volume, jobs_folder: Path, tmp_path: Path) -> None:
+    request = segment(settings, sizes=("x1",))
     launcher = PythonLauncher(tmp_path / "no python")
-    error = failure(start_segmentation(request, volume, launcher=launcher, temporary_folder=jobs_folder)).error
+    error = failure(start_segmentation(request, volume, workers=Workers(launcher, jobs_folder))).error
     assert isinstance(error, JobError)
     assert "Python cannot be started" in str(error)
     assert names(jobs_folder) == []
@@ -105,24 +107,24 @@ def test_a_python_that_cannot_load_the_library(start: Start) -> None:
 
 
 def test_another_version_of_the_library(start: Start, jobs_folder: Path) -> None:
-    job = start("from KDSegmentatorLib.jobs import lines; lines.PROTOCOL_VERSION = 2")
+    job = start("from KDSegmentatorLib.jobs import messages; messages.PROTOCOL_VERSION = 1")
     assert "restart the application" in str(failure(job).error)
     assert names(jobs_folder) == []
 
 
-def test_a_folder_for_temporary_files_that_is_not_there(settings: Settings, volume: Volume, tmp_path: Path) -> None:
-    request = SegmentRequest(settings=settings, sizes=("x1",))
+def test_a_folder_for_temporary_files_that_is_not_there(settings: Request, volume: Volume, tmp_path: Path) -> None:
+    request = segment(settings, sizes=("x1",))
     error = failure(start_segmentation(request, volume, temporary_folder=tmp_path / "missing")).error
     assert isinstance(error, JobError)
 
 
 def test_a_defect_of_our_own_does_not_leave_the_owner_waiting(
-    settings: Settings, volume: Volume, jobs_folder: Path
+    settings: Request, volume: Volume, jobs_folder: Path
 ) -> None:
     def broken(folder: Path) -> Any:
         raise ZeroDivisionError
 
-    request = SegmentRequest(settings=settings, sizes=("x1",))
-    job = start_segmentation(request, volume, launcher=broken, temporary_folder=jobs_folder)
+    request = segment(settings, sizes=("x1",))
+    job = start_segmentation(request, volume, launcher=broken, workers=Workers(temporary_folder=jobs_folder))
     assert "ZeroDivisionError" in str(failure(job).error)
     assert names(jobs_folder) == []

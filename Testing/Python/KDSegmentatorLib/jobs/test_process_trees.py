@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.jobs.events import (
+from KDSegmentatorLib.jobs.folder import owned_folder
+from KDSegmentatorLib.jobs.launcher import PythonLauncher
+from KDSegmentatorLib.jobs.messages import (
     Cancelled,
     Log,
+    Request,
     Segmented,
 )
-from KDSegmentatorLib.jobs.launcher import PythonLauncher
-from KDSegmentatorLib.jobs.owned_folder import owned_folder
 from KDSegmentatorLib.jobs.process import JobProcess, start_segmentation
-from KDSegmentatorLib.jobs.request import SegmentRequest, Settings
+from KDSegmentatorLib.jobs.worker_process import Workers
 from support.job_processes import (
     HANG,
     LONG_SECONDS,
@@ -28,6 +29,7 @@ from support.job_processes import (
     launching_program,
     names,
     released,
+    segment,
     until,
 )
 
@@ -42,23 +44,23 @@ class TestPythonSlicer:
     """A worker that is the child of another process."""
 
     def start(
-        self, program: Path, environment: dict[str, str], settings: Settings, volume: Volume, folder: Path
+        self, program: Path, environment: dict[str, str], settings: Request, volume: Volume, folder: Path
     ) -> JobProcess:
         return start_segmentation(
-            SegmentRequest(settings=settings, sizes=("x1/4",)),
+            segment(settings, sizes=("x1/4",)),
             volume,
             launcher=PythonLauncher(program, environment),
-            temporary_folder=folder,
+            workers=Workers(temporary_folder=folder),
         )
 
     def test_it_works(
-        self, two_processes: Path, settings: Settings, volume: Volume, jobs_folder: Path, faulty: Any
+        self, two_processes: Path, settings: Request, volume: Volume, jobs_folder: Path, faulty: Any
     ) -> None:
         job = self.start(two_processes, faulty(""), settings, volume, jobs_folder)
         assert isinstance(job.wait(LONG_SECONDS), Segmented), job.poll()
 
     def test_both_are_ended(
-        self, two_processes: Path, settings: Settings, volume: Volume, jobs_folder: Path, faulty: Any, tmp_path: Path
+        self, two_processes: Path, settings: Request, volume: Volume, jobs_folder: Path, faulty: Any, tmp_path: Path
     ) -> None:
         locks = tmp_path / "child.lock", tmp_path / "worker.lock"
         code = HANG.format(child=str(locks[0]), worker=str(locks[1]))
@@ -69,7 +71,7 @@ class TestPythonSlicer:
         assert all(released(lock) for lock in locks)
 
     def test_a_worker_whose_launcher_was_killed_is_ended(
-        self, two_processes: Path, settings: Settings, volume: Volume, jobs_folder: Path, faulty: Any, tmp_path: Path
+        self, two_processes: Path, settings: Request, volume: Volume, jobs_folder: Path, faulty: Any, tmp_path: Path
     ) -> None:
         locks = tmp_path / "child.lock", tmp_path / "worker.lock"
         hang = HANG.format(child=str(locks[0]), worker=str(locks[1])).replace(
@@ -89,9 +91,9 @@ import os, sys
 from pathlib import Path
 import numpy as np
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.jobs.events import Log
+from KDSegmentatorLib.jobs.messages import Log
 from KDSegmentatorLib.jobs.process import start_segmentation
-from KDSegmentatorLib.jobs.request import read_request
+from KDSegmentatorLib.jobs.messages import read_request
 request = read_request(Path(sys.argv[1]) / "request.json")
 volume = Volume(np.random.default_rng(3).gamma(2, 100, size=(20, 24, 18)).astype(np.float32), (1, 1, 1))
 job = start_segmentation(request, volume, temporary_folder=Path(sys.argv[1]))
@@ -103,17 +105,17 @@ while job.running:
 
 
 def test_a_worker_whose_owner_is_gone_stops_and_the_next_job_removes_what_is_left(
-    settings: Settings, jobs_folder: Path, tmp_path: Path, faulty: Any
+    settings: Request, jobs_folder: Path, tmp_path: Path, faulty: Any
 ) -> None:
     """The work goes on as soon as the owner is gone, to its next step, at which the worker has to notice."""
-    from KDSegmentatorLib.jobs.request import write_request
+    from KDSegmentatorLib.jobs.messages import write_request
 
     lock, after = tmp_path / "worker.lock", tmp_path / "after"
     environment = faulty(
         f"""
         import atexit, contextlib, time
         from pathlib import Path
-        from KDSegmentatorLib.jobs.cancellation import stdin_closed
+        from KDSegmentatorLib.jobs.worker import stdin_closed
         from KDSegmentatorLib.packs.lock import locked
         globals()["lock"] = contextlib.ExitStack()
         lock.enter_context(locked(Path({str(lock)!r}), 60))
@@ -131,7 +133,7 @@ def test_a_worker_whose_owner_is_gone_stops_and_the_next_job_removes_what_is_lef
         """,
         stage="windows",
     )
-    write_request(SegmentRequest(settings=settings, sizes=("x1/4",)), jobs_folder)
+    write_request(segment(settings, sizes=("x1/4",)), jobs_folder)
     owner = subprocess.run(
         [sys.executable, "-c", OWNER, str(jobs_folder)], env=environment, timeout=LONG_SECONDS, check=False
     )

@@ -1,151 +1,123 @@
-"""The worker as a program of its own."""
+"""The worker, in this process; as a process of its own it is in test_process.py."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
+import signal
 import sys
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.jobs.events import Log, Started
-from KDSegmentatorLib.jobs.exchange import write_exchange
-from KDSegmentatorLib.jobs.lines import Broken, Complete, Message, parse_line
-from KDSegmentatorLib.jobs.request import CANCEL_NAME, INPUT_NAME, REQUEST_NAME, SegmentRequest, Settings, write_request
-from KDSegmentatorLib.jobs.stored import RESULT_NAME
-
-COMMAND = [sys.executable, "-m", "KDSegmentatorLib.jobs.worker", REQUEST_NAME]
+from KDSegmentatorLib.errors import CancelledError, PackError
+from KDSegmentatorLib.jobs import worker
+from KDSegmentatorLib.jobs.messages import CANCEL_NAME, RESULT_NAME, Broken, Job, Request, write_request
+from KDSegmentatorLib.jobs.run import write_result
+from KDSegmentatorLib.jobs.worker import Cancellation
+from support.job_processes import segment
 
 
 @pytest.fixture
-def folder(jobs_folder: Path, volume: Volume, settings: Settings) -> Path:
+def owner(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Return the other end of the worker's standard input; signals are as before afterwards."""
+    reading, writing = os.pipe()
+    monkeypatch.setattr(worker, "_STDIN", reading)
+    monkeypatch.setattr(worker, "_received", bytearray())
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    yield writing
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    for descriptor in (reading, writing):
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+@pytest.fixture
+def folder(jobs_folder: Path, volume: Any, settings: Request) -> Path:
     """Return a job's folder with a request and a volume."""
-    write_request(SegmentRequest(settings=settings, sizes=("x1/4",)), jobs_folder)
-    write_exchange(volume, jobs_folder / INPUT_NAME)
+    write_request(segment(settings, threads=None), jobs_folder)
+    write_result(volume, jobs_folder / "input.json")
     return jobs_folder
 
 
-def run(folder: Path, environment: dict[str, str], *options: str) -> tuple[int, list[Message]]:
-    """Run a worker whose standard input is closed; return its exit code and messages."""
-    done = subprocess.run(
-        [*COMMAND, *options],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=300,
-        check=False,
-    )
-    lines = done.stdout.decode("utf-8", errors="replace").splitlines()
-    return done.returncode, [message for line in lines if (message := parse_line(line)) is not None]
+def last(reporter: Any) -> Any:
+    return reporter.messages[-1]
 
 
-def test_a_job_from_start_to_end(folder: Path, faulty: Any) -> None:
-    code, messages = run(folder, faulty(""))
-    assert code == 0, messages
-    assert isinstance(messages[0], Started)
-    assert messages[-1] == Complete()
-    assert sorted(path.name for path in folder.iterdir()) == [INPUT_NAME, "labels-0.npy", REQUEST_NAME, RESULT_NAME]
-
-
-def test_the_libraries_are_told_the_number_of_threads_before_they_are_loaded(folder: Path, faulty: Any) -> None:
-    print_threads = "import os, numpy; print(*(os.environ[n] for n in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS')))"
-    code, messages = run(folder, faulty(print_threads, stage="load"))
-    assert code == 0
-    assert Log(level="output", message="1 1") in messages
-
-
-def test_a_cancel_file_stops_it(folder: Path, faulty: Any) -> None:
-    (folder / CANCEL_NAME).touch()
-    code, messages = run(folder, faulty(""))
-    assert code == 130
-    assert messages[-1] == Broken(kind="CancelledError", message="cancelled; nothing was written")
-    assert not (folder / RESULT_NAME).exists()
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-@pytest.mark.parametrize("stage", ["load", "windows"])
-def test_the_system_stops_it(folder: Path, faulty: Any, name: str, stage: str) -> None:
-    code, messages = run(folder, faulty(f"import signal; signal.raise_signal(signal.{name})", stage=stage))
-    assert code == 130
-    assert isinstance(messages[-1], Broken)
-    assert messages[-1].kind == "CancelledError"
-    assert not (folder / RESULT_NAME).exists()
-
-
-def test_an_owner_who_has_gone_stops_it(folder: Path, faulty: Any) -> None:
-    reading, writing = os.pipe()
-    os.close(writing)
-    with os.fdopen(reading) as closed:
-        process = subprocess.run(
-            [*COMMAND, "--until-stdin-closes"],
-            cwd=folder,
-            env=faulty(""),
-            stdin=closed,
-            stdout=subprocess.PIPE,
-            timeout=300,
-            check=False,
-        )
-    assert process.returncode == 130
-    assert not (folder / RESULT_NAME).exists()
-
-
-def test_nobody_to_talk_to_is_no_reason_to_fail(folder: Path, faulty: Any) -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    with os.fdopen(writing, "wb") as broken:
-        process = subprocess.run(
-            COMMAND, cwd=folder, env=faulty(""), stdin=subprocess.DEVNULL, stdout=broken, timeout=300, check=False
-        )
-    assert process.returncode == 0
+def test_a_job_leaves_its_result(folder: Path, owner: int, reporter: Any) -> None:
+    assert worker._do(folder, reporter) == worker.SUCCESS
     assert (folder / RESULT_NAME).exists()
 
 
-@pytest.mark.parametrize(
-    ("changes", "kind"),
-    [({"task": "spleen"}, "PackError"), ({"device": "cuda"}, "EngineUnavailableError")],
-)
-def test_an_error_keeps_its_kind(
-    folder: Path, settings: Settings, faulty: Any, changes: dict[str, str], kind: str
-) -> None:
-    write_request(SegmentRequest(settings=replace(settings, **changes), sizes=("x1",)), folder)  # type: ignore[arg-type]
-    code, messages = run(folder, faulty(""))
-    assert code == 1
-    assert isinstance(messages[-1], Broken)
-    assert messages[-1].kind == kind
+def test_a_cancel_file_stops_it(folder: Path, owner: int, reporter: Any) -> None:
+    (folder / CANCEL_NAME).touch()
+    assert worker._do(folder, reporter) == worker.CANCELLED
+    assert last(reporter) == Broken.of(CancelledError("cancelled; nothing was written"))
+    assert not (folder / RESULT_NAME).exists()
 
 
-def test_a_request_that_is_damaged(folder: Path, faulty: Any) -> None:
-    (folder / REQUEST_NAME).write_text("{", encoding="utf-8")
-    code, messages = run(folder, faulty(""))
-    assert code == 1
-    assert isinstance(messages[-1], Broken)
-    assert messages[-1].kind == "JobError"
+def test_an_owner_who_has_gone_stops_it(folder: Path, owner: int, reporter: Any) -> None:
+    os.close(owner)
+    assert worker._do(folder, reporter) == worker.CANCELLED
+    assert not (folder / RESULT_NAME).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_system_may_ask_to_stop(tmp_path: Path, owner: int, number: signal.Signals) -> None:
+    cancellation = Cancellation(tmp_path / CANCEL_NAME)
+    cancellation.listen()
+    assert not cancellation.requested()
+    signal.raise_signal(number)
+    assert cancellation.requested()
+
+
+def test_the_cancel_file_is_a_reason_to_stop_for_good(tmp_path: Path, owner: int) -> None:
+    cancellation = Cancellation(tmp_path / CANCEL_NAME)
+    (tmp_path / CANCEL_NAME).touch()
+    assert cancellation.requested()
+    (tmp_path / CANCEL_NAME).unlink()
+    assert cancellation.requested()
 
 
 @pytest.mark.parametrize(
     ("raised", "kind", "words"),
     [
-        ("MemoryError()", "InsufficientMemoryError", "close other programs"),
-        ("KeyError('surprise')", "JobError", "failed unexpectedly (KeyError: 'surprise')"),
+        (PackError("no pack"), "PackError", "no pack"),
+        (MemoryError(), "InsufficientMemoryError", "close other programs"),
+        (KeyError("surprise"), "JobError", "failed unexpectedly (KeyError: 'surprise')"),
     ],
 )
-def test_an_error_that_nobody_thought_of(folder: Path, faulty: Any, raised: str, kind: str, words: str) -> None:
-    code, messages = run(folder, faulty(f"raise {raised}", stage="load"))
-    assert code == 1
-    assert isinstance(messages[-1], Broken)
-    assert messages[-1].kind == kind
-    assert words in messages[-1].message
-    if kind == "JobError":
-        assert any(isinstance(each, Log) and "Traceback" in each.message for each in messages)
+def test_an_error_keeps_its_kind(
+    folder: Path, owner: int, reporter: Any, monkeypatch: pytest.MonkeyPatch, raised: Exception, kind: str, words: str
+) -> None:
+    def failing(*arguments: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(worker, "_run", failing)
+    assert worker._do(folder, reporter) == worker.FAILURE
+    assert last(reporter).kind == kind
+    assert words in last(reporter).message
 
 
-def test_warnings_of_the_library_are_passed_on(folder: Path, faulty: Any) -> None:
-    code, messages = run(folder, faulty("import warnings; warnings.warn('old', UserWarning)", stage="windows"))
-    assert code == 0
-    assert any(isinstance(each, Log) and each.level == "warning" and "old" in each.message for each in messages)
+def test_jobs_come_one_after_another_until_nobody_sends_any(owner: int) -> None:
+    jobs = [Job(folder="1", stay=2.5), Job(folder="2")]
+    os.write(owner, b"".join(msgspec.json.encode(job) + b"\n" for job in jobs))
+    assert [worker._next_job(5), worker._next_job(5)] == jobs
+    os.close(owner)
+    assert worker._next_job(5) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of another kind")
+def test_a_worker_that_waits_ends_in_time_and_with_its_owner(owner: int) -> None:
+    assert worker._next_job(0.05) is None
+    os.close(owner)
+    assert worker._next_job(600) is None
+
+
+def test_a_worker_that_waits_ends_when_memory_is_short(owner: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_memory_is_short", lambda: True)
+    assert worker._next_job(30) is None

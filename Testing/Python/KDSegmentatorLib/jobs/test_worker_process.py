@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +8,18 @@ from pathlib import Path
 import pytest
 
 from KDSegmentatorLib.errors import JobError, PackError
-from KDSegmentatorLib.jobs import attendance
-from KDSegmentatorLib.jobs.attendance import attend
-from KDSegmentatorLib.jobs.events import Log, Progressed, RunChanged, Started
-from KDSegmentatorLib.jobs.lines import Broken, Message, format_line
-from KDSegmentatorLib.jobs.request import CANCEL_NAME
+from KDSegmentatorLib.jobs import worker_process
+from KDSegmentatorLib.jobs.messages import (
+    CANCEL_NAME,
+    Broken,
+    Log,
+    Message,
+    Progressed,
+    RunChanged,
+    Started,
+    format_line,
+)
+from KDSegmentatorLib.jobs.worker_process import Worker, Workers, crash_error
 
 
 class FakeChild:
@@ -20,6 +28,7 @@ class FakeChild:
     def __init__(self, *messages: Message, code: int | None = 0, silent: bool = True, endless: bool = False) -> None:
         self.ended: list[int | None] = []
         self.released = False
+        self.sent: list[bytes] = []
         self._lines = [format_line(message).decode() for message in messages]
         self._code = code
         self._endless = endless
@@ -40,6 +49,9 @@ class FakeChild:
             self._code = -9 if self._code is None else self._code
             self._silence.set()
 
+    def send(self, line: bytes) -> None:
+        self.sent.append(line)
+
     def release(self) -> None:
         self.released = True
 
@@ -47,7 +59,7 @@ class FakeChild:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("GRACE_SECONDS", "ENDING_SECONDS", "SILENCE_SECONDS"):
-        monkeypatch.setattr(attendance, name, 0.01)
+        monkeypatch.setattr(worker_process, name, 0.01)
 
 
 def attended(child: FakeChild, folder: Path, *, cancel: bool = False) -> tuple[int | None, list[object]]:
@@ -59,7 +71,7 @@ def attended(child: FakeChild, folder: Path, *, cancel: bool = False) -> tuple[i
     def take(event: Started | Log | Progressed | RunChanged) -> None:
         taken.append(event)
 
-    code = attend(child, folder, cancelled, take)
+    code = Worker(lambda _: child, folder, None).run(folder, 0, cancelled, take)
     assert child.released
     return code, taken
 
@@ -104,7 +116,28 @@ def test_a_defect_of_the_taker_leaves_no_worker(tmp_path: Path) -> None:
         raise ZeroDivisionError
 
     child = FakeChild(Started(pid=5, version="1"), code=None, silent=False)
-    with pytest.raises(ZeroDivisionError):
-        attend(child, tmp_path, threading.Event(), take)
+    with pytest.raises(ZeroDivisionError), Workers(lambda _: child, tmp_path).worker(None) as worker:
+        worker.run(tmp_path, 0, threading.Event(), take)
     assert child.ended == [5]
     assert child.released
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (1, "exit code 1"),
+        (-9, "ended by the system, SIGKILL"),
+        (-99, "ended by the system, signal 99"),
+        (None, "it did not answer any more"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="signals have names on Linux and macOS")
+def test_a_crash_in_words(code: int | None, words: str) -> None:
+    message = str(crash_error(code))
+    assert f"({words}); nothing was changed" in message
+    assert "take a smaller size" in message
+
+
+def test_a_crash_on_windows_has_the_code_that_people_search_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_process.sys, "platform", "win32")
+    assert "exit code 0xC0000005" in str(crash_error(0xC0000005))

@@ -8,16 +8,26 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from KDSegmentatorLib.errors import JobError, PackError
-from KDSegmentatorLib.jobs import owned_folder as module
-from KDSegmentatorLib.jobs.owned_folder import owned_folder, remove_abandoned
+from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.jobs import folder as module
+from KDSegmentatorLib.jobs.folder import (
+    long_path,
+    owned_folder,
+    read_array,
+    remove_abandoned,
+    storage_error,
+    write_array,
+)
+from KDSegmentatorLib.jobs.run import read_result, write_result
 
 CRASHING = """
 import os, sys
 from pathlib import Path
-from KDSegmentatorLib.jobs.owned_folder import owned_folder
+from KDSegmentatorLib.jobs.folder import owned_folder
 with owned_folder(Path(sys.argv[1])) as folder:
     (folder / "scan").write_text("patient")
     os._exit(3)
@@ -153,3 +163,53 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(JobError, match="missing cannot be written"), owned_folder(tmp_path / "missing"):
         pass
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", ">i2", "uint16", "int64", "float32", "float64"])
+def test_a_volume_comes_back_as_it_was(tmp_path: Path, volume: Volume, dtype: str) -> None:
+    given = volume.with_voxels(volume.voxels.astype(dtype))
+    write_result(given, tmp_path / "a.json")
+    found = read_result(Volume, tmp_path / "a.json")
+    assert found.voxels.dtype == np.dtype(dtype).newbyteorder("=")
+    assert np.array_equal(found.voxels, given.voxels)
+    assert (found.spacing, found.origin, found.direction) == (given.spacing, given.origin, given.direction)
+
+
+def test_an_array_that_is_a_view_of_another(tmp_path: Path) -> None:
+    voxels = np.arange(4 * 6 * 8, dtype=np.int16).reshape(4, 6, 8).transpose(2, 0, 1)[::-1, :, ::2]
+    write_array(voxels, tmp_path / "a.npy")
+    assert np.array_equal(read_array(tmp_path / "a.npy"), voxels)
+
+
+def test_an_array_that_is_truncated_missing_or_claims_to_be_huge_is_refused(tmp_path: Path, volume: Volume) -> None:
+    path = tmp_path / "a.npy"
+    with pytest.raises(JobError, match="not complete"):
+        read_array(path)
+    write_array(volume.voxels, path)
+    content = path.read_bytes()
+    for length in (0, 1, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(JobError, match="not complete"):
+            read_array(path)
+    assert content.count(b"(20, 24, 18)") == 1
+    path.write_bytes(content.replace(b"(20, 24, 18), }  ", b"(20,24,18000000)}"))
+    with pytest.raises(JobError, match="bytes are left"):
+        read_array(path)
+    np.save(path, np.array([[{}]], dtype=object), allow_pickle=True)
+    with pytest.raises(JobError, match="not complete"):
+        read_array(path)
+
+
+def test_troubles_with_the_disk_in_words() -> None:
+    assert "the disk is full" in str(storage_error(Path("jobs"), OSError(errno.ENOSPC, "No space left on device")))
+    denied = str(storage_error(Path("jobs"), OSError(errno.EACCES, "Permission denied")))
+    assert "(Permission denied); check the disk and the permissions" in denied
+
+
+def test_long_paths_are_marked_on_windows_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Path("/" + "x" * 300)
+    assert long_path(Path("/short")) == Path("/short")
+    if sys.platform != "win32":
+        assert long_path(long) == long
+    else:
+        assert str(long_path(long)).startswith("\\\\?\\")
