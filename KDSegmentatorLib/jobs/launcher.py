@@ -22,6 +22,7 @@ WORKER = ("-m", "KDSegmentatorLib.jobs.worker")
 """What Python is started with to do jobs."""
 
 _LONGEST_LINE = 1 << 16
+_ENDING_SECONDS = 1.0
 
 
 class Child(Protocol):
@@ -165,6 +166,8 @@ class _PythonChild:
     def end(self, worker: int | None) -> None:
         if self.exit_code() is None or not self._silent:  # else their numbers may be those of others by now
             _end_tree(self._process.pid, worker)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDING_SECONDS)
 
     def send(self, line: bytes) -> None:
         if self._process.stdin is not None:

@@ -173,7 +173,7 @@ class Worker:
             self._done_at = time.monotonic()
             return None
         code = self._child.exit_code()
-        self.end()
+        self._end_process()
         if not (new or started or cancelled.is_set()):
             raise WorkerGoneError
         if self._error is not None:
@@ -182,11 +182,14 @@ class Worker:
 
     def end(self) -> None:
         """End the process with all of its processes, and remove its folder."""
+        self._end_process()
+        self._closing.close()
+
+    def _end_process(self) -> None:
+        self._done_at = None
         if self._child is not None:
             self._child.end(self._pid)
             self._child.release()
-        self._done_at = None
-        self._closing.close()
 
     def _attend(self, folder: Path, stays: bool, cancelled: threading.Event, take: _Take) -> bool:
         """Return whether the result is complete and the worker stays; False when it has ended, or does not end."""

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 from KDSegmentatorLib.errors import JobError
-from KDSegmentatorLib.jobs.messages import BatchFile, BatchFinished, Failed, Log, Progressed, RunChanged
+from KDSegmentatorLib.jobs.messages import BatchFile, BatchFinished, Failed, Log, Progressed, Request, RunChanged
 from KDSegmentatorPanel.batch_panel import SETTLE_SECONDS, BatchInputs, BatchPanel
 from support.job_processes import changed
 from support.panel_doubles import AtOnce, Clock, FakeChoices, FakeStartBatch

@@ -84,8 +84,8 @@ def test_warnings_are_in_the_table_the_record_and_the_result(
         for value, low in ((1, 0.001), (2, 50.0), (3, 0.001))
     )
     expected = Expected(cases=20, smallest_ml=90.0, largest_ml=100.0, labels=labels, pairs=())
-    changed = replace(store.get("generated-x1_4").manifest, version="2.0.0", expected=expected)
-    store.install(write_pack(tmp_path / "changed", manifest=changed).folder)
+    manifest = replace(store.get("generated-x1_4").manifest, version="2.0.0", expected=expected)
+    store.install(write_pack(tmp_path / "changed", manifest=manifest).folder)
     for state in ("done", "skipped"):
         run_batch(request_, jobs_folder, reporter, never)
         for file in read_result(BatchFinished, jobs_folder / RESULT_NAME).files:
@@ -279,8 +279,8 @@ def test_a_spreadsheet_does_not_run_a_label(
 ) -> None:
     pack = store.get("generated-x1_4")
     labels = (label(1, "=1+1"), *pack.manifest.labels[1:])
-    changed = replace(pack.manifest, version="2.0.0", modality="CT", labels=labels)
-    store.install(write_pack(tmp_path / "changed", manifest=changed).folder)
+    manifest = replace(pack.manifest, version="2.0.0", modality="CT", labels=labels)
+    store.install(write_pack(tmp_path / "changed", manifest=manifest).folder)
     run_batch(changed(request_, check_input=False), jobs_folder, reporter, never)
     assert rows(output)[0]["label_name"] == "'=1+1"
     assert "mean_intensity_HU" in rows(output)[0]

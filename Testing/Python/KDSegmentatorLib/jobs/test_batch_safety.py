@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +142,7 @@ def test_a_result_that_cannot_be_put_into_place_leaves_the_old_one_and_does_not_
 def test_whenever_the_process_ends_the_next_batch_goes_on(
     request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, monkeypatch: pytest.MonkeyPatch, moves: int
 ) -> None:
-    request_ = changed(request_, inputs=("a.nii.gz",), settings=replace(request_.settings, entropy=True))
+    request_ = changed(request_, inputs=("a.nii.gz",), entropy=True)
     run_batch(request_, jobs_folder, reporter, never)
     original = module.replace
     done: list[Path] = []

@@ -111,7 +111,7 @@ def test_a_batch_is_done_again_with_another_earlier_pack(
     request_: BatchRequest, chained: Request, store: PackStore, tmp_path: Path, jobs_folder: Path, output: Path,
     reporter: Any,
 ) -> None:  # fmt: skip
-    batch = changed(request_, settings=chained)
+    batch = changed(request_, task="inside", options=chained.options)
     run_batch(batch, jobs_folder, reporter, never)
     assert list(states(jobs_folder).values()) == ["done", "done"]
     record = json.loads((output / "a-record.json").read_text(encoding="utf-8"))
@@ -126,8 +126,8 @@ def test_a_batch_is_done_again_with_another_earlier_pack(
 def test_a_batch_is_done_again_if_the_region_is_given(
     request_: BatchRequest, chained: Request, jobs_folder: Path, output: Path, reporter: Any
 ) -> None:
-    found = changed(request_, settings=chained)
-    given = changed(request_, settings=changed(chained, region="given"))
+    found = changed(request_, task="inside", options=chained.options)
+    given = changed(found, region="given")
     for batch, state in ((found, "done"), (given, "done"), (given, "skipped"), (found, "done")):
         run_batch(batch, jobs_folder, reporter, never)
         assert list(states(jobs_folder).values()) == [state, state]

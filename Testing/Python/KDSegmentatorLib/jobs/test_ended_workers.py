@@ -110,7 +110,7 @@ def test_a_result_that_is_truncated_or_missing(start: Start, jobs_folder: Path, 
         send = reporter.Reporter.send
         def sending(self, message):
             if type(message).__name__ == "Complete":
-                path = Path({name!r})
+                path = Path("1", {name!r})
                 {change}
             send(self, message)
         reporter.Reporter.send = sending

@@ -114,7 +114,7 @@ def test_another_version_of_the_library(start: Start, jobs_folder: Path) -> None
 
 def test_a_folder_for_temporary_files_that_is_not_there(settings: Request, volume: Volume, tmp_path: Path) -> None:
     request = segment(settings, sizes=("x1",))
-    error = failure(start_segmentation(request, volume, temporary_folder=tmp_path / "missing")).error
+    error = failure(start_segmentation(request, volume, workers=Workers(temporary_folder=tmp_path / "missing"))).error
     assert isinstance(error, JobError)
 
 
@@ -125,6 +125,6 @@ def test_a_defect_of_our_own_does_not_leave_the_owner_waiting(
         raise ZeroDivisionError
 
     request = segment(settings, sizes=("x1",))
-    job = start_segmentation(request, volume, launcher=broken, workers=Workers(temporary_folder=jobs_folder))
+    job = start_segmentation(request, volume, workers=Workers(broken, jobs_folder))
     assert "ZeroDivisionError" in str(failure(job).error)
     assert names(jobs_folder) == []

@@ -49,8 +49,7 @@ class TestPythonSlicer:
         return start_segmentation(
             segment(settings, sizes=("x1/4",)),
             volume,
-            launcher=PythonLauncher(program, environment),
-            workers=Workers(temporary_folder=folder),
+            workers=Workers(PythonLauncher(program, environment), folder),
         )
 
     def test_it_works(
@@ -94,9 +93,10 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.messages import Log
 from KDSegmentatorLib.jobs.process import start_segmentation
 from KDSegmentatorLib.jobs.messages import read_request
-request = read_request(Path(sys.argv[1]) / "request.json")
+from KDSegmentatorLib.jobs.worker_process import Workers
+request = read_request(Path(sys.argv[1]))
 volume = Volume(np.random.default_rng(3).gamma(2, 100, size=(20, 24, 18)).astype(np.float32), (1, 1, 1))
-job = start_segmentation(request, volume, temporary_folder=Path(sys.argv[1]))
+job = start_segmentation(request, volume, workers=Workers(temporary_folder=Path(sys.argv[1])))
 while job.running:
     if any(isinstance(event, Log) and event.message == "held" for event in job.poll()):
         os._exit(7)
