@@ -36,7 +36,8 @@ class ResultWarning:
             ``contrast`` one whose structures are not bright and dark as in the training images; ``displaced`` says
             which structures are far from their places in the training set, the farthest first; ``cut off`` is a
             structure that touches the edge of the volume and usually does not, or is too small, or much smaller than
-            its other side; with less than :data:`KDSegmentatorLib.inference.sanity.CUT_OFF_SHARE` of it left it is ``small``.
+            its other side; with less than :data:`KDSegmentatorLib.inference.sanity.CUT_OFF_SHARE` of it left it is
+            ``small``.
         pack_id: the pack that made it, in a chain possibly the earlier one.
         labels: names of the structures, the left one first of a pair; none if it is about all of them.
         found: the slice distance in mm for ``thick slices``; volume in ml, or the difference
