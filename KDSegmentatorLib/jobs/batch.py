@@ -19,6 +19,7 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, Steps
 from KDSegmentatorLib.io.files import file_sha256, is_disk_full, replace
 from KDSegmentatorLib.io.images import read_volume, shadowing_reason, write_volume
+from KDSegmentatorLib.io.nifti import LabelNames
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME, BatchPaths, batch_paths
 from KDSegmentatorLib.jobs.batch_results import (
     BatchRecord,
@@ -178,10 +179,11 @@ class _Batch:
             OSError: a file could not be moved into place.
         """
         segmentation = result.segmentation
-        self._write(segmentation.volume, paths.labels)
+        names = {label.value: (label.name, label.color) for label in segmentation.labels}
+        self._write(segmentation.volume, paths.labels, paths.scan, names)
         writing.advance()
         if segmentation.entropy is not None:
-            self._write(segmentation.entropy, paths.entropy)
+            self._write(segmentation.entropy, paths.entropy, paths.scan)
         writing.advance()
         record = new_record(self._request, paths, input_sha256, result, self._staging)
         write_result(record, self._staging / paths.record.name)
@@ -225,12 +227,12 @@ class _Batch:
         for path in aside:
             path.unlink(missing_ok=True)
 
-    def _write(self, volume: Volume, target: Path) -> None:
+    def _write(self, volume: Volume, target: Path, scan: Path, labels: LabelNames | None = None) -> None:
         unfinished = self._staging / target.name
         if (reason := shadowing_reason(target)) is not None:
             raise ImageWriteError(f"cannot write {target}: {reason}")
         try:
-            write_volume(volume, unfinished)
+            write_volume(volume, unfinished, like=scan, labels=labels)
         except ImageWriteError as error:  # name the file that the user will look for
             raise ImageWriteError(str(error).replace(str(unfinished), str(target))) from error
 

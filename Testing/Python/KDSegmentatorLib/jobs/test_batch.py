@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,19 @@ def test_the_record_says_how_the_result_came_about(
     assert [each.name for each in record.labels] == ["structure 1", "structure 2", "structure 3"]
     assert record.options.engine == "onnxruntime"
     assert store.user_folder.as_posix() not in (output / "a-record.json").read_text(encoding="utf-8")
+
+
+def test_results_stay_in_the_space_of_their_scan_and_have_names(
+    request_: BatchRequest, jobs_folder: Path, scans: Path, output: Path, reporter: Any
+) -> None:
+    data = bytearray(gzip.decompress((scans / "a.nii.gz").read_bytes()))
+    struct.pack_into("<2h", data, 252, 4, 4)  # qform and sform code: MNI
+    (scans / "a.nii.gz").write_bytes(gzip.compress(data))
+    run_batch(changed(request_, entropy=True, inputs=("a.nii.gz",)), jobs_folder, reporter, never)
+    for name in ("a-labels.nii.gz", "a-entropy.nii.gz"):
+        written = gzip.decompress((output / name).read_bytes())
+        assert struct.unpack_from("<2h", written, 252) == (4, 4)
+        assert (b"<![CDATA[structure 2]]>" in written) == (name == "a-labels.nii.gz")
 
 
 def test_entropy_folders_and_other_formats(
@@ -238,11 +253,11 @@ def test_a_full_disk_stops_the_batch_and_leaves_nothing_unfinished(
 ) -> None:
     original = module.write_volume
 
-    def full(volume: Any, path: Path) -> None:
+    def full(volume: Any, path: Path, **options: Any) -> None:
         if path.name.startswith("b ü"):
             path.write_bytes(b"half")
             raise ImageWriteError(f"cannot write {path}: full") from OSError(errno.ENOSPC, "No space left on device")
-        original(volume, path)
+        original(volume, path, **options)
 
     monkeypatch.setattr(module, "write_volume", full)
     with pytest.raises(ImageWriteError, match="full") as caught:
