@@ -1,4 +1,4 @@
-"""The largest memory of a process that trains for three steps; the script reads a TrainingWork as JSON."""
+"""The largest memory of a process that trains for two steps; the script reads a TrainingWork as JSON."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def train(work: TrainingWork) -> None:
     with torch.inference_mode():
         labels = _labels([each.expand(work.batch_size, *each.shape[1:]) for each in network(batch[:1])], work.labels)
     segmentation = _segmentation_loss(work, len(labels))
-    for _ in range(3):
+    for _ in range(2):  # the optimiser's numbers are there from the second one on
         optimiser.zero_grad(set_to_none=True)
         outputs = network(batch)
         terms = [segmentation(outputs, labels)]

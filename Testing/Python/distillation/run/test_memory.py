@@ -97,7 +97,7 @@ def test_memory_is_forecast_as_it_is_measured(plans: Callable[..., Any]) -> None
 
 def test_gradient_checkpointing_takes_less_memory_as_it_is_measured(plans: Callable[..., Any]) -> None:
     """Of a network of several convolutions a stage: what is between them is not kept."""
-    several = configuration(plans, (16, 32, 64), (64, 64, 96))
+    several = configuration(plans, (16, 32, 64), (64, 64, 64))
     several["architecture"]["arch_kwargs"].update(n_conv_per_stage=[4, 4, 4], n_conv_per_stage_decoder=[4, 4])
     kept = work(several)
     recomputed = replace(kept, gradient_checkpointing=True)
