@@ -91,6 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="evaluate on cases from outside instead of the held-out ones: imagesTs and labelsTs in nnU-Net's raw "
         "layout; tables go to WORKSPACE/tests, packs stay as they are",
     )
+    evaluate.add_argument(
+        "--whole",
+        action="store_true",
+        help="the images of --test are whole scans: run the installed pack that finds the region first, as for a user",
+    )
     whole = commands.add_parser(
         "run", parents=[common, packs, device], help="all stages in their order; goes on where it was broken off"
     )

@@ -140,6 +140,8 @@ def _distil(stages: Stages, options: argparse.Namespace) -> None:
 
 
 def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
+    if options.whole and options.test is None:
+        raise InvalidSettingsError("--whole is about the images of --test FOLDER")
     if not (options.packs or options.mirroring or options.student or options.method or options.test):
         _run_stages(stages, options, "evaluate")
         return
@@ -151,10 +153,15 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
             packs.append(stages.student_pack(student, options.storage, _print_agreement))
     if options.test is not None:
         tested = stages.evaluate_outside(
-            packs, options.test, mirroring=options.mirroring, threads=options.threads, progress=_print_progress
+            packs,
+            options.test,
+            whole=options.whole,
+            mirroring=options.mirroring,
+            threads=options.threads,
+            progress=_print_progress,
         )
         print(tested.table)
-        print(f"written to {stages.tests_folder / options.test.resolve().name}")
+        print(f"written to {stages.test_folder(options.test, whole=options.whole)}")
         return
     result = stages.evaluate(
         packs,

@@ -279,6 +279,7 @@ class Stages:
         packs: Sequence[StudentPack],
         folder: Path,
         *,
+        whole: bool = False,
         mirroring: bool = False,
         threads: int | None = None,
         progress: FamilyProgress | None = None,
@@ -288,6 +289,7 @@ class Stages:
         Args:
             packs: the teacher first.
             folder: images and references (:func:`distillation.evaluation.outside_cases.read_outside_cases`).
+            whole: the images are whole scans: the installed pack that finds the region is run first.
             mirroring: average over mirrored windows.
             threads: CPU threads of the engine.
             progress: called after every case.
@@ -297,7 +299,9 @@ class Stages:
         """
         from distillation.evaluation.family import Member, evaluate_family
         from distillation.evaluation.outside_cases import read_outside_cases
+        from distillation.evaluation.scores import WholeScans
 
+        scans = WholeScans(packs[0], threads=threads) if whole else None
         found = read_outside_cases(folder, packs[0].manifest.labels)
         about = self._about()
         names = {value: name for value, name in about["labels"].items() if value in found.labels}
@@ -305,21 +309,25 @@ class Stages:
             [Member(pack=pack) for pack in packs],
             found.cases,
             dataset=found.name,
-            split="cases from outside, which no network was trained on",
-            into=self.tests_folder / folder.resolve().name,
+            split=f"{'whole scans' if whole else 'cases'} from outside, which no network was trained on",
+            into=self.test_folder(folder, whole=whole),
             surface=self.recipe.evaluation,
-            about={**about, "title": f"{self.recipe.pack.title}: {found.name}", "labels": names},
+            about={
+                **about,
+                "title": f"{self.recipe.pack.title}: {found.name}{' (whole scans)' if whole else ''}",
+                "labels": names,
+            },
             labels=found.labels,
+            whole=scans,
             outside=True,
             mirroring=mirroring,
             threads=threads,
             progress=progress,
         )
 
-    @property
-    def tests_folder(self) -> Path:
-        """Where evaluations on cases from outside lie, one folder each."""
-        return self.folder / "tests"
+    def test_folder(self, folder: Path, *, whole: bool) -> Path:
+        """Return where the evaluation on the cases of a folder from outside lies."""
+        return self.folder / "tests" / f"{folder.resolve().name}{'-whole' if whole else ''}"
 
     def _about(self) -> dict[str, Any]:
         """Return what evaluations say about the recipe."""

@@ -19,6 +19,7 @@ from distillation.evaluation.scores import (
     ReducedEngine,
     Score,
     SurfaceSettings,
+    WholeScans,
     pack_hash,
     read_scores,
     score_pack,
@@ -84,6 +85,7 @@ def evaluate_family(
     about: Mapping[str, Any] | None = None,
     subjects: Mapping[str, str] | None = None,
     labels: Sequence[int] | None = None,
+    whole: WholeScans | None = None,
     outside: bool = False,
     mirroring: bool = False,
     threads: int | None = None,
@@ -109,6 +111,7 @@ def evaluate_family(
         about: what else ``evaluation.json`` says, for example the seed.
         subjects: the subject of each case, by name; cases that are not in it stand for themselves.
         labels: values of the labels that the references have; None for all.
+        whole: finds the region in whole scans; None if images show what training images did.
         outside: the cases are not those that the packs speak of: float32 is run only, and the manifests stay as they
             are.
         mirroring: average over mirrored windows.
@@ -132,6 +135,7 @@ def evaluate_family(
         into / "scores.csv",
         surface=surface,
         labels=labels,
+        whole=whole,
         mirroring=mirroring,
         threads=threads,
         progress=progress,
@@ -164,7 +168,7 @@ def evaluate_family(
         subjects=subject_of,
         mirroring=mirroring,
         surface=asdict(surface),
-        about={**(about or {}), "pack_hashes": {member.name: pack_hash(member.pack) for member in members}},
+        about={**(about or {}), "pack_hashes": {member.name: runs.hash_of(member) for member in members}},
     )
     write_text(into / f"{name}.json", text)
     for member in () if mirroring or outside else members:
@@ -184,6 +188,7 @@ class _Runs:
         path: the scores' file.
         surface: how NSD is defined.
         labels: values to score; None for all.
+        whole: finds the region in whole scans.
         mirroring: average over mirrored windows.
         threads: CPU threads of the engines.
         progress: called after every case.
@@ -199,6 +204,7 @@ class _Runs:
         *,
         surface: SurfaceSettings,
         labels: Sequence[int] | None,
+        whole: WholeScans | None,
         mirroring: bool,
         threads: int | None,
         progress: FamilyProgress | None,
@@ -207,10 +213,15 @@ class _Runs:
         self._path = path
         self._surface = surface
         self._labels = labels
+        self._whole = whole
         self._mirroring = mirroring
         self.threads = threads
         self._progress = progress
         self._known = read_scores(path)
+
+    def hash_of(self, member: Member) -> str:
+        """Return what the scores of a pack in float32 are known by."""
+        return pack_hash(member.pack, earlier=None if self._whole is None else self._whole.pack)
 
     def score(self, member: Member, reduced: ReducedEngine | None = None) -> list[Score]:
         """Return the scores of a pack, in float32 or a reduced precision; see :func:`score_pack`."""
@@ -222,6 +233,7 @@ class _Runs:
             list(self._known),
             surface=self._surface,
             labels=self._labels,
+            whole=self._whole,
             reduced=reduced,
             mirroring=self._mirroring,
             threads=self.threads,

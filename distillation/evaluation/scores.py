@@ -15,19 +15,24 @@ from typing import TYPE_CHECKING
 from KDSegmentatorLib.analysis.surface_distance import DEFAULT_TOLERANCE_MM, surface_agreement
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
-from KDSegmentatorLib.errors import ExportError
+from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.options import PRECISIONS, RunOptions
 from KDSegmentatorLib.packs.manifest import Precision, SurfaceKind
 from KDSegmentatorLib.packs.reader import write_manifest
+from KDSegmentatorLib.packs.regions import region_pack
+from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorLib.segmenter import find_region
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from distillation.dataset import Case
     from KDSegmentatorLib.engines.engine import Engine
+    from KDSegmentatorLib.geometry import Volume
+    from KDSegmentatorLib.inference.region import FoundRegion
     from KDSegmentatorLib.packs.manifest import Manifest, ReducedFormat
     from KDSegmentatorLib.packs.pack import StudentPack
 
@@ -108,12 +113,40 @@ class ReducedEngine:
     probe_agreement: float
 
 
-def pack_hash(pack: StudentPack, reduced: ReducedEngine | None = None) -> str:
+class WholeScans:
+    """Finds the region in whole scans that a task's packs were trained to see, once a scan, as for a user.
+
+    Args:
+        pack: a pack that is run after another one.
+        store: where the other one is looked up; None for the user's and the shipped packs.
+        threads: CPU threads of the engine.
+
+    Raises:
+        InvalidSettingsError: the pack sees whole scans itself.
+        PackError: the other pack is missing, damaged or too old.
+    """
+
+    def __init__(self, pack: StudentPack, *, store: PackStore | None = None, threads: int | None = None) -> None:
+        found = region_pack(pack, (store or PackStore()).find)
+        if found is None:
+            raise InvalidSettingsError(f"{pack.manifest.id} sees whole scans itself; leave --whole out")
+        self.pack = found
+        self._engine = choose_engine(found, EngineRequest(threads=threads)).engine
+        self._regions: dict[str, FoundRegion] = {}
+
+    def region(self, case: Case, image: Volume) -> FoundRegion:
+        """Return what the other pack finds in a case."""
+        if case.name not in self._regions:
+            self._regions[case.name] = find_region(image, self.pack, self._engine)
+        return self._regions[case.name]
+
+
+def pack_hash(pack: StudentPack, reduced: ReducedEngine | None = None, earlier: StudentPack | None = None) -> str:
     """Return a hash that changes with everything that can change a pack's result.
 
     In float32 that is all but its evaluation, what is expected of results, its probe and its reduced precisions; of
-    these, the one that is used counts when it is run in a reduced precision. Texts count too: a pack that says
-    something else is evaluated anew.
+    these, the one that is used counts when it is run in a reduced precision. So does the pack that is run before it,
+    where scans are whole. Texts count too: a pack that says something else is evaluated anew.
     """
     manifest = pack.manifest
     network = dataclasses.replace(manifest.network, probe=None, reduced_precisions=())
@@ -121,6 +154,8 @@ def pack_hash(pack: StudentPack, reduced: ReducedEngine | None = None) -> str:
     text = write_manifest(dataclasses.replace(manifest, evaluation=None, expected=None, network=network, files=files))
     if reduced is not None:
         text += f"{reduced.precision} {reduced.body_sha256}"
+    if earlier is not None:
+        text += earlier.manifest_sha256
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -132,6 +167,7 @@ def score_pack(
     *,
     surface: SurfaceSettings | None = None,
     labels: Sequence[int] | None = None,
+    whole: WholeScans | None = None,
     reduced: ReducedEngine | None = None,
     mirroring: bool = False,
     threads: int | None = None,
@@ -147,6 +183,7 @@ def score_pack(
         known: scores of earlier runs; cases that the same pack has scores for are not run again.
         surface: how NSD is defined; None takes the usual definition.
         labels: values to score; None for all of the pack.
+        whole: finds the region in whole scans; None if images show what training images did.
         reduced: a reduced precision to run it in; None runs it in float32.
         mirroring: average over mirrored windows.
         threads: CPU threads of the engine in float32; None leaves it to the engine.
@@ -159,7 +196,7 @@ def score_pack(
     Raises:
         KDSegmentatorError: an image is not readable or not usable, or the engine fails.
     """
-    fingerprint = pack_hash(pack, reduced)
+    fingerprint = pack_hash(pack, reduced, None if whole is None else whole.pack)
     values = [label.value for label in pack.manifest.labels if labels is None or label.value in labels]
     surface = surface or SurfaceSettings()
     same = (fingerprint, model, mirroring, surface.tolerance_mm, surface.surface)
@@ -178,7 +215,10 @@ def score_pack(
         if sorted(row.label for row in rows) == sorted(values):
             scores += rows
             continue
-        result = segment(read_volume(case.image), pack, engine, RunOptions(region="given", mirroring=mirroring))
+        image = read_volume(case.image)
+        region = None if whole is None else whole.region(case, image)
+        options = RunOptions(region="given" if whole is None else "", mirroring=mirroring)
+        result = segment(image, pack, engine, options, region=region)
         reference = read_volume(case.label, allow_constant=True)  # a case may hold none of the labels
         if not reference.same_grid(result.volume):
             raise ExportError(f"the segmentation of {case.name} is not on the grid of {case.label}")

@@ -9,12 +9,17 @@ import pytest
 pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
+import distillation.evaluation.scores as module
 from distillation.cli import main
 from distillation.evaluation.outside_cases import read_outside_cases
-from distillation.evaluation.scores import read_scores
+from distillation.evaluation.scores import WholeScans, read_scores, score_pack
 from distillation.report.validation import validation_page
-from KDSegmentatorLib.errors import TrainingError
+from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
+from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
+from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorLib.segmenter import Segmenter
+from support.chained_packs import after_earlier, install_earlier, install_later
 
 
 @pytest.fixture
@@ -95,3 +100,29 @@ def test_the_command_leaves_the_packs_and_the_held_out_tables_alone(
     page = validation_page([work])
     assert "## Spheres\n" in page
     assert "## Spheres: hospital\n" in page
+
+
+def test_whole_scans_go_through_the_pack_of_the_region_once(
+    outside: Path, teacher_pack: StudentPack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user's do: the result is the Segmenter's."""
+    store = PackStore(tmp_path / "user", tmp_path / "shipped")
+    install_earlier(store, tmp_path)
+    region = after_earlier(margin_mm=1.0)
+    cases = read_outside_cases(outside, teacher_pack.manifest.labels).cases
+    with pytest.raises(InvalidSettingsError, match="sees whole scans itself; leave --whole out"):
+        WholeScans(teacher_pack, store=store)
+    later = install_later(store, tmp_path, region=region)
+    whole = WholeScans(later, store=store, threads=1)
+    calls: list[str] = []
+    original = module.find_region
+    monkeypatch.setattr(module, "find_region", lambda *a, **o: (calls.append("found"), original(*a, **o))[1])
+    found = score_pack(later, "m", cases, [], whole=whole, threads=1)
+    again = score_pack(later, "other", cases, [], whole=whole, threads=1)
+    assert len(calls) == 3
+    assert [row.predicted_voxels for row in found] == [row.predicted_voxels for row in again]
+    segmentation = Segmenter("inside", "x1/4", store=store, threads=1)(read_volume(cases[0].image))
+    expected = [int((segmentation.volume.voxels == value).sum()) for value in (1, 2, 3)]
+    assert [row.predicted_voxels for row in found[:3]] == expected
+    given = score_pack(later, "m", cases, found, threads=1)
+    assert {row.pack_hash for row in given}.isdisjoint(row.pack_hash for row in found)
