@@ -125,6 +125,42 @@ _EARLIER_LOGIT = {"weight": 0.5, "ramp": 0.0, "temperature": 2.0, "deep_supervis
 
 
 @dataclass(frozen=True, kw_only=True)
+class SoftLabelSettings:
+    """How stored teacher probabilities take part in the loss: (1 - w) L_seg + w L_soft.
+
+    Attributes:
+        folder: what ``kdseg-distill teach`` wrote.
+        weight: w at the end, in [0, 1].
+        ramp_start: share of the training until which w is 0; from the first iteration on, soft labels do harm (a label
+            may never be found).
+        ramp_end: share of the training from which w has its value; it grows linearly in between.
+        hard: take the reference labels in place of the teacher's probabilities: the same loss without a teacher, which
+            tells what of a gain comes from the form of the loss.
+    """
+
+    folder: str
+    weight: float = 0.5
+    ramp_start: float = 0.3
+    ramp_end: float = 0.5
+    hard: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight <= 1:
+            raise InvalidSettingsError(f"weight of soft labels must be 0 to 1, got {self.weight}")
+        if not 0 <= self.ramp_start <= self.ramp_end <= 1:
+            raise InvalidSettingsError(
+                f"ramp_start and ramp_end are shares of the training, 0 <= ramp_start <= ramp_end <= 1, got "
+                f"{self.ramp_start} and {self.ramp_end}"
+            )
+
+    def weight_at(self, progress: float) -> float:
+        """Return w after a share of the training, in [0, 1]."""
+        if progress >= self.ramp_end:
+            return self.weight
+        return self.weight * max(0.0, progress - self.ramp_start) / (self.ramp_end - self.ramp_start)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings:
     """Length, seed and precision of a training run.
 
@@ -140,12 +176,14 @@ class TrainingSettings:
         precision: ``auto`` takes bfloat16 where a short measurement shows that the machine gains from it.
         mirroring_axes: array axes that augmentation mirrors, of 0, 1 and 2; inference may mirror the same ones.
         augmentation: what is done to training patches beyond nnU-Net's own augmentation.
-        initial_checkpoint: checkpoint of the same network whose weights training starts from; None draws them.
+        initial_checkpoint: checkpoint, or folder of a pack, of the same network whose weights training starts from;
+            None draws them.
         initial_iterations: optimiser steps that those weights have seen already.
         gradient_checkpointing: keep the outputs of the network's stages only and compute the rest again for the
             gradient: less memory for about a third more time.
         minimum_width: C_min, the smallest number of features a scaled stage may have.
-        distillation: the teacher, or None for plain training.
+        distillation: a teacher that runs beside the student, or None.
+        soft_labels: stored probabilities of teachers, or None.
     """
 
     epochs: int
@@ -163,6 +201,7 @@ class TrainingSettings:
     gradient_checkpointing: bool = False
     minimum_width: int = MINIMUM_WIDTH
     distillation: DistillationSettings | None = None
+    soft_labels: SoftLabelSettings | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "iterations_per_epoch", "validation_iterations", "batch_size", "minimum_width"):
@@ -212,11 +251,13 @@ class TrainingSettings:
             ) from None
         distillation = values.pop("distillation", None)
         augmentation = values.pop("augmentation", {})  # of earlier versions
+        soft_labels = values.pop("soft_labels", None)
         try:
             return cls(
                 **values,
                 augmentation=AugmentationSettings(**augmentation),
                 distillation=None if distillation is None else DistillationSettings.from_plans(distillation),
+                soft_labels=None if soft_labels is None else SoftLabelSettings(**soft_labels),
             )
         except (KeyError, TypeError) as error:
             raise InvalidSettingsError(f"the '{PLANS_KEY}' section of the plans is not valid: {error}") from error

@@ -7,12 +7,13 @@ name the stock ``nnUNetTrainer``, so that stock ``nnUNetv2_predict`` loads what 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn.parallel import DistributedDataParallel
@@ -23,18 +24,21 @@ from distillation.distiller import Distiller, load_teachers
 from distillation.gradient_checkpointing import checkpoint_stages
 from distillation.instance_norm import keep_channels_last
 from distillation.losses.dice_cross_entropy import segmentation_loss
+from distillation.losses.soft_segmentation import SoftSegmentationLoss
+from distillation.pack_weights import load_pack_weights
 from distillation.precision import training_dtype
 from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.soft_labels import SoftLabelLoader
 from distillation.teacher import load_weights, read_checkpoint
 from distillation.training_log import Epoch, LossMeans, TimeLeft, TrainingLog, duration_text
 from distillation.versions import TRAINING_PACKAGES, package_versions
 from KDSegmentatorLib.errors import ImageWriteError, TeacherError, TrainingError
 from KDSegmentatorLib.io.files import atomic_output
+from KDSegmentatorLib.packs.pack import open_pack
 
 GRADIENT_NORM_LIMIT = 12.0
 """nnU-Net's own limit."""
 
-_RANK_SEED_STEP = 1_000_003  # more than the epochs of any training
 _PARTS = "trained_along"
 _LOGGED = ("val_losses", "mean_fg_dice", "lrs", "epoch_start_timestamps")
 
@@ -71,6 +75,10 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         self.num_val_iterations_per_epoch = self.settings.validation_iterations
         self.initial_lr = self.settings.initial_learning_rate
         self.save_every = 1
+        self.probabilistic_oversampling = True  # a batch of one patch would never be sure to hold foreground
+        self.soft_loss = SoftSegmentationLoss()
+        self.shared_loaders: tuple[Any, Any] | None = None
+        """Batches of training and validation that another trainer draws as well; None for its own."""
         # measured, so that processes could differ
         self.autocast_dtype = distributed.from_first(training_dtype(self.settings.precision, self.device))
         self.iteration = 0
@@ -88,7 +96,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         if self.device.type == "cpu":
             keep_channels_last(self.network)
         if self.settings.initial_checkpoint is not None:
-            load_weights(self.network, Path(self.settings.initial_checkpoint))
+            self._load_initial_weights(Path(self.settings.initial_checkpoint))
         if self.settings.gradient_checkpointing:
             checkpoint_stages(self.network)
         if self.is_ddp:
@@ -96,6 +104,12 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             self.loss = self._build_loss()
             devices = [self.device] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids=devices)
+
+    def _load_initial_weights(self, source: Path) -> None:
+        if source.is_dir():
+            load_pack_weights(self.network, open_pack(source))
+        else:
+            load_weights(self.network, source)
 
     def _build_loss(self) -> torch.nn.Module:
         return segmentation_loss(super()._build_loss(), self.device, self.label_manager.num_segmentation_heads)
@@ -115,11 +129,40 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
         if self.settings.optimizer == "sgd":
-            optimizer, schedule = super().configure_optimizers()
-            return optimizer, schedule
-        parameters = self.network.parameters()
-        adamw = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, amsgrad=True)
-        return adamw, PolyLRScheduler(adamw, self.initial_lr, self.num_epochs)
+            optimizer, _ = super().configure_optimizers()
+        else:
+            parameters = self.network.parameters()
+            optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay, amsgrad=True)
+        # nnU-Net steps it once an epoch: the last one of a short training would still run at a tenth of the rate
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs * self.num_iterations_per_epoch)
+
+    @property
+    def soft_label_folder(self) -> Path | None:
+        """Stored probabilities that the batches have to carry."""
+        soft = self.settings.soft_labels
+        return None if soft is None or soft.hard else Path(soft.folder)
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        if self.shared_loaders is not None:
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # notes the axes of inference
+            return self.shared_loaders
+        training, validation = super().get_dataloaders()
+        if self.soft_label_folder is None:
+            return training, validation
+        stock = training.data_loader
+        loader = SoftLabelLoader(
+            stock._data,
+            stock.batch_size,
+            stock.patch_size,
+            stock.final_patch_size,
+            self.label_manager,
+            oversample_foreground_percent=stock.oversample_foreground_percent,
+            transforms=stock.transforms,
+            probabilistic_oversampling=True,
+            folder=self.soft_label_folder,
+            classes=self.label_manager.num_segmentation_heads,
+        )
+        return SingleThreadedAugmenter(loader, None), validation
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -133,11 +176,15 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             self.log.close()
 
     def on_train_epoch_start(self) -> None:
-        own = self.local_rank * _RANK_SEED_STEP  # processes must not draw the same patches
-        _seed_everything(self.settings.seed + 1 + self.current_epoch + own)
+        # processes must not draw the same patches, nor runs of other seeds one epoch later
+        _seed_everything(self.settings.seed, 1 + self.current_epoch, self.local_rank)
         self.iteration = 0
         self.loss_means = LossMeans()
-        super().on_train_epoch_start()
+        self.network.train()
+        self.lr_scheduler.step(self.current_epoch * self.num_iterations_per_epoch)
+        rate = self.optimizer.param_groups[0]["lr"]
+        self.print_to_log_file(f"Epoch {self.current_epoch}, learning rate {rate:.5f}")
+        self.logger.log("lrs", rate, self.current_epoch)
 
     def on_epoch_end(self) -> None:
         # before the checkpoint: after a kill in between, the epoch is repeated and its line replaced
@@ -166,10 +213,13 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         data = self._to_device(batch["data"])
         target = [part.to(self.device, non_blocking=True) for part in batch["target"]]
+        self.lr_scheduler.step(self.current_epoch * self.num_iterations_per_epoch + self.iteration)
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             outputs = self.network(data)
         terms = self.loss_terms(data, outputs, target)
+        if self.settings.soft_labels is not None:
+            terms = self._with_soft_labels(terms, outputs[0], target[0], batch.get("soft"))
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             values = ", ".join(f"{name} {value.item():g}" for name, value in terms.items())
@@ -194,6 +244,27 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             target: label maps (batch, 1, z, y, x) at the resolutions of ``outputs``.
         """
         return {"segmentation": self.loss(outputs, target)}
+
+    def _with_soft_labels(
+        self,
+        terms: dict[str, torch.Tensor],
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        soft: torch.Tensor | None,
+    ) -> dict[str, torch.Tensor]:
+        """Return (1 - w) times the terms, and w times the loss against soft labels, at full resolution."""
+        settings = self.settings.soft_labels
+        assert settings is not None  # noqa: S101 - asked for by train_step
+        weight = settings.weight_at(self.progress)
+        if weight == 0:
+            return terms
+        if settings.hard:
+            classes = torch.arange(logits.shape[1], device=labels.device).view(1, -1, 1, 1, 1)
+            soft = (labels == classes).float()
+        if soft is None:
+            raise TrainingError(f"the batch carries no soft labels of {settings.folder}")
+        loss = self.soft_loss(logits, soft.to(self.device, non_blocking=True))
+        return {**{name: (1 - weight) * value for name, value in terms.items()}, "soft_labels": weight * loss}
 
     def update(self) -> None:
         """Take one optimiser step with the gradients that are there."""
@@ -323,6 +394,74 @@ class KDSegDistillingTrainer(KDSegPlainTrainer):
         self.distiller.parts.load_state_dict(state.get(_PARTS, {}))
 
 
-def _seed_everything(seed: int) -> None:
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+def _seed_everything(*numbers: int) -> None:
+    """Seed numpy and torch from numbers of which any other combination gives an unrelated stream."""
+    state = np.random.SeedSequence(numbers).generate_state(2)
+    np.random.seed(state[0])
+    torch.manual_seed(int(state[1]))
+
+
+def train_together(trainers: Sequence[KDSegPlainTrainer]) -> None:
+    """Train several networks on one stream of batches, so that they are paired and augmentation is paid for once.
+
+    Each keeps its own optimiser, log and checkpoints, written at the end of the same epochs. After a kill, those that
+    were a checkpoint ahead go back to the last epoch that all have.
+
+    Args:
+        trainers: of the same data, patch and batch size, seed and number of iterations, initialised, their
+            checkpoints loaded. One with soft labels draws the batches, if there is one.
+
+    Raises:
+        TrainingError: they do not fit together.
+    """
+    soft = [trainer for trainer in trainers if trainer.soft_label_folder is not None]
+    first = (soft or list(trainers))[0]
+    alike = {
+        (
+            trainer.settings.seed,
+            trainer.num_epochs,
+            trainer.num_iterations_per_epoch,
+            trainer.batch_size,
+            trainer.current_epoch,
+            tuple(trainer.configuration_manager.patch_size),
+        )
+        for trainer in trainers
+    }
+    if len(alike) > 1:
+        raise TrainingError(
+            "trainings side by side need the same seed, length, batch, patch and epoch to go on from; they have "
+            f"{sorted(alike)}"
+        )
+    folders = {trainer.soft_label_folder for trainer in soft}
+    if len(folders) > 1:
+        raise TrainingError(f"trainings side by side share one folder of soft labels, not {sorted(map(str, folders))}")
+    first.on_train_start()
+    for trainer in trainers:
+        if trainer is not first:
+            trainer.shared_loaders = (first.dataloader_train, first.dataloader_val)
+            trainer.on_train_start()
+    for _ in range(first.current_epoch, first.num_epochs):
+        for trainer in trainers:
+            trainer.on_epoch_start()
+            trainer.on_train_epoch_start()
+        outputs: list[list[Any]] = [[] for _ in trainers]
+        for _ in range(first.num_iterations_per_epoch):
+            batch = next(first.dataloader_train)
+            for trainer, output in zip(trainers, outputs, strict=True):
+                output.append(trainer.train_step(batch))
+        for trainer, output in zip(trainers, outputs, strict=True):
+            trainer.on_train_epoch_end(output)
+        with torch.no_grad():
+            for trainer in trainers:
+                trainer.on_validation_epoch_start()
+            validated: list[list[Any]] = [[] for _ in trainers]
+            for _ in range(first.num_val_iterations_per_epoch):
+                batch = next(first.dataloader_val)
+                for trainer, output in zip(trainers, validated, strict=True):
+                    output.append(trainer.validation_step(batch))
+            for trainer, output in zip(trainers, validated, strict=True):
+                trainer.on_validation_epoch_end(output)
+        for trainer in trainers:
+            trainer.on_epoch_end()
+    for trainer in trainers:
+        trainer.on_train_end()
