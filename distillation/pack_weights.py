@@ -2,44 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
-from distillation.plans import check_architecture
 from KDSegmentatorLib.errors import TeacherError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from KDSegmentatorLib.packs.pack import StudentPack
 
 _KERNEL_SUFFIX = ".float16"
 _NORMALIZATION = "normalization"
 _LEAST_AGREEMENT = 0.995
 """Share of the probe's voxels that have to get the label that the pack gives them."""
-
-
-def build_network(configuration: Mapping[str, Any], *, channels: int, labels: int) -> nn.Module:
-    """Return nnU-Net's network for a configuration of resolved plans, with drawn weights and deep supervision on.
-
-    Raises:
-        TeacherError: the plans name a class that is not on the list of allowed ones.
-    """
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-
-    architecture = check_architecture(dict(configuration))
-    network: nn.Module = get_network_from_plans(
-        architecture["network_class_name"],
-        architecture["arch_kwargs"],
-        architecture["_kw_requires_import"],
-        channels,
-        labels,
-        deep_supervision=True,
-    )
-    return network
 
 
 def load_pack_weights(network: nn.Module, pack: StudentPack) -> None:

@@ -124,7 +124,9 @@ def probabilities(
     """
     padded, inside = pad_nd_image(image, tuple(patch_size), "constant", {"value": 0}, True)
     steps = compute_steps_for_sliding_window(tuple(padded.shape[1:]), tuple(patch_size), 0.5)
-    weights = compute_gaussian(tuple(patch_size), sigma_scale=1 / 8, value_scaling_factor=10).float()
+    weights = compute_gaussian(
+        tuple(patch_size), sigma_scale=1 / 8, value_scaling_factor=10, dtype=torch.float32, device=image.device
+    )
     flips = [
         tuple(axis + 2 for axis in axes)
         for count in range(len(mirroring_axes) + 1)
