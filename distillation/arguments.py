@@ -20,6 +20,7 @@ In one go:
 Or one stage at a time:
   kdseg-distill prepare       RECIPE --workspace WORK --raw DATA
   kdseg-distill train-teacher RECIPE --workspace WORK --raw DATA     (not needed with --teacher)
+  kdseg-distill teach         RECIPE --workspace WORK --raw DATA     (for methods with soft_labels)
   kdseg-distill distil        RECIPE --workspace WORK --raw DATA
   kdseg-distill evaluate      RECIPE --workspace WORK --raw DATA
   kdseg-distill export        RECIPE --workspace WORK --raw DATA --output PACKS
@@ -62,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_import(commands.add_parser("import", parents=[packs], help="make a pack of any trained nnU-Net v2 model"))
     commands.add_parser("prepare", parents=[common], help="check, fingerprint, plan and preprocess the dataset")
     commands.add_parser("train-teacher", parents=[common, device], help="train the teacher")
+    commands.add_parser("teach", parents=[common, device], help="write what teachers say of the training cases")
     commands.add_parser("distil", parents=[common, students, device], help="train the students, plain and distilled")
     evaluate = commands.add_parser(
         "evaluate",

@@ -134,9 +134,13 @@ def _train_teacher(stages: Stages, options: argparse.Namespace) -> None:
     _run_stages(stages, options, "teacher")
 
 
+def _teach(stages: Stages, options: argparse.Namespace) -> None:
+    _run_stages(stages, options, "teach")
+
+
 def _distil(stages: Stages, options: argparse.Namespace) -> None:
     given: tuple[Stage, ...] = ("teacher",) if stages.given_teacher is not None else ()  # it is checked first
-    _run_stages(stages, options, *given, "students", students=_students(stages, options))
+    _run_stages(stages, options, *given, "teach", "students", students=_students(stages, options))
 
 
 def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
@@ -234,9 +238,7 @@ def _run_stages(
 ) -> None:
     """Run stages as ``run`` would; of the students only these."""
     settings = _run_settings(options)
-    steps = steps_of(stages, settings, _say, names)
-    wanted = [step for step in steps if students is None or step.student in (None, *students)]
-    run(wanted, stages, device=settings.device, say=_say)
+    run(steps_of(stages, settings, _say, names, students), stages, device=settings.device, say=_say)
 
 
 def _run_settings(options: argparse.Namespace) -> RunSettings:
@@ -296,6 +298,7 @@ def _set_workers() -> None:
 _STAGES = {
     "prepare": _prepare,
     "train-teacher": _train_teacher,
+    "teach": _teach,
     "distil": _distil,
     "evaluate": _evaluate,
     "export": _export,

@@ -16,7 +16,7 @@ from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
 from KDSegmentatorLib.packs.manifest import Method
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 TRAINER_FOLDER = Path(__file__).parent / "nnunet_trainers"
 
@@ -99,36 +99,76 @@ def train(
     Raises:
         TrainingError: the dataset is not preprocessed, or a run of the same name was started with other plans.
     """
+    return train_side_by_side(
+        workspace, dataset=dataset, plans=[plans], configuration=configuration, fold=fold, device=device
+    )[0]
+
+
+def train_side_by_side(
+    workspace: Workspace,
+    *,
+    dataset: str,
+    plans: Sequence[dict[str, Any]],
+    configuration: str,
+    fold: int,
+    device: str = "cpu",
+) -> list[Path]:
+    """Train networks that see the same batches, as :func:`train` does with one, and return their model folders.
+
+    Augmentation is paid for once, and differences between the networks are not those of their batches. Finished ones
+    are left out, and one that a kill left behind catches up first.
+
+    Args:
+        workspace: nnU-Net's folders.
+        dataset: ``DatasetXXX_Name``.
+        plans: of each network; with the same seed, length, batch and patch size.
+        configuration: for example ``3d_fullres``.
+        fold: fold of nnU-Net's five-fold split.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        TrainingError: as for :func:`train`, or they cannot share batches.
+    """
     from distillation import distributed
 
-    method = method_of(plans)
-    folder = model_folder(workspace, dataset, method, plans["plans_name"], configuration)
-    fold_folder = folder / f"fold_{fold}"
     distributed.join_processes(device)
+    folders, trainers = [], []
     with workspace.activated():
-        # the first process decides: another one could see a file that appears in between
-        if distributed.from_first((fold_folder / "checkpoint_final.pth").is_file()):
-            if not _same_run(read_plans(folder / "plans.json"), plans):
-                raise TrainingError(
-                    f"{folder} was trained with other settings than the recipe's; remove or rename it to train again, "
-                    "or put the recipe back"
-                )
-            return folder
-        resume = distributed.from_first(any((fold_folder / name).is_file() for name in _TO_GO_ON_FROM))
-        if distributed.process_rank() == 0:
-            _write_plans(workspace.preprocessed / dataset, plans, started=resume)
-        distributed.wait_for_all()
-        import torch
-        from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+        for each in plans:
+            method = method_of(each)
+            folder = model_folder(workspace, dataset, method, each["plans_name"], configuration)
+            fold_folder = folder / f"fold_{fold}"
+            folders.append(folder)
+            # the first process decides: another one could see a file that appears in between
+            if distributed.from_first((fold_folder / "checkpoint_final.pth").is_file()):
+                if not _same_run(read_plans(folder / "plans.json"), each):
+                    raise TrainingError(
+                        f"{folder} was trained with other settings than the recipe's; remove or rename it to train "
+                        "again, or put the recipe back"
+                    )
+                continue
+            resume = distributed.from_first(any((fold_folder / name).is_file() for name in _TO_GO_ON_FROM))
+            if distributed.process_rank() == 0:
+                _write_plans(workspace.preprocessed / dataset, each, started=resume)
+            distributed.wait_for_all()
+            import torch
+            from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
 
-        trainer = get_trainer_from_args(
-            dataset, configuration, fold, trainer_name(method), plans["plans_name"], resume, device=torch.device(device)
-        )
-        maybe_load_checkpoint(trainer, resume, False)
-        with kept_memory() if device == "cpu" else nullcontext():
-            trainer.run_training()
-        distributed.wait_for_all()
-    return folder
+            name, where = trainer_name(method), torch.device(device)
+            trainer = get_trainer_from_args(
+                dataset, configuration, fold, name, each["plans_name"], resume, device=where
+            )
+            maybe_load_checkpoint(trainer, resume, False)
+            if not trainer.was_initialized:
+                trainer.initialize()
+            trainers.append(trainer)
+        if trainers:
+            from distillation.trainers import train_together
+
+            with kept_memory() if device == "cpu" else nullcontext():
+                train_together(trainers)
+            distributed.wait_for_all()
+    return folders
 
 
 def model_folder(workspace: Workspace, dataset: str, method: Method, plans_name: str, configuration: str) -> Path:
@@ -163,8 +203,9 @@ def training_progress(
 
 def method_of(plans: dict[str, Any]) -> Method:
     """Return the method that plans are for: ``plain`` or the distillation's."""
-    distillation = TrainingSettings.from_plans(plans).distillation
-    return "plain" if distillation is None else distillation.method
+    settings = TrainingSettings.from_plans(plans)
+    teaching = settings.distillation or settings.soft_labels
+    return "plain" if teaching is None else teaching.method
 
 
 def _same_run(found: dict[str, Any], wanted: dict[str, Any]) -> bool:

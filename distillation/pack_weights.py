@@ -50,9 +50,8 @@ def load_pack_weights(network: nn.Module, pack: StudentPack) -> None:
     for number, norm in zip(numbers, norms, strict=True):
         wanted[f"{norm}.weight"] = torch.from_numpy(stored[f"{_NORMALIZATION}{number}.scale"].copy()).flatten()
         wanted[f"{norm}.bias"] = torch.from_numpy(stored[f"{_NORMALIZATION}{number}.bias"].copy()).flatten()
-    for name, values in stored.items():
-        if not name.startswith(_NORMALIZATION):
-            wanted[name] = torch.from_numpy(values.astype(np.float32))
+    kernels = {name: values for name, values in stored.items() if not name.startswith(_NORMALIZATION)}
+    wanted |= {name: torch.from_numpy(values.astype(np.float32)) for name, values in kernels.items()}
     last = len(network.decoder.seg_layers) - 1  # type: ignore[union-attr, arg-type]
     head = pack.head()
     wanted[f"decoder.seg_layers.{last}.weight"] = torch.from_numpy(head.weight.copy())[:, :, None, None, None]

@@ -13,7 +13,7 @@ import yaml
 
 from distillation.augmentation.settings import NNUNETS_OWN, AugmentationSettings
 from distillation.evaluation.scores import SurfaceSettings
-from distillation.settings import MINIMUM_WIDTH, Optimizer, Precision, TrainingSettings
+from distillation.settings import MINIMUM_WIDTH, Optimizer, Precision, SoftLabelSettings, TrainingSettings
 from distillation.sizes import alpha_of
 from distillation.synthesis.synthesis_recipe import SynthesisRecipe
 from KDSegmentatorLib.errors import InvalidSettingsError
@@ -23,6 +23,9 @@ from KDSegmentatorLib.packs.strict_json import FieldError, Rule, Rules, build
 
 if TYPE_CHECKING:
     from distillation.losses.term import DistillationTerm
+
+SOFT_LABELS = "soft_labels"
+"""Key of a method for stored probabilities."""
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
@@ -134,14 +137,36 @@ class TeacherRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeachingRecipe:
+    """Whose probabilities are stored for methods with ``soft_labels``.
+
+    Attributes:
+        networks: folders of packs or of nnU-Net models, relative to the recipe's file; their mean teaches. None of them
+            takes the recipe's own teacher.
+        mirroring: average over windows mirrored along the ``mirroring_axes`` of ``training``.
+    """
+
+    networks: tuple[str, ...] = ()
+    mirroring: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodRecipe:
-    """A distillation method: one or more losses, added by weight.
+    """A distillation method: losses beside a running teacher, added by weight, or stored soft labels, or both.
 
     Attributes:
         terms: the losses by their names (:func:`distillation.losses.registry.known_losses`).
+        soft_labels: how stored probabilities take part; None if they do not. Its folder is filled in by
+            :mod:`distillation.students`.
     """
 
     terms: dict[str, DistillationTerm]
+    soft_labels: SoftLabelSettings | None = None
+
+    @property
+    def needs_soft_labels(self) -> bool:
+        """Whether teachers have to write soft labels before."""
+        return self.soft_labels is not None and not self.soft_labels.hard
 
     @property
     def uses_features(self) -> bool:
@@ -157,7 +182,15 @@ class MethodRecipe:
         """
         from distillation.losses.registry import read_terms  # torch takes seconds, and help needs none
 
-        return cls(terms=read_terms(content, path))
+        terms = dict(content) if isinstance(content, dict) else content
+        if not isinstance(terms, dict) or SOFT_LABELS not in terms:
+            return cls(terms=read_terms(content, path))
+        values = terms.pop(SOFT_LABELS)
+        try:
+            soft = SoftLabelSettings(method=path.rpartition(".")[2], folder="", **(values or {}))
+        except (TypeError, InvalidSettingsError) as error:
+            raise FieldError(f"{path}.{SOFT_LABELS}", str(error)) from error
+        return cls(terms=read_terms(terms, path) if terms else {}, soft_labels=soft)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,6 +272,7 @@ class Recipe:
     """A whole family, from dataset to packs.
 
     Attributes:
+        teaching: whose probabilities soft labels are.
         evaluation: how NSD is defined, in the tables and in the packs.
         synthesis: how the dataset is made of label maps; None if it is collected.
     """
@@ -249,6 +283,7 @@ class Recipe:
     methods: dict[str, MethodRecipe]
     students: tuple[StudentRecipe, ...]
     pack: PackRecipe
+    teaching: TeachingRecipe = field(default_factory=TeachingRecipe)
     evaluation: SurfaceSettings = field(default_factory=SurfaceSettings)
     synthesis: SynthesisRecipe | None = None
 
@@ -366,6 +401,8 @@ def read_recipe(name_or_path: str) -> Recipe:
         recipe = build(Recipe, content, _RULES, TEXT)
     except FieldError as error:
         raise InvalidSettingsError(f"{path.name}: {error}") from error
+    networks = tuple(str(path.parent / each) for each in recipe.teaching.networks)
+    recipe = replace(recipe, teaching=replace(recipe.teaching, networks=networks))
     if recipe.teacher.folder is None:
         return recipe
     return replace(recipe, teacher=replace(recipe.teacher, folder=str(path.parent / recipe.teacher.folder)))

@@ -129,6 +129,7 @@ class SoftLabelSettings:
     """How stored teacher probabilities take part in the loss: (1 - w) L_seg + w L_soft.
 
     Attributes:
+        method: the recipe's name for it, for example ``mix``.
         folder: what ``kdseg-distill teach`` wrote.
         weight: w at the end, in [0, 1].
         ramp_start: share of the training until which w is 0; from the first iteration on, soft labels do harm (a label
@@ -138,6 +139,7 @@ class SoftLabelSettings:
             tells what of a gain comes from the form of the loss.
     """
 
+    method: str
     folder: str
     weight: float = 0.5
     ramp_start: float = 0.3
@@ -228,7 +230,10 @@ class TrainingSettings:
         mine, others = self.distillation, other.distillation
         same_teacher = mine is others if mine is None or others is None else mine.same_but_for_place(others)
         same_start = _inside_results(self.initial_checkpoint) == _inside_results(other.initial_checkpoint)
-        here = replace(self, initial_checkpoint=other.initial_checkpoint, distillation=others)
+        soft = self.soft_labels
+        if soft is not None and other.soft_labels is not None:
+            soft = replace(soft, folder=other.soft_labels.folder)  # it says itself whose they are
+        here = replace(self, initial_checkpoint=other.initial_checkpoint, distillation=others, soft_labels=soft)
         return same_teacher and same_start and here == other
 
     def to_plans(self) -> dict[str, Any]:

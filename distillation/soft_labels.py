@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,10 @@ from KDSegmentatorLib.io.files import atomic_output
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from distillation.settings import SoftLabelSettings
+
 TOP_CLASSES = 4
-"""Classes that are kept of a voxel. Of 46 brain structures the fifth has a probability below 1/255 nearly everywhere."""
+"""Classes that are kept of a voxel, the most probable ones."""
 
 INDEX_NAME = "soft_labels.json"
 _STEPS = 255
@@ -42,8 +44,8 @@ class TeachingNetwork:
     Attributes:
         network: gives logits (batch, classes, z, y, x), or a list with these first; in evaluation mode.
         sha256: of its weights' file.
-        trained_on: names of the cases that it was trained on. Where others did not see a case, they label it alone: what
-            a network says of its own training cases is hardly more than their references.
+        trained_on: names of the cases that it was trained on. Where others did not see a case, they label it alone:
+            what a network says of its own training cases is hardly more than their references.
     """
 
     network: nn.Module
@@ -53,7 +55,7 @@ class TeachingNetwork:
 
 def teach(
     teachers: Sequence[TeachingNetwork],
-    cases: Mapping[str, npt.NDArray[np.float32]] | Sequence[str],
+    cases: Sequence[str],
     load: Callable[[str], npt.NDArray[np.float32]],
     *,
     patch_size: Sequence[int],
@@ -84,16 +86,18 @@ def teach(
         check_soft_labels(into, index)
     with atomic_output(path) as temporary:
         temporary.write_text(json.dumps(index, indent=2), encoding="utf-8")
-    names = list(cases)
-    for number, name in enumerate(names, start=1):
+    for number, name in enumerate(cases, start=1):
         if not (into / f"{name}.npy").is_file():
             unseen = [each for each in teachers if name not in each.trained_on] or list(teachers)
-            image = torch.from_numpy(np.ascontiguousarray(load(name), dtype=np.float32))
-            total = sum(probabilities(each.network, image, patch_size, mirroring_axes) for each in unseen)
+            device = next((weights.device for weights in unseen[0].network.parameters()), torch.device("cpu"))
+            image = torch.from_numpy(np.ascontiguousarray(load(name), dtype=np.float32)).to(device)
+            mean = torch.zeros(())
+            for each in unseen:
+                mean = mean + probabilities(each.network, image, patch_size, mirroring_axes).cpu() / len(unseen)
             with atomic_output(into / f"{name}.npy") as temporary, temporary.open("wb") as file:
-                np.save(file, compressed(total / len(unseen)))
+                np.save(file, compressed(mean))
         if progress is not None:
-            progress(number, len(names))
+            progress(number, len(cases))
 
 
 def check_soft_labels(folder: Path, wanted: Mapping[str, Any]) -> None:
@@ -109,9 +113,21 @@ def check_soft_labels(folder: Path, wanted: Mapping[str, Any]) -> None:
     for key, value in wanted.items():
         if found.get(key) != value:
             raise TeacherError(
-                f"the soft labels in {folder} have {key} {found.get(key)!r}, wanted is {value!r}; remove the folder and "
-                "run 'kdseg-distill teach' again"
+                f"the soft labels in {folder} have {key} {found.get(key)!r}, wanted is {value!r}; remove the "
+                "folder and run 'kdseg-distill teach' again"
             )
+
+
+def describe_soft_labels(settings: SoftLabelSettings) -> dict[str, Any]:
+    """Return how a student learnt from soft labels, and whose they were, where that is still known."""
+    values = {name: value for name, value in asdict(settings).items() if name not in ("method", "folder")}
+    if settings.hard:
+        return values
+    try:
+        index = json.loads((Path(settings.folder) / INDEX_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return values
+    return {**values, "teachers": " ".join(index["teachers"]), "mirroring_axes": index["mirroring_axes"]}
 
 
 @torch.inference_mode()
@@ -133,16 +149,17 @@ def probabilities(
         for axes in itertools.combinations(mirroring_axes, count)
     ]
     logits = torch.zeros(())
-    counts = torch.zeros(padded.shape[1:])
+    counts = torch.zeros(padded.shape[1:], device=image.device)
     for corner in itertools.product(*steps):
-        window = tuple(slice(start, start + size) for start, size in zip(corner, patch_size, strict=True))
-        patch = padded[(slice(None), *window)][None]
-        seen = sum(_first(network(patch.flip(flip))).flip(flip) for flip in flips)[0].float() / len(flips)
+        window = (slice(None), *(slice(start, start + size) for start, size in zip(corner, patch_size, strict=True)))
+        patch = padded[window][None]
+        seen = torch.stack([_first(network(patch.flip(flip))).flip(flip)[0].float() for flip in flips]).mean(0)
         if not logits.ndim:
-            logits = torch.zeros((seen.shape[0], *padded.shape[1:]))
-        logits[(slice(None), *window)] += seen * weights
-        counts[window] += weights
-    return torch.softmax(logits[(slice(None), *inside[1:])] / counts[inside[1:]], dim=0)
+            logits = torch.zeros((seen.shape[0], *padded.shape[1:]), device=image.device)
+        logits[window] += seen * weights
+        counts[window[1:]] += weights
+    inside = (slice(None), *inside[1:])
+    return torch.softmax(logits[inside] / counts[inside[1:]], dim=0)
 
 
 def compressed(values: torch.Tensor) -> npt.NDArray[np.uint8]:
@@ -197,7 +214,7 @@ class SoftLabelLoader(nnUNetDataLoader):  # type: ignore[misc]  # nnU-Net carrie
                         f"{image.shape[1:]}; run 'kdseg-distill teach' again"
                     )
                 planes = soft.reshape(-1, *soft.shape[2:])
-                cropped = crop_and_pad_nd(planes, box, 0).reshape(2, -1, *self.patch_size)
+                cropped = crop_and_pad_nd(planes, box, 0).reshape((2, -1, *self.patch_size))
                 samples.append(
                     self.transforms(
                         image=torch.from_numpy(crop_and_pad_nd(image, box, 0)).float(),

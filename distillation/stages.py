@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from distillation.dataset import Case, check_grids, find_dataset
 from distillation.files import write_json
-from distillation.launch import method_of, model_folder, train, training_progress
+from distillation.launch import method_of, model_folder, train_side_by_side, training_progress
 from distillation.plans import read_plans, resolve_configuration
 from distillation.prepare import PreparedDataset, find_prepared, prepare
+from distillation.settings import TrainingSettings
 from distillation.source_files import changed_sources, some
 from distillation.splits import SPLITS_NAME, grouped, read_splits
 from distillation.students import (
@@ -22,6 +23,7 @@ from distillation.students import (
     plans_for_teacher,
     plans_for_warm_up,
     select_students,
+    soft_label_folder,
     student_folder,
     teacher_folder,
     warm_up_folder,
@@ -104,16 +106,46 @@ class Stages:
     def train_teacher(self, device: str = "cpu") -> TeacherSource:
         """Train the teacher; a given one is taken as it is."""
         if self.given_teacher is None:
-            self._train(self._plans_of(None), device)
+            self._train([self._plans_of(None)], device)
         return self.teacher()
 
-    def train_student(self, student: Student, device: str = "cpu") -> Path:
-        """Train one student, with its warm-up if it has one, and return its model folder."""
-        plans = self.prepared().plans
-        wanted = self._plans_of(student)
-        if self.recipe.student(student.size).warm_up_epochs:
-            self._train(plans_for_warm_up(self.recipe, student.size, plans), device)
-        return self._train(wanted, device)
+    def teach(self, device: str = "cpu", progress: Callable[[int, int], None] | None = None) -> Path:
+        """Write the soft labels of the training cases and return their folder; what is there is kept."""
+        from distillation.teaching import write_soft_labels
+
+        return write_soft_labels(self.recipe, self.prepared(), self.teacher(), device=device, progress=progress)
+
+    def teaching(self) -> Progress:
+        """Return how far the soft labels of the training cases are."""
+        try:
+            folder = soft_label_folder(self.prepared(), self.recipe.dataset.configuration)
+            missing = [name for name in self._split()["train"] if not (folder / f"{name}.npy").is_file()]
+        except (KDSegmentatorError, KeyError):  # not prepared
+            return "new"
+        return "started" if missing and folder.is_dir() else "new" if missing else "done"
+
+    def train_students(self, students: Sequence[Student], device: str = "cpu") -> list[Path]:
+        """Train students of one size, with its warm-up if it has one, and return their model folders.
+
+        They see the same batches, side by side, so that differences between methods are not those of luck. A student
+        with a teacher that runs beside it takes many times as long as the others, and trains by itself, on the same
+        batches.
+        """
+        size = students[0].size
+        methods = [student.method for student in students if student.method in self.recipe.methods]
+        wanted = [self._plans_of(student) for student in students]
+        if self.recipe.student(size).warm_up_epochs:
+            self._train([plans_for_warm_up(self.recipe, size, self.prepared().plans)], device)
+        alone = [TrainingSettings.from_plans(plans).distillation is not None for plans in wanted]
+        if self.teaching() != "done" and any(self.recipe.methods[m].needs_soft_labels for m in methods):
+            raise TrainingError("the training cases have no soft labels yet; run 'kdseg-distill teach' first")
+        together = [plans for plans, by_itself in zip(wanted, alone, strict=True) if not by_itself]
+        if together:
+            self._train(together, device)
+        for plans, by_itself in zip(wanted, alone, strict=True):
+            if by_itself:
+                self._train([plans], device)
+        return [self._fold_folder(plans).parent for plans in wanted]
 
     def preparation(self) -> Progress:
         """Return whether the dataset is prepared as the recipe says."""
@@ -453,23 +485,24 @@ class Stages:
             return True
         return bool(known == self._split())
 
-    def _train(self, plans: dict[str, Any], device: str) -> Path:
+    def _train(self, networks: Sequence[dict[str, Any]], device: str) -> None:
         dataset = self.recipe.dataset
-        folder = self._fold_folder(plans)
-        begun = any(folder.glob("checkpoint_*.pth"))
-        if begun and not self._same_split(plans):
-            raise TrainingError(
-                f"{folder} was trained with another split than {self.workspace.preprocessed / dataset.name}/"
-                f"{SPLITS_NAME}. No training is thrown away: put the split back, or rename {folder.parent} to "
-                "train again"
-            )
-        if not begun and os.environ.get("RANK", "0") == "0":  # of torchrun
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / _SPLIT_OF_TRAINING, self._split())
-        return train(
+        for plans in networks:
+            folder = self._fold_folder(plans)
+            begun = any(folder.glob("checkpoint_*.pth"))
+            if begun and not self._same_split(plans):
+                raise TrainingError(
+                    f"{folder} was trained with another split than {self.workspace.preprocessed / dataset.name}/"
+                    f"{SPLITS_NAME}. No training is thrown away: put the split back, or rename {folder.parent} to "
+                    "train again"
+                )
+            if not begun and os.environ.get("RANK", "0") == "0":  # of torchrun
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / _SPLIT_OF_TRAINING, self._split())
+        train_side_by_side(
             self.workspace,
             dataset=dataset.name,
-            plans=plans,
+            plans=networks,
             configuration=dataset.configuration,
             fold=dataset.fold,
             device=device,
@@ -483,11 +516,14 @@ class Stages:
 
     def _plans_of(self, student: Student | None) -> dict[str, Any]:
         """Return the plans that a student, or the teacher for None, is trained from."""
-        plans = self.prepared().plans
+        prepared, dataset = self.prepared(), self.recipe.dataset
+        plans = prepared.plans
         if student is None:
             return plans_for_teacher(self.recipe, plans)
         warm_up = warm_up_folder(self.workspace, self.recipe, student.size, plans)
-        return plans_for_student(self.recipe, student, plans, self.teacher(), warm_up)
+        return plans_for_student(
+            self.recipe, student, plans, self.teacher(), warm_up, soft_label_folder(prepared, dataset.configuration)
+        )
 
     def _given_plans(self) -> dict[str, Any] | None:
         return None if self.given_teacher is None else read_plans(self.given_teacher.folder / "plans.json")

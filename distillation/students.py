@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.launch import model_folder
-from distillation.plans import student_plans
+from distillation.plans import resolve_configuration, student_plans
 from distillation.settings import DistillationSettings, TeacherSettings, TrainingSettings
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
@@ -16,6 +16,7 @@ from KDSegmentatorLib.packs.rules import name_part
 
 if TYPE_CHECKING:
     from distillation.launch import Workspace
+    from distillation.prepare import PreparedDataset
     from distillation.recipe import Recipe
     from KDSegmentatorLib.packs.manifest import Method
 
@@ -106,6 +107,7 @@ def plans_for_student(
     plans: dict[str, Any],
     teacher: TeacherSource | None,
     warm_up: Path | None = None,
+    soft_labels: Path | None = None,
 ) -> dict[str, Any]:
     """Return the plans that a student is trained from.
 
@@ -115,6 +117,7 @@ def plans_for_student(
         plans: the teacher's plans.
         teacher: needed unless the method is ``plain``.
         warm_up: model folder of the size's warm-up (:func:`warm_up_folder`); None if the recipe has none.
+        soft_labels: folder of the stored probabilities, for methods with ``soft_labels``.
 
     Raises:
         TrainingError: the method needs a teacher and there is none.
@@ -122,6 +125,8 @@ def plans_for_student(
     of_size = recipe.student(student.size)
     settings = _continued(recipe.student_settings(of_size, of_size.epochs), recipe, student.size, warm_up)
     if student.method != "plain":
+        settings = _with_soft_labels(settings, recipe, student.method, soft_labels)
+    if student.method != "plain" and recipe.methods[student.method].terms:
         settings = _with_teacher(settings, recipe, student.method, teacher)
     return student_plans(
         plans,
@@ -142,6 +147,12 @@ def student_folder(workspace: Workspace, recipe: Recipe, student: Student, plans
     """Return where a student of a recipe is trained."""
     name = _plans_name(plans, student.size, student.method)
     return model_folder(workspace, recipe.dataset.name, student.method, name, recipe.dataset.configuration)
+
+
+def soft_label_folder(prepared: PreparedDataset, configuration: str) -> Path:
+    """Return where the stored probabilities of a prepared dataset lie."""
+    identifier = resolve_configuration(prepared.plans, configuration)["data_identifier"]
+    return prepared.folder / f"{identifier}_soft_labels"
 
 
 def warm_up_folder(workspace: Workspace, recipe: Recipe, size: str, plans: dict[str, Any]) -> Path | None:
@@ -165,6 +176,17 @@ def _continued(settings: TrainingSettings, recipe: Recipe, size: str, warm_up: P
     )
 
 
+def _with_soft_labels(
+    settings: TrainingSettings, recipe: Recipe, method: Method, folder: Path | None
+) -> TrainingSettings:
+    if method not in recipe.methods:
+        raise InvalidSettingsError(f"the recipe's 'methods' does not set '{method}'")
+    soft = recipe.methods[method].soft_labels
+    if soft is None:
+        return settings
+    return replace(settings, soft_labels=replace(soft, folder="" if folder is None else str(folder.resolve())))
+
+
 def _with_teacher(
     settings: TrainingSettings, recipe: Recipe, method: Method, teacher: TeacherSource | None
 ) -> TrainingSettings:
@@ -176,8 +198,6 @@ def _with_teacher(
                 f"there is no trained teacher to distil from{where}; run 'kdseg-distill train-teacher' first or give "
                 "--teacher"
             )
-    if method not in recipe.methods:
-        raise InvalidSettingsError(f"the recipe's 'methods' does not set '{method}'")
     assert teacher is not None  # noqa: S101 - there is at least one fold
     distillation = DistillationSettings(
         method=method,

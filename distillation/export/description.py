@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from distillation.plans import scale_features
 from distillation.settings import MINIMUM_WIDTH, PLANS_KEY, DistillationSettings, TrainingSettings
 from distillation.sizes import alpha_of
+from distillation.soft_labels import describe_soft_labels
 from distillation.versions import EXPORT_PACKAGES, package_versions
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.io.files import file_sha256
@@ -99,12 +100,15 @@ def describe_provenance(model: ModelFolder, teacher: ModelFolder | None) -> Prov
     """
     settings = TrainingSettings.from_plans(model.plans) if PLANS_KEY in model.plans else None
     distillation = settings.distillation if settings else None
-    method: Method = "teacher" if teacher is None else distillation.method if distillation else "plain"
-    if distillation and teacher is None:
+    teaching = (distillation or settings.soft_labels) if settings else None
+    method: Method = "teacher" if teacher is None else teaching.method if teaching else "plain"
+    if teaching and teacher is None:
         raise ExportError(f"{model.folder} was distilled, so that it is not a teacher; export it as a student")
     if distillation and teacher:
         _check_teacher(model, teacher, distillation)
-    losses = distillation.losses if distillation else {}
+    losses = dict(distillation.losses) if distillation else {}
+    if settings and settings.soft_labels:
+        losses["soft_labels"] = describe_soft_labels(settings.soft_labels)
     logit = losses.get("logit")
     return Provenance(
         method=method,

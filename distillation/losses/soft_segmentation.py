@@ -22,8 +22,8 @@ class SoftSegmentationLoss(nn.Module):
             + \frac{1}{K} \sum_{c \ge 1} \frac{\sum_u |p_c(u) - q_c(u)|}{\sum_u (p_c(u) + q_c(u)) + \epsilon},
         \qquad p = \mathrm{softmax}(z)
 
-    with N voxels and K foreground classes. The usual soft Dice is not smallest at p = q where q is not 0 or 1; this form
-    is, and equals it for hard labels. Dice is taken over the whole batch.
+    with N voxels and K foreground classes. The usual soft Dice is not smallest at p = q where q is not 0 or 1; this
+    form is, and equals it for hard labels. Dice is taken over the whole batch.
 
     The gradient is in closed form, computed for a few thousand voxels at a time: with
     :math:`g_c = \frac{1}{K} (\mathrm{sign}(p_c - q_c) / S_c - D_c / S_c^2)` for c >= 1 and 0 for the background,

@@ -6,7 +6,7 @@ plans, tables with the hashes of the packs that they are about. There is no othe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from distillation.stages import Stages
     from KDSegmentatorLib.packs.pack import StudentPack
 
-Stage = Literal["prepare", "teacher", "students", "evaluate", "export", "report"]
+Stage = Literal["prepare", "teacher", "teach", "students", "evaluate", "export", "report"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -89,7 +89,11 @@ def parse_stages(text: str | None) -> tuple[Stage, ...]:
 
 
 def steps_of(
-    stages: Stages, settings: RunSettings, say: Callable[[str], None], wanted: tuple[Stage, ...] = STAGES
+    stages: Stages,
+    settings: RunSettings,
+    say: Callable[[str], None],
+    wanted: tuple[Stage, ...] = STAGES,
+    students: Sequence[Student] | None = None,
 ) -> list[Step]:
     """Return the steps of some stages in their order.
 
@@ -98,8 +102,10 @@ def steps_of(
         settings: how it is run.
         say: called with lines for people.
         wanted: the stages.
+        students: those to train; None for all of the recipe.
     """
     recipe, storage = stages.recipe, settings.storage
+    trained = select_students(recipe) if students is None else students
 
     def say_agreement(name: str, agreement: Agreement) -> None:
         say(describe_agreement(name, agreement))
@@ -150,12 +156,25 @@ def steps_of(
 
         say(f"report: {write_report(stages)}")
 
+    def train(student: Student) -> None:
+        """Train a student, and beside it all others of its size that are not trained."""
+        of_size = [each for each in trained if each.size == student.size and stages.training(each) != "done"]
+        for each, folder in zip(of_size, stages.train_students(of_size, settings.device), strict=True):
+            say(f"{each.title}: {folder}")
+
+    def teach() -> None:
+        def tell(done: int, total: int) -> None:
+            if done % max(1, total // 20) == 0 or done == total:
+                say(f"soft labels: {done}/{total} cases")
+
+        say(f"soft labels: {stages.teach(settings.device, tell)}")
+
     def training(student: Student) -> Step:
         return Step(
             stage="students",
             name=f"student {student.title}",
             progress=lambda: stages.training(student),
-            work=lambda: say(f"{student.title}: {stages.train_student(student, settings.device)}"),
+            work=lambda: train(student),
             model_folder=lambda: stages.source(student.size, student.method).folder,
             student=student,
         )
@@ -170,10 +189,12 @@ def steps_of(
             work=lambda: say(f"teacher: {stages.train_teacher(settings.device).folder}"),
             model_folder=lambda: stages.teacher().folder,
         )
+    taught = any(method.needs_soft_labels for method in recipe.methods.values())
     every = [
         Step(stage="prepare", name="prepare", progress=stages.preparation, work=prepare),
         teacher,
-        *(training(student) for student in select_students(recipe)),
+        *([Step(stage="teach", name="teach", progress=stages.teaching, work=teach)] if taught else []),
+        *(training(student) for student in trained),
         Step(
             stage="evaluate",
             name="evaluate",

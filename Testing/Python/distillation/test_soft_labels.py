@@ -133,7 +133,7 @@ def test_soft_labels_of_other_teachers_or_another_preprocessing_are_refused(tmp_
     first = [TeachingNetwork(network=Brightness(), sha256="1" * 64)]
     teach(first, ["a"], lambda _: image().numpy(), about=ABOUT, **options)
     other = [TeachingNetwork(network=Brightness(), sha256="2" * 64)]
-    with pytest.raises(TeacherError, match="teachers.*remove the folder"):
+    with pytest.raises(TeacherError, match=r"teachers.*remove the folder"):
         teach(other, ["a"], lambda _: image().numpy(), about=ABOUT, **options)
     with pytest.raises(TeacherError, match="data_identifier 'nnUNetPlans_3d_fullres', wanted is 'other'"):
         check_soft_labels(tmp_path, {"data_identifier": "other"})

@@ -19,7 +19,7 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 from nnunetv2.training.logging.nnunet_logger import LocalLogger  # noqa: E402
 
 from distillation.cli import main  # noqa: E402
-from distillation.launch import Workspace, train  # noqa: E402
+from distillation.launch import Workspace, train, train_side_by_side  # noqa: E402
 from distillation.prepare import prepare  # noqa: E402
 from distillation.recipe import DatasetRecipe  # noqa: E402
 from distillation.teacher import build_network, load_model_folder  # noqa: E402
@@ -184,6 +184,56 @@ def assert_same_state(found, expected):
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=name)
+
+
+def test_networks_side_by_side_become_what_they_would_by_themselves(workspace):
+    options = {"epochs": 2, "iterations_per_epoch": 2}
+    widths = {"wide": 0.5, "narrow": 0.25}
+    alone, both = (
+        [small_plans(workspace, f"{how}_{name}", alpha, **options) for name, alpha in widths.items()]
+        for how in ("alone", "both")
+    )
+    expected = [run(workspace, plans) for plans in alone]
+    found = train_side_by_side(workspace, dataset=DATASET, plans=both, configuration="3d_fullres", fold=0)
+    for one, other in zip(found, expected, strict=True):
+        assert_same_state(checkpoint(one)[WEIGHTS], checkpoint(other)[WEIGHTS])
+        assert load_model_folder(one, 0).mirroring_axes == (0, 1, 2)
+
+
+def test_networks_that_would_need_other_batches_do_not_train_side_by_side(workspace):
+    plans = [small_plans(workspace, f"seed_{seed}", epochs=1, seed=seed) for seed in (1, 2)]
+    with pytest.raises(TrainingError, match="side by side need the same seed"):
+        train_side_by_side(workspace, dataset=DATASET, plans=plans, configuration="3d_fullres", fold=0)
+
+
+def test_soft_labels_from_the_recipe_to_the_pack(workspace, teacher, recipe_text, tmp_path, capsys):
+    taught = "{mix: {soft_labels: {weight: 0.5, ramp_start: 0, ramp_end: 0}}, control: {soft_labels: {hard: true}}}"
+    text = recipe_text.replace("{logit: {logit: {temperature: 2.0, weight: 1.0}}}", taught)
+    text = text.replace("epochs: 2, methods: [plain, logit]", "epochs: 1, methods: [plain, mix, control]")
+    recipe = tmp_path / "spheres.yaml"
+    recipe.write_text(text.replace("method: logit", "method: mix"))
+    work = tmp_path / "work"
+    shutil.copytree(workspace.preprocessed, work / "preprocessed")
+    common = [str(recipe), "--workspace", str(work), "--raw", str(workspace.raw), "--teacher", str(teacher)]
+    assert main(["distil", *common]) == 0, capsys.readouterr()
+    said = capsys.readouterr().out
+    assert said.index("soft labels:") < said.index("x1/2 plain") < said.index("x1/2 mix") < said.index("x1/2 control")
+    weights = {
+        method: checkpoint(next((work / "results").rglob(f"*_{method}__3d_fullres")))[WEIGHTS]
+        for method in ("plain", "mix", "control")
+    }
+    name = next(name for name, value in weights["plain"].items() if value.ndim == 5)
+    assert not torch.equal(weights["plain"][name], weights["mix"][name])
+    assert not torch.equal(weights["control"][name], weights["mix"][name])
+    assert main(["export", *common, "--output", str(tmp_path / "shipped"), "--storage", "float32"]) == 0
+    student = open_pack(tmp_path / "shipped" / "spheres-x1_2").manifest.provenance
+    assert student.method == "mix"
+    assert student.losses["soft_labels"]["weight"] == "0.5"
+    assert len(student.losses["soft_labels"]["teachers"]) == 64
+    shutil.rmtree(next(work.rglob("*_soft_labels")))
+    shutil.rmtree(next((work / "results").rglob("*_mix__3d_fullres")))
+    assert main(["run", *common, "--stage", "students"]) == 2
+    assert "run 'kdseg-distill teach' first" in capsys.readouterr().err
 
 
 def test_what_the_losses_train_along_is_trained_and_kept_apart(workspace, teacher, uninterrupted):
