@@ -353,18 +353,22 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
 
 
 class KDSegDistillingTrainer(KDSegPlainTrainer):
-    """Adds the losses between the student and a frozen teacher: L = L_seg + sum of weight * L_i.
+    """Learns from teachers: losses between student and frozen teacher, L = L_seg + sum of weight * L_i, or soft labels.
 
-    The teacher runs online on the same augmented patch as the student. It belongs to the trainer and not to the
+    A teacher of such losses runs on the same augmented patch as the student. It belongs to the trainer and not to the
     network, so that it is in no checkpoint and gets no update. What the losses train along has a parameter group of its
     own, and a place of its own in the checkpoint, beside the student's weights: a resumed run goes on exactly.
     """
 
     def initialize(self) -> None:
         super().initialize()
+        self.distiller: Distiller | None = None
+        self.trained_along: list[torch.nn.Parameter] = []
         settings = self.settings.distillation
         if settings is None:
-            raise TeacherError("these plans name no teacher; write them with 'kdseg-distill distil'")
+            if self.settings.soft_labels is None:
+                raise TeacherError("these plans name no teacher; write them with 'kdseg-distill distil'")
+            return
         teachers = load_teachers(
             settings, fold=self.fold, dataset=self.dataset_json, configuration=self.configuration_name
         )
@@ -377,8 +381,10 @@ class KDSegDistillingTrainer(KDSegPlainTrainer):
     def loss_terms(
         self, data: torch.Tensor, outputs: list[torch.Tensor], target: list[torch.Tensor]
     ) -> dict[str, torch.Tensor]:
-        distillation = self.distiller.losses(data, outputs, target, self.progress)
-        return {**super().loss_terms(data, outputs, target), **distillation}
+        terms = super().loss_terms(data, outputs, target)
+        if self.distiller is None:
+            return terms
+        return {**terms, **self.distiller.losses(data, outputs, target, self.progress)}
 
     def update(self) -> None:
         if self.trained_along:
@@ -388,10 +394,11 @@ class KDSegDistillingTrainer(KDSegPlainTrainer):
         super().update()
 
     def further_state(self) -> dict[str, Any]:
-        return {_PARTS: self.distiller.parts.state_dict()}
+        return {} if self.distiller is None else {_PARTS: self.distiller.parts.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.distiller.parts.load_state_dict(state.get(_PARTS, {}))
+        if self.distiller is not None:
+            self.distiller.parts.load_state_dict(state.get(_PARTS, {}))
 
 
 def _seed_everything(*numbers: int) -> None:
