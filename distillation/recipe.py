@@ -156,7 +156,7 @@ class MethodRecipe:
 
     Attributes:
         terms: the losses by their names (:func:`distillation.losses.registry.known_losses`).
-        soft_labels: how stored probabilities take part; None if they do not. Its folder is filled in by
+        soft_labels: how stored probabilities take part; None if they do not. Name and folder are filled in by
             :mod:`distillation.students`.
     """
 
@@ -187,7 +187,7 @@ class MethodRecipe:
             return cls(terms=read_terms(content, path))
         values = terms.pop(SOFT_LABELS)
         try:
-            soft = SoftLabelSettings(method=path.rpartition(".")[2], folder="", **(values or {}))
+            soft = SoftLabelSettings(method="", folder="", **(values or {}))
         except (TypeError, InvalidSettingsError) as error:
             raise FieldError(f"{path}.{SOFT_LABELS}", str(error)) from error
         return cls(terms=read_terms(terms, path) if terms else {}, soft_labels=soft)

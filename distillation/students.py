@@ -184,7 +184,8 @@ def _with_soft_labels(
     soft = recipe.methods[method].soft_labels
     if soft is None:
         return settings
-    return replace(settings, soft_labels=replace(soft, folder="" if folder is None else str(folder.resolve())))
+    place = "" if folder is None else str(folder.resolve())
+    return replace(settings, soft_labels=replace(soft, method=method, folder=place))
 
 
 def _with_teacher(
