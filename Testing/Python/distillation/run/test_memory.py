@@ -51,6 +51,7 @@ def test_the_optimisers_numbers_are_counted(plans: Callable[..., Any], optimizer
     trainer = KDSegPlainTrainer.__new__(KDSegPlainTrainer)
     trainer.settings = TrainingSettings(epochs=1, optimizer=optimizer)
     trainer.network, trainer.initial_lr, trainer.weight_decay, trainer.num_epochs = network, 1e-3, 3e-5, 1
+    trainer.num_iterations_per_epoch = 1
     made, _ = trainer.configure_optimizers()
     torch.stack([output.square().mean() for output in network(torch.randn(2, 1, 8, 8, 8))]).sum().backward()
     made.step()

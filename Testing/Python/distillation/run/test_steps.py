@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,13 +82,13 @@ def test_a_training_is_not_gone_on_with_on_another_split(
     path.write_text(json.dumps(SPLIT))
     begun: list[Path] = []
 
-    def train(*_: object, plans: dict[str, Any], **__: object) -> Path:
-        begun.append(stages._fold_folder(plans) / "checkpoint_latest.pth")
+    def train(*_: object, plans: Sequence[dict[str, Any]], **__: object) -> list[Path]:
+        begun.extend(stages._fold_folder(each) / "checkpoint_latest.pth" for each in plans)
         begun[-1].touch()
-        return begun[-1].parents[1]
+        return [begun[-1].parents[1]]
 
-    monkeypatch.setattr("distillation.stages.train", train)
-    wanted = plans_for_teacher(stages.recipe, plans())
+    monkeypatch.setattr("distillation.stages.train_side_by_side", train)
+    wanted = [plans_for_teacher(stages.recipe, plans())]
     stages._train(wanted, "cpu")
     path.write_text(json.dumps([SPLIT[0], {**SPLIT[1], "val": []}]))  # another fold
     stages._train(wanted, "cpu")
