@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from KDSegmentatorLib.analysis.disagreement import DisagreementRegion, largest_disagreement
-from KDSegmentatorLib.analysis.label_map import label_map
-from KDSegmentatorLib.analysis.label_pairs import TITLES, LabelPair, check_same_grid, each_label
+from KDSegmentatorLib.analysis.labels import TITLES, LabelPair, each_label, label_map, on_same_grid
 from KDSegmentatorLib.analysis.overlap import defined
-from KDSegmentatorLib.analysis.spreadsheet import as_text
+from KDSegmentatorLib.analysis.statistics import as_text
 from KDSegmentatorLib.analysis.surface_distance import (
     ABSENT,
     DEFAULT_TOLERANCE_MM,
@@ -122,7 +121,7 @@ def compare(
 
     Args:
         first: label values, (z, y, x).
-        second: label values on the same grid.
+        second: label values on the same grid, in any of its axis orders.
         names: label value (> 0) to the structure's name; None takes all values that one of them holds.
         tolerance_mm: of NSD, see :func:`~KDSegmentatorLib.analysis.surface_distance.surface_agreement`.
         surface: what NSD takes for the surface.
@@ -138,7 +137,7 @@ def compare(
         UnsuitableVolumeError: one of the volumes is not a label map, or both are empty and no label was asked for.
     """
     check_tolerance(tolerance_mm)
-    check_same_grid(first, second, titles)
+    second = on_same_grid(first, second, titles)
     maps = label_map(first, titles[0]), label_map(second, titles[1])
     present = sorted(maps[0].boxes.keys() | maps[1].boxes.keys())
     if names is None:

@@ -1,4 +1,4 @@
-"""Where two segmentations disagree: a map of it, and the place where one label does most."""
+"""Where two segmentations disagree: a map, the place where one label does most, and both by turns as a checkerboard."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from enum import IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.analysis.label_map import label_map
-from KDSegmentatorLib.analysis.label_pairs import TITLES, LabelPair, check_same_grid
-from KDSegmentatorLib.analysis.nearest_voxel import nearest_distances
-from KDSegmentatorLib.analysis.surface_elements import outer_voxels
+from KDSegmentatorLib.analysis.labels import TITLES, LabelPair, label_map, on_same_grid
+from KDSegmentatorLib.analysis.surface_elements import nearest_distances, outer_voxels
 from KDSegmentatorLib.geometry import MM3_PER_ML, Vector, Volume, vector
 
 
@@ -51,7 +49,7 @@ def disagreement_map(
 
     Args:
         first: label values, (z, y, x).
-        second: label values on the same grid.
+        second: label values on the same grid, in any of its axis orders.
         values: the labels to look at, each > 0; all others count as background. None looks at all.
         titles: what to call the segmentations in an error message.
 
@@ -62,7 +60,7 @@ def disagreement_map(
         GeometryError: the two volumes do not share a grid.
         UnsuitableVolumeError: one of the volumes is not a label map.
     """
-    check_same_grid(first, second, titles)
+    second = on_same_grid(first, second, titles)
     maps = label_map(first, titles[0]), label_map(second, titles[1])
     present = {value for labels in maps for value in labels.boxes}
     kept = np.zeros(max(present, default=0) + 1, dtype=np.uint16)
@@ -115,3 +113,38 @@ def _deepest(region: npt.NDArray[np.bool_], spacing: Vector) -> npt.NDArray[np.i
     from_centre = (candidates - voxels.mean(axis=0)) * np.asarray(spacing)
     deepest: npt.NDArray[np.int64] = candidates[np.square(from_centre).sum(axis=1).argmin()]
     return deepest
+
+
+FIELDS = 8
+"""Fields along the longest side of what is labelled."""
+
+
+def checkerboard(first: Volume, second: Volume, *, titles: tuple[str, str] = TITLES) -> Volume:
+    """Return a label map that has the values of the first and of the second segmentation by turns.
+
+    The fields are cubes of as many voxels that :data:`FIELDS` of them lie along the longest side of what either
+    segmentation labels, at least two voxels each. The field at the first voxel of the grid is the first one's.
+
+    Args:
+        first: label values, (z, y, x).
+        second: label values on the same grid, in any of its axis orders, with the same meaning.
+        titles: what to call the segmentations in an error message.
+
+    Raises:
+        GeometryError: the grids differ.
+    """
+    second = on_same_grid(first, second, titles)
+    side = _side(first, second)
+    fields = [np.arange(length) // side for length in first.voxels.shape]
+    odd = (fields[0][:, None, None] + fields[1][:, None] + fields[2]) % 2 == 1
+    return first.with_voxels(np.where(odd, second.voxels, first.voxels))
+
+
+def _side(first: Volume, second: Volume) -> int:
+    """Return how many voxels long a field is."""
+    labelled = (first.voxels != 0) | (second.voxels != 0)
+    longest = 0
+    for axis in range(3):
+        found = np.flatnonzero(labelled.any(axis=tuple({0, 1, 2} - {axis})))
+        longest = max(longest, int(found[-1] - found[0]) + 1 if found.size else 0)
+    return max(2, round(longest / FIELDS))

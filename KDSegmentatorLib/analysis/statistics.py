@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.analysis.spreadsheet import as_text
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import MM3_PER_ML, Vector, Volume, vector
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.manifest import Label
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 IMAGE_UNITS = "image_units"
 """Unit in column names when the image's intensities have none, as in MR."""
@@ -156,3 +157,8 @@ def _foreground(
         slab = segmentation.voxels[start : start + rows]
         k, j, i = np.nonzero((slab > 0) & (slab < length))
         yield slab[k, j, i].astype(np.intp), image.voxels[start + k, j, i].astype(np.float64), (i, j, start + k)
+
+
+def as_text(text: str) -> str:
+    """Return a text that a spreadsheet shows and does not compute: names of files and structures come from anywhere."""
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text

@@ -10,11 +10,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.analysis.label_map import label_map
-from KDSegmentatorLib.analysis.label_pairs import TITLES, LabelPair, check_same_grid, each_label
-from KDSegmentatorLib.analysis.nearest_voxel import nearest_distances
+from KDSegmentatorLib.analysis.labels import TITLES, LabelPair, each_label, label_map, on_same_grid
 from KDSegmentatorLib.analysis.overlap import dice_of_counts
-from KDSegmentatorLib.analysis.surface_elements import SurfaceElements, edge_voxels, patches
+from KDSegmentatorLib.analysis.surface_elements import SurfaceElements, edge_voxels, nearest_distances, patches
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.geometry import Vector, Volume
 from KDSegmentatorLib.packs.manifest import SurfaceKind
@@ -71,7 +69,7 @@ def surface_agreement(
 
     Args:
         first: label values, (z, y, x).
-        second: label values on the same grid.
+        second: label values on the same grid, in any of its axis orders.
         values: the labels, each > 0.
         tolerance_mm: of NSD; a distance that equals it in float32 is within.
         surface: what NSD takes for the surface.
@@ -86,7 +84,7 @@ def surface_agreement(
         UnsuitableVolumeError: one of the volumes is not a label map.
     """
     check_tolerance(tolerance_mm)
-    check_same_grid(first, second, TITLES)
+    second = on_same_grid(first, second, TITLES)
     maps = label_map(first, TITLES[0]), label_map(second, TITLES[1])
     wanted = list(values)
     work = partial(agreement, tolerance_mm=tolerance_mm, surface=surface)

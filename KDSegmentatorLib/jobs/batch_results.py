@@ -8,8 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from KDSegmentatorLib.analysis.spreadsheet import as_text
-from KDSegmentatorLib.analysis.statistics import LabelStatistics, statistics_cells, statistics_columns
+from KDSegmentatorLib.analysis.statistics import LabelStatistics, as_text, statistics_cells, statistics_columns
 from KDSegmentatorLib.errors import ImageWriteError, JobError
 from KDSegmentatorLib.inference.segmentation import RunRecord
 from KDSegmentatorLib.io.files import atomic_output, file_sha256

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from KDSegmentatorLib.analysis.checkerboard import checkerboard
-from KDSegmentatorLib.analysis.disagreement import Disagreement
+from KDSegmentatorLib.analysis.disagreement import Disagreement, checkerboard
 from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.mrml.grids import fill_image, quoted, ras_matrix

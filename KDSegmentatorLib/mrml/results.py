@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from KDSegmentatorLib.analysis.spreadsheet import as_text
+from KDSegmentatorLib.analysis.statistics import as_text
 from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback

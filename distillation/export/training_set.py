@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distillation.dataset import read_header
-from KDSegmentatorLib.analysis.label_map import label_map
+from KDSegmentatorLib.analysis.labels import label_map
 from KDSegmentatorLib.errors import ExportError, GeometryError, ImageReadError, TrainingError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import vector
 from KDSegmentatorLib.inference.sanity import MANY_STRUCTURES

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from KDSegmentatorLib.analysis.checkerboard import FIELDS, checkerboard
+from KDSegmentatorLib.analysis.disagreement import FIELDS, checkerboard
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import Volume
 

@@ -9,8 +9,7 @@ from KDSegmentatorLib.analysis.disagreement import (
     disagreement_map,
     largest_disagreement,
 )
-from KDSegmentatorLib.analysis.label_map import label_map
-from KDSegmentatorLib.analysis.label_pairs import each_label
+from KDSegmentatorLib.analysis.labels import each_label, label_map
 from KDSegmentatorLib.errors import GeometryError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
 

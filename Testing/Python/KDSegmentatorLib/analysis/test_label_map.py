@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from KDSegmentatorLib.analysis.label_map import label_map
+from KDSegmentatorLib.analysis.labels import label_map
 from KDSegmentatorLib.errors import UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
 

@@ -5,12 +5,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
-from KDSegmentatorLib.analysis.label_map import LabelMap, label_map
-from KDSegmentatorLib.analysis.label_pairs import TITLES, LabelPair, check_same_grid, each_label
-from KDSegmentatorLib.analysis.nearest_voxel import reach
+from KDSegmentatorLib.analysis.comparison import compare
+from KDSegmentatorLib.analysis.disagreement import checkerboard, disagreement_map
+from KDSegmentatorLib.analysis.labels import TITLES, LabelMap, LabelPair, each_label, label_map, on_same_grid
+from KDSegmentatorLib.analysis.surface_elements import reach
 from KDSegmentatorLib.errors import CancelledError, GeometryError, InvalidSettingsError
-from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.geometry import Volume, matrix
 from KDSegmentatorLib.inference.progress import Progress
 
 SPACING = (0.5, 1.0, 3.0)  # i, j, k
@@ -106,10 +108,25 @@ def test_bad_arguments(call: Callable[[], object], message: str) -> None:
 def test_the_message_has_both_grids() -> None:
     voxels = np.zeros((2, 3, 4), dtype=np.uint8)
     first, second = Volume(voxels, (1.0, 1.0, 1.0)), Volume(voxels, (1.0, 1.0, 1.25), (0.0, 0.0, -7.5))
-    check_same_grid(first, first, TITLES)
+    on_same_grid(first, first, TITLES)
     with pytest.raises(GeometryError) as caught:
-        check_same_grid(first, second, ("a.nii", "b.nii"))
+        on_same_grid(first, second, ("a.nii", "b.nii"))
     message = str(caught.value)
     assert "a.nii (size 4 x 3 x 2, spacing 1 x 1 x 1 mm, origin (0, 0, 0) mm" in message
     assert "b.nii (size 4 x 3 x 2, spacing 1 x 1 x 1.25 mm, origin (0, 0, -7.5) mm" in message
     assert "resample" in message
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SAL"])
+def test_the_same_voxels_in_another_axis_order_are_compared_exactly(codes: str) -> None:
+    rng = np.random.default_rng(3)
+    turn = matrix(Rotation.from_euler("xyz", (10, -20, 15), degrees=True).as_matrix())
+    first = Volume(rng.integers(0, 3, size=(7, 9, 8)).astype(np.uint8), (1.0, 1.2, 2.5), (5.0, -3.0, 9.0), turn)
+    other = first.with_voxels(rng.integers(0, 3, size=(7, 9, 8)).astype(np.uint8))
+    plain, reordered = compare(first, other), compare(first, other.reoriented(codes))
+    assert reordered == plain
+    assert [label.dice for label in compare(first, first.reoriented(codes)).labels] == [1.0, 1.0]
+    for make in (disagreement_map, checkerboard):
+        made = make(first, other.reoriented(codes))
+        assert made.same_grid(first)
+        np.testing.assert_array_equal(made.voxels, make(first, other).voxels)

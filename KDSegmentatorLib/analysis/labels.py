@@ -1,21 +1,92 @@
-"""One label of two segmentations at a time, cropped to where either has it; several at once on several cores."""
+"""Label maps: whole numbers that name structures, the box of each, and one label of two maps at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.analysis.label_map import Box, LabelMap
-from KDSegmentatorLib.analysis.nearest_voxel import reach
-from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError
+from KDSegmentatorLib.analysis.surface_elements import reach
+from KDSegmentatorLib.errors import GeometryError, InvalidSettingsError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Vector, Volume
+from KDSegmentatorLib.inference.plausibility import LABEL_MAP_VALUES
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
 from KDSegmentatorLib.machine.hardware import usable_cores
+from KDSegmentatorLib.packs.rules import MAXIMUM_LABELS
+
+Box = tuple[slice, slice, slice]
+"""Where something lies in an array, (z, y, x)."""
+
+LabelVoxels = npt.NDArray[np.uint8 | np.uint16]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelMap:
+    """The labels of a volume.
+
+    Attributes:
+        voxels: label values, (z, y, x), 0 is background.
+        boxes: label value to the smallest box that holds it, for the values that occur, in ascending order.
+    """
+
+    voxels: LabelVoxels
+    boxes: dict[int, Box]
+
+
+def label_map(volume: Volume, title: str = "the volume") -> LabelMap:
+    """Return a volume's labels; voxels of 8 or 16 bits without sign are not copied.
+
+    Args:
+        volume: label values in any number format.
+        title: what to call the volume in an error message.
+
+    Raises:
+        UnsuitableVolumeError: the voxels are not whole numbers from 0 to ``MAXIMUM_LABELS``, or change from voxel to
+            voxel as a scan's do.
+    """
+    from scipy.ndimage import find_objects
+
+    voxels = _whole_numbers(volume.voxels, title)
+    found = enumerate(find_objects(voxels), start=1)
+    boxes = {value: box for value, box in found if box is not None}
+    if len(boxes) >= LABEL_MAP_VALUES and _changes_all_the_time(voxels):
+        raise UnsuitableVolumeError(
+            f"{title} holds {len(boxes):,} different values that change from voxel to voxel: it looks like a scan, not "
+            "a label map; give a segmentation"
+        )
+    return LabelMap(voxels=voxels, boxes=boxes)
+
+
+def _whole_numbers(voxels: npt.NDArray[Any], title: str) -> LabelVoxels:
+    if voxels.dtype in (np.uint8, np.uint16):
+        return voxels
+    if voxels.dtype.kind not in "biuf":
+        raise UnsuitableVolumeError(f"{title} has voxels of type {voxels.dtype}; a label map holds whole numbers")
+    low, high = float(voxels.min()), float(voxels.max())
+    if not (low >= 0 and high <= MAXIMUM_LABELS):  # also if one of them is NaN
+        raise UnsuitableVolumeError(
+            f"{title} is not a label map: its values go from {low:g} to {high:g}, and labels are whole numbers from 0 "
+            f"to {MAXIMUM_LABELS}; give a segmentation"
+        )
+    whole = voxels.astype(np.uint8 if high <= np.iinfo(np.uint8).max else np.uint16)
+    if voxels.dtype.kind == "f" and not np.array_equal(whole, voxels):
+        raise UnsuitableVolumeError(
+            f"{title} is not a label map: some of its values are not whole numbers (it may be a scan, or a probability)"
+            "; give a segmentation"
+        )
+    return whole
+
+
+def _changes_all_the_time(voxels: LabelVoxels) -> bool:
+    """Return whether fewer than half of the foreground voxels have the value of their neighbour along i."""
+    foreground = voxels[:, :, 1:] > 0
+    same = np.count_nonzero(foreground & (voxels[:, :, 1:] == voxels[:, :, :-1]))
+    return bool(2 * same < np.count_nonzero(foreground))
+
 
 T = TypeVar("T")
 
@@ -30,7 +101,7 @@ class LabelPair:
     """Where two segmentations have one label.
 
     Both masks are cropped to the box of their union, with a border of False around it that is one voxel wider than
-    :func:`~KDSegmentatorLib.analysis.nearest_voxel.reach`. Nothing outside of that box can change a result: every
+    :func:`~KDSegmentatorLib.analysis.surface_elements.reach`. Nothing outside of that box can change a result: every
     surface element of either mask, and so the nearest of them to any other, lies in the box or half a voxel outside,
     and a surface at the edge of the image is closed by the border, as if background followed.
 
@@ -49,17 +120,23 @@ class LabelPair:
     spacing: Vector
 
 
-def check_same_grid(first: Volume, second: Volume, titles: tuple[str, str]) -> None:
-    """Check that two segmentations can be compared voxel by voxel.
+def on_same_grid(first: Volume, second: Volume, titles: tuple[str, str]) -> Volume:
+    """Return the second segmentation on the first one's grid, to be compared voxel by voxel; nothing is resampled.
+
+    The same voxels stored in another axis order, as LPS and RAS, are put into the first one's, which is exact.
 
     Raises:
         GeometryError: they do not share a grid; the message has both.
     """
-    if not first.same_grid(second):
-        raise GeometryError(
-            f"{titles[0]} ({_described(first)}) and {titles[1]} ({_described(second)}) are not on the same grid; "
-            "resample one onto the other's grid first, with nearest-neighbour interpolation"
-        )
+    if first.same_grid(second):
+        return second
+    reordered = second.reoriented(first.axis_codes)
+    if first.same_grid(reordered):
+        return reordered
+    raise GeometryError(
+        f"{titles[0]} ({_described(first)}) and {titles[1]} ({_described(second)}) are not on the same grid; "
+        "resample one onto the other's grid first, with nearest-neighbour interpolation"
+    )
 
 
 def each_label(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from KDSegmentatorLib.analysis.nearest_voxel import nearest_distances, reach
+from KDSegmentatorLib.analysis.surface_elements import nearest_distances, reach
 from KDSegmentatorLib.geometry import Vector
 
 SPACINGS: list[Vector] = [(1, 1, 1), (0.7, 0.7, 0.7), (3.0, 0.5, 0.5), (0.4, 5.0, 1.1), (1e-6, 1.0, 1e6)]
