@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +14,7 @@ import numpy.typing as npt
 
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import MM3_PER_ML, Vector, Volume, vector
+from KDSegmentatorLib.inference.segmentation import RunRecord
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.manifest import Label
 
@@ -96,21 +99,36 @@ def label_statistics(segmentation: Volume, labels: Sequence[Label], image: Volum
     return tuple(rows)
 
 
-def write_statistics(rows: Sequence[LabelStatistics], path: Path | str, *, intensity_unit: str = IMAGE_UNITS) -> None:
-    """Write statistics as a CSV table (UTF-8, comma, one header line); an existing file is replaced.
+def write_statistics(
+    rows: Sequence[LabelStatistics],
+    path: Path | str,
+    *,
+    intensity_unit: str = IMAGE_UNITS,
+    record: RunRecord | None = None,
+) -> None:
+    """Write statistics as a CSV table (UTF-8, comma, one header line) or JSON; an existing file is replaced.
 
     Args:
         rows: one line each.
-        path: the file.
+        path: the file; ``.json`` holds one object with the list ``structures``, anything else is a table.
         intensity_unit: ends the names of the intensity columns, ``HU`` for CT.
+        record: of the run; pack, version and size are written with the statistics.
 
     Raises:
         ImageWriteError: the file could not be written; nothing was left behind.
     """
+    origin = {} if record is None else {
+        "pack_id": record.pack_id, "pack_version": record.pack_version, "size": record.size,
+    }  # fmt: skip
+    if Path(path).suffix.lower() == ".json":
+        content = {**origin, "intensity_unit": intensity_unit, "structures": [dataclasses.asdict(row) for row in rows]}
+        with atomic_output(Path(path)) as unfinished:
+            unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return
     with atomic_output(Path(path)) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(statistics_columns(intensity_unit))
-        table.writerows(statistics_cells(row) for row in rows)
+        table.writerow([*statistics_columns(intensity_unit), *origin])
+        table.writerows([*statistics_cells(row), *origin.values()] for row in rows)
 
 
 def statistics_columns(intensity_unit: str = IMAGE_UNITS) -> list[str]:

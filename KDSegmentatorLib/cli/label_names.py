@@ -14,7 +14,7 @@ from KDSegmentatorLib.packs.rules import RULES, TEXT
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.packs.strict_json import FieldError, Rules, build
 
-_TABLE_SUFFIX = ".csv"
+_TABLE_SUFFIXES = (".csv", ".tsv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,16 @@ def label_names(source: str) -> dict[int, str]:
     """Return label value to name.
 
     Args:
-        source: a task, the id of a pack, or a file ``*.csv`` with the columns ``label_value`` and ``label_name``, as
-            ``kdseg segment --statistics`` writes it; other columns are left alone.
+        source: a task, the id of a pack, or a file ``*.csv`` or ``*.tsv`` (comma, semicolon or tabulator) with the
+            columns ``label_value`` and ``label_name``, as ``kdseg segment --statistics`` writes it; other columns are
+            left alone.
 
     Raises:
         InvalidSettingsError: the table is missing, not readable, has no labels or has one twice.
         ManifestError: the pack's manifest is not valid.
         PackError: there is no such pack, or it is damaged.
     """
-    if source.lower().endswith(_TABLE_SUFFIX):
+    if source.lower().endswith(_TABLE_SUFFIXES):
         return _from_table(Path(source))
     store = PackStore()
     # the packs of a task have the same labels
@@ -54,7 +55,9 @@ def _from_table(path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file)
+            header = file.readline()
+            file.seek(0)
+            table = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
             for row in table:
                 label = _row(row, f"{path}, line {table.line_num}")
                 if label.label_value in names:

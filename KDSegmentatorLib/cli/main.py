@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from KDSegmentatorLib.errors import (
     PackError,
     UnsuitableVolumeError,
 )
+from KDSegmentatorLib.options import AUTOMATIC, DEVICES, ENGINES, PRECISIONS, REGIONS
 from KDSegmentatorLib.version import __version__
 
 SUCCESS = 0
@@ -28,12 +30,9 @@ FAILURE = 1
 BAD_INPUT = 2
 INTERRUPTED = 130
 
-# What the library has (a test compares them): named here because importing it would take longer than all of --help.
-ENGINES = ("auto", "openvino", "onnxruntime")
-PRECISIONS = ("auto", "int8", "bfloat16", "float32")
+# What the library has: named here because importing it would take longer than all of --help.
+FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 WHEEL_PLATFORMS = ("linux", "windows", "macos-arm64", "macos-x86_64")
-DEVICES = ("auto", "cpu", "cuda", "directml", "coreml", "gpu", "npu")
-REGIONS = ("given",)
 
 _BAD_INPUT_ERRORS = (
     GeometryError,
@@ -54,16 +53,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for bad input or usage, 130 after Ctrl-C, 1 for any other failure.
     """
+    started = time.perf_counter()
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # a console that has no glyph for a label's name shows "?" instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
         chosen = _parser().parse_args(arguments)
+        chosen.started = started
         if chosen.command == "segment":
             from KDSegmentatorLib.cli import segment
 
             segment.run(chosen)
+        elif chosen.command == "batch":
+            from KDSegmentatorLib.cli import batch
+
+            batch.run(chosen)
         elif chosen.command == "compare":
             from KDSegmentatorLib.cli import compare
 
@@ -97,6 +103,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return SUCCESS
 
 
+def _open_closed_streams() -> None:
+    """Let what is printed go nowhere where a standard stream is closed; no file that is opened takes its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - as long as the process
+
+
 def _failed(message: str, code: int) -> int:
     print(f"kdseg: {' '.join(message.split())}", file=sys.stderr)
     return code
@@ -116,6 +133,16 @@ def _parser() -> argparse.ArgumentParser:
             help="segment a volume",
             description="Segment a volume; all outputs are written at the end, together or not at all.",
             usage="kdseg segment INPUT OUTPUT --pack NAME [--size SIZE] [options]",
+        )
+    )
+    _add_batch(
+        commands.add_parser(
+            "batch",
+            help="segment the scans of a folder into one table",
+            description="Segment all scans of a folder with one size: a label map and a record for each, and one table "
+            "with a row for every scan and structure. What is finished is skipped the next time; a file that fails "
+            "does not stop the others, and makes the exit code 1.",
+            usage="kdseg batch IN OUT --pack NAME [--size SIZE] [--pattern PATTERN] [options]",
         )
     )
     _add_compare(
@@ -140,26 +167,17 @@ def _parser() -> argparse.ArgumentParser:
 def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("input", type=Path, metavar="INPUT", help="the scan: .nii.gz, .nii, .nrrd or .mha")
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="the label map to write, same formats")
+    _add_options(parser)
     parser.add_argument(
-        "--pack", required=True, metavar="NAME", help="a task, for example hippocampus; see 'kdseg packs list'"
+        "--statistics",
+        type=Path,
+        metavar="FILE",
+        help="write volume and intensity of each label as a table (.csv) or for programs (.json)",
     )
-    parser.add_argument(
-        "--size", default="auto", help="auto (default), or a size of the task: x1 (the teacher), x1/2, x1/4"
-    )
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help="structures to keep, by name or value (default: all)",
-    )
-    parser.add_argument("--statistics", type=Path, metavar="FILE.csv", help="write volume and intensity of each label")
+    parser.add_argument("--split", type=Path, metavar="FOLDER", help="also write one file for every structure there is")
     parser.add_argument("--overlay", type=Path, metavar="FILE.png", help="write a picture of the labels on the scan")
     parser.add_argument(
         "--record", type=Path, metavar="FILE.json", help="write pack, engine, times and labels, to repeat the run"
-    )
-    parser.add_argument(
-        "--mirroring", action="store_true", help="average over mirrored windows: a little better, up to 8 times slower"
     )
     parser.add_argument(
         "--entropy", type=Path, metavar="FILE", help="write how unsure the network is of each voxel, in bits"
@@ -172,16 +190,51 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         metavar=("NAME", "FILE"),
         help="write the probability of one structure; may be given several times",
     )
+
+
+def _add_batch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", type=Path, metavar="IN", help="the folder with the scans")
+    parser.add_argument("output", type=Path, metavar="OUT", help="the folder for the results, made if it is not there")
+    parser.add_argument("--pattern", default="*", help="which files, for example '*_t1.nii.gz' or '**/*' (default: *)")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the label maps (default: .nii.gz)")
+    parser.add_argument("--again", action="store_true", help="also segment what has its result already")
+    parser.add_argument("--entropy", action="store_true", help="write how unsure the network is of each voxel, in bits")
+    _add_options(parser)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--engine", choices=ENGINES, default="auto", help="what runs the network (default: the fastest here)"
+        "--pack", required=True, metavar="NAME", help="a task, for example hippocampus; see 'kdseg packs list'"
+    )
+    parser.add_argument(
+        "--size",
+        default="",
+        help="x1 (the teacher), x1/2, x1/4, ... (default: the one that the task recommends), or auto: by this "
+        "computer's cores, memory and speed",
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="structures to keep, by name or value (default: all)",
+    )
+    parser.add_argument(
+        "--mirroring", action="store_true", help="average over mirrored windows: a little better, up to 8 times slower"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=(AUTOMATIC, *ENGINES),
+        default="auto",
+        help="what runs the network (default: the fastest here)",
     )
     parser.add_argument(
         "--precision",
-        choices=PRECISIONS,
+        choices=(AUTOMATIC, *PRECISIONS),
         default="auto",
         help="number format (default: the fastest that the pack was accepted in and this machine gets right)",
     )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="what the engine computes on")
+    parser.add_argument("--device", choices=(AUTOMATIC, *DEVICES), default="auto", help="what the engine computes on")
     parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all that may be used)")
     parser.add_argument(
         "--unchecked",
@@ -190,7 +243,8 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--region",
-        choices=REGIONS,
+        choices=[region for region in REGIONS if region],
+        default="",
         help="given: the scan shows nothing but the region already, with 0 round it, for example a skull-stripped "
         "brain; what is run before the pack (brain extraction) is left out",
     )

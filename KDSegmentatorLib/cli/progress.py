@@ -8,6 +8,8 @@ from typing import TextIO
 from KDSegmentatorLib.inference.progress import Progress
 
 _STAGES = {
+    "load": "Loading",
+    "write": "Writing",
     "region-preprocess": "Region: preparing",
     "region-windows": "Region: segmenting",
     "region-restore": "Region: restoring",
@@ -35,14 +37,14 @@ class ProgressLine:
         self._shown = 0.0
         self._width = 0
 
-    def __call__(self, progress: Progress) -> None:
-        """Show the progress, unless something was shown a moment ago."""
+    def __call__(self, progress: Progress, before: str = "") -> None:
+        """Show the progress, unless something was shown a moment ago; ``before`` begins the line."""
         now = time.monotonic()
         pause = _TERMINAL_SECONDS if self._terminal else _FILE_SECONDS
         if progress.stage == self._stage and now - self._shown < pause:
             return
         self._stage, self._shown = progress.stage, now
-        text = describe(progress)
+        text = before + describe(progress)
         if self._terminal:
             self._stream.write(f"\r{text:<{self._width}}")
             self._width = len(text)

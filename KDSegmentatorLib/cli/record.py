@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 from KDSegmentatorLib.inference.segmentation import Segmentation
@@ -24,7 +25,7 @@ def write_record(result: Segmentation, scan: Path, reason: str, path: Path, *, r
         ImageWriteError: the file could not be written; nothing was left behind.
     """
     content = {
-        "input": scan.name,
+        "input": os.fsencode(scan.name).decode("utf-8", errors="backslashreplace"),
         "input_sha256": file_sha256(scan),
         "engine_reason": reason,
         "region_given": region_given,

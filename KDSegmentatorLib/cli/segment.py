@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -16,10 +18,11 @@ from KDSegmentatorLib.cli.outputs import PlannedOutput, Writer, check_outputs, w
 from KDSegmentatorLib.cli.progress import ProgressLine
 from KDSegmentatorLib.cli.record import write_record
 from KDSegmentatorLib.cli.table import table
+from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.label_selection import select_labels
 from KDSegmentatorLib.inference.segmentation import RegionRecord, Segmentation
-from KDSegmentatorLib.io.images import SUFFIXES, read_volume, write_volume
+from KDSegmentatorLib.io.images import SUFFIXES, image_suffix, read_volume, write_volume
 from KDSegmentatorLib.machine.peak_memory import peak_memory
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
@@ -40,48 +43,91 @@ def run(arguments: argparse.Namespace) -> None:
     """
     outputs = _planned_outputs(arguments)
     check_outputs(outputs, arguments.input)
+    if arguments.split is not None and not arguments.split.is_dir():
+        raise InvalidSettingsError(f"--split {arguments.split}: there is no such folder; create it first")
     with listening() as interrupt:
         segmenter, volume = _loaded(arguments, interrupt)
         for damaged in segmenter.damaged:
             print(f"kdseg: {damaged.id} is left out: {damaged.error}", file=sys.stderr)
         interrupt.check()
         choice = segmenter.choose(volume, cancel=interrupt.requested)
+        if choice.reason and not arguments.quiet:
+            print(f"Size {choice.pack.manifest.size}: {choice.reason}", file=sys.stderr)
+        begun = time.perf_counter()
         result = _segment(segmenter, volume, arguments, interrupt)
+        finished = time.perf_counter()
         reason = segmenter.engine_for(choice.pack).reason
         with ThreadPoolExecutor(max_workers=1) as executor:  # counts while the labels, the first output, are written
             statistics = executor.submit(label_statistics, result.volume, result.labels, volume)
             writers = _writers(result, statistics, volume, choice.pack, reason, arguments)
-            write_together([(output.path, writers[output.option]) for output in outputs], interrupt)
+            written = [(output.path, writers[output.option]) for output in outputs]
+            if arguments.split is not None:
+                written += _structures(result, arguments)
+            write_together(written, interrupt)
         if not arguments.quiet:
-            print(summary(result, statistics.result(), choice, reason))
-            print(f"Wrote {', '.join(str(output.path) for output in outputs)}")
+            print(
+                summary(
+                    result,
+                    statistics.result(),
+                    choice,
+                    reason,
+                    before=begun - arguments.started,
+                    after=_since(finished),
+                )
+            )
+            print(f"Wrote {', '.join(str(path) for path, _ in written)}")
         elif result.record.warnings:
             print("\n".join(warning_lines(result)), file=sys.stderr)
+
+
+def run_options(arguments: argparse.Namespace) -> RunOptions:
+    """Return what was asked for on the command line of ``segment`` or ``batch``.
+
+    Raises:
+        InvalidSettingsError: a value makes no sense.
+    """
+    return RunOptions(
+        size=arguments.size,
+        engine=arguments.engine,
+        precision=arguments.precision,
+        device=arguments.device,
+        threads=arguments.threads,
+        mirroring=arguments.mirroring,
+        labels=arguments.labels or (),
+        entropy=bool(arguments.entropy),
+        probabilities=tuple(name for name, _ in getattr(arguments, "probability", ())),
+        check_input=not arguments.unchecked,
+        region=arguments.region,
+    )
 
 
 def _loaded(arguments: argparse.Namespace, interrupt: Interrupt) -> tuple[Segmenter, Volume]:
     """Return the pack with its engine, and the scan: both are loaded at the same time."""
     with ThreadPoolExecutor(max_workers=1) as executor:
         reading = executor.submit(read_volume, arguments.input)
-        options = RunOptions(
-            size=arguments.size,
-            engine=arguments.engine,
-            precision=arguments.precision,
-            device=arguments.device,
-            threads=arguments.threads,
-            mirroring=arguments.mirroring,
-            labels=arguments.labels or (),
-            entropy=arguments.entropy is not None,
-            probabilities=tuple(name for name, _ in arguments.probability),
-            check_input=not arguments.unchecked,
-            region=arguments.region or "",
-        )
-        segmenter = Segmenter(arguments.pack, options, cancel=interrupt.requested)
+        segmenter = Segmenter(arguments.pack, run_options(arguments), cancel=interrupt.requested)
         return segmenter, reading.result()
 
 
-def summary(result: Segmentation, statistics: Sequence[LabelStatistics], choice: Choice, reason: str) -> str:
-    """Return what a user wants to know after a run."""
+def summary(
+    result: Segmentation,
+    statistics: Sequence[LabelStatistics],
+    choice: Choice,
+    reason: str,
+    *,
+    before: float = 0.0,
+    after: float = 0.0,
+) -> str:
+    """Return what a user wants to know after a run.
+
+    Args:
+        result: of the run.
+        statistics: of its labels.
+        choice: of the pack.
+        reason: why this engine was taken.
+        before: seconds for start, reading and loading.
+        after: seconds for statistics and writing.
+    """
     record = result.record
     rows = [("Structure", "Volume (ml)")]
     rows += [(row.name, f"{row.volume_ml:.2f}" if row.voxels else "not found") for row in statistics]
@@ -91,11 +137,12 @@ def summary(result: Segmentation, statistics: Sequence[LabelStatistics], choice:
     lines = [
         table(rows, numbers=[1]),
         "",
-        f"Time    {seconds['total']:.1f} s ({region}preparing {seconds['preprocess']:.1f}, "
-        f"segmenting {seconds['windows']:.1f}, restoring {seconds['restore']:.1f})",
+        f"Time    {before + seconds['total'] + after:.1f} s (start and reading {before:.1f}, {region}"
+        f"preparing {seconds['preprocess']:.1f}, segmenting {seconds['windows']:.1f}, "
+        f"restoring {seconds['restore']:.1f}, measuring and writing {after:.1f})",
         f"Memory  {memory / 1e9:.2f} GB at the peak" if memory else "Memory  unknown",
         f"Engine  {reason}" + (", mirroring" if record.mirroring else ""),
-        f"Pack    {record.pack_id} {record.pack_version}",
+        f"Pack    {record.pack_id} {record.pack_version}, size {record.size}",
     ]
     if record.region is not None:
         lines.append(f"Region  {record.region.pack_id} {record.region.pack_version}{_margin(record.region)}")
@@ -125,7 +172,7 @@ def _margin(region: RegionRecord) -> str:
 def _planned_outputs(arguments: argparse.Namespace) -> list[PlannedOutput]:
     planned = [PlannedOutput(option="OUTPUT", path=arguments.output, suffixes=SUFFIXES)]
     if arguments.statistics is not None:
-        planned.append(PlannedOutput(option="--statistics", path=arguments.statistics, suffixes=(".csv",)))
+        planned.append(PlannedOutput(option="--statistics", path=arguments.statistics, suffixes=(".csv", ".json")))
     if arguments.overlay is not None:
         planned.append(PlannedOutput(option="--overlay", path=arguments.overlay, suffixes=(".png",)))
     if arguments.record is not None:
@@ -159,18 +206,20 @@ def _writers(
     unit = "HU" if manifest.modality == "CT" else IMAGE_UNITS
     title = f"{manifest.title} · {manifest.id} {manifest.version} · size {manifest.size}"
 
+    names = {label.value: (label.name, label.color) for label in result.labels}
+
     def write_labels(path: Path) -> None:
-        write_volume(result.volume, path)
+        write_volume(result.volume, path, like=arguments.input, labels=names)
         statistics.result()  # should they fail, they do while nothing is in its place yet
 
     def write_table(path: Path) -> None:
-        write_statistics(statistics.result(), path, intensity_unit=unit)
+        write_statistics(statistics.result(), path, intensity_unit=unit, record=result.record)
 
     def write_picture(path: Path) -> None:
         write_overlay(volume, result.volume, result.labels, path, title=title, modality=manifest.modality)
 
     def write_run(path: Path) -> None:
-        write_record(result, arguments.input, reason, path, region_given=arguments.region == "given")
+        write_record(result, arguments.input, reason, path, region_given=bool(arguments.region))
 
     def image(map_: Volume) -> Writer:
         return lambda path: write_volume(map_, path)
@@ -187,3 +236,33 @@ def _writers(
         label = select_labels(manifest, [name])[0]
         writers[f"--probability {name}"] = image(result.probabilities[label.value])
     return writers
+
+
+def _structures(result: Segmentation, arguments: argparse.Namespace) -> list[tuple[Path, Writer]]:
+    """Return a file for every structure, 1 inside and 0 outside, in the format of OUTPUT.
+
+    Raises:
+        InvalidSettingsError: two structures would have one file, or a file is the scan or another output.
+    """
+    suffix = image_suffix(arguments.output)
+    taken = {path.resolve() for path in (arguments.input, arguments.output)}
+    files: list[tuple[Path, Writer]] = []
+    for label in result.labels:
+        name = re.sub(r"[^\w.-]+", "-", label.name).strip("-.") or str(label.value)
+        path = arguments.split / f"{name}{suffix}"
+        if path.resolve() in taken:
+            raise InvalidSettingsError(
+                f"--split {arguments.split}: {path.name} would be written over; take another folder"
+            )
+        taken.add(path.resolve())
+
+        def write(path: Path, value: int = label.value) -> None:
+            mask = (result.volume.voxels == value).astype(result.volume.voxels.dtype)
+            write_volume(result.volume.with_voxels(mask), path, like=arguments.input)
+
+        files.append((path, write))
+    return files
+
+
+def _since(moment: float) -> float:
+    return time.perf_counter() - moment

@@ -87,6 +87,8 @@ def batch_paths(request: BatchRequest) -> list[BatchPaths]:
         inside = PurePosixPath(name)
         if inside.is_absolute() or ".." in inside.parts or image_suffix(name) is None or Path(name).drive:
             raise InvalidSettingsError(f"{name!r} is not the name of an image in {folder}")
+        if not name.isprintable():  # a surrogate stands for a byte that is no UTF-8
+            raise InvalidSettingsError(f"the name {name!r} cannot be written into a table or a record; rename the file")
         stem = output / stems[name]
         paths.append(
             BatchPaths(

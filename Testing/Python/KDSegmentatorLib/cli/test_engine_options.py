@@ -242,7 +242,7 @@ def test_too_little_memory_is_an_error_and_nothing_is_written(
     def short(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr("KDSegmentatorLib.inference.pipeline.normalize", short)
+    monkeypatch.setattr("KDSegmentatorLib.inference.preprocessing.normalize", short)
     code, out, err = kdseg("segment", scan, scan.with_name("labels.nii"), *PACK, *everything(scan))
     assert (code, out) == (1, "")
     assert "there is not enough memory to segment 8,640 voxels with generated-x1_4; close other programs" in err

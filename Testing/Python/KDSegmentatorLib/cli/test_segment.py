@@ -85,7 +85,7 @@ def test_sizes_give_their_own_results(kdseg: Any, scan: Path) -> None:
 
 
 def test_auto_takes_the_largest_size_that_fits_and_says_why(kdseg: Any, scan: Path) -> None:
-    code, out, _ = kdseg("segment", scan, scan.with_name("labels.nii"), *PACK)
+    code, out, _ = kdseg("segment", scan, scan.with_name("labels.nii"), *PACK, "--size", "auto")
     assert code == 0
     assert "generated-x1 1.0.0" in out
     assert "x1 is the largest size expected to finish within 10 s" in out
@@ -319,7 +319,7 @@ def test_a_damaged_size_is_named_when_another_is_taken(
     assert "kdseg: generated-x1 is left out: " in err
     assert "manifest.json" in err
     if not options:
-        assert "generated-x1_2 1.0.0" in out
+        assert "generated-x1_4 1.0.0" in out
         assert "left out as unusable: generated-x1" in out
 
 
@@ -471,3 +471,37 @@ def test_a_region_cannot_be_given_to_a_pack_without_an_earlier_stage(kdseg: Any,
     assert code == 2
     assert "generated-x1_4 has no earlier stage that could be left out" in err
     assert not labels.exists()
+
+
+def test_statistics_for_programs_and_one_file_for_every_structure(kdseg: Any, scan: Path) -> None:
+    folder = scan.parent / "structures"
+    folder.mkdir()
+    code, _, err = kdseg(
+        "segment", scan, scan.parent / "labels.nii.gz", "--pack", "generated", "--size", "x1/4",
+        "--statistics", scan.parent / "volumes.json", "--split", folder,
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads((scan.parent / "volumes.json").read_text(encoding="utf-8"))
+    assert (found["pack_id"], found["size"]) == ("generated-x1_4", "x1/4")
+    labels = read_volume(scan.parent / "labels.nii.gz").voxels
+    for row in found["structures"]:
+        mask = read_volume(folder / f"{row['name'].replace(' ', '-')}.nii.gz", allow_constant=True).voxels
+        assert np.array_equal(mask == 1, labels == row["value"])
+        assert int(mask.sum()) == row["voxels"]
+
+
+def test_pack_and_size_stand_in_the_table(kdseg: Any, scan: Path) -> None:
+    table = scan.parent / "volumes.csv"
+    assert kdseg("segment", scan, scan.parent / "a.nii", "--pack", "generated", "--statistics", table)[0] == 0
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
+    assert {(row["pack_id"], row["size"]) for row in rows} == {("generated-x1_4", "x1/4")}  # the smallest, by default
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux only")
+def test_the_record_of_a_scan_whose_name_is_not_utf_8(kdseg: Any, scan: Path) -> None:
+    odd = Path(os.fsdecode(os.fsencode(scan.parent) + b"/sc\xe4n.nii.gz"))
+    scan.rename(odd)
+    record = scan.parent / "record.json"
+    code, _, err = kdseg("segment", odd, scan.parent / "a.nii", "--pack", "generated", "--record", record)
+    assert code == 0, err
+    assert json.loads(record.read_text(encoding="utf-8"))["input"] == "sc\\xe4n.nii.gz"
