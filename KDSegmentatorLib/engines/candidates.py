@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_devices
@@ -57,10 +58,11 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidates:
-    """The possible ways, best first, and why others are not."""
+    """The possible ways, best first, and why others are not; ``broken`` are installed engines that do not start."""
 
     usable: tuple[Candidate, ...]
     left_out: tuple[str, ...] = field(default=())
+    broken: tuple[str, ...] = field(default=())
 
 
 def find_candidates(manifest: Manifest, request: EngineRequest) -> Candidates:
@@ -72,20 +74,25 @@ def find_candidates(manifest: Manifest, request: EngineRequest) -> Candidates:
     """
     usable: list[Candidate] = []
     left_out: list[str] = []
+    broken: list[str] = []
     if request.engine in (AUTOMATIC, OpenVinoEngine.name):
-        _add_openvino(manifest, request, usable, left_out)
+        _add_openvino(manifest, request, usable, left_out, broken)
     if request.engine in (AUTOMATIC, OnnxRuntimeEngine.name):
         _add_onnxruntime(request, usable, left_out)
     # graphics cards first, then the fastest precision, then the engine in the order above (sorting is stable)
     usable.sort(key=lambda each: (_rank(each.device), PRECISIONS.index(each.precision)))
-    return Candidates(usable=tuple(usable), left_out=tuple(left_out))
+    return Candidates(usable=tuple(usable), left_out=tuple(left_out), broken=tuple(broken))
 
 
-def _add_openvino(manifest: Manifest, request: EngineRequest, usable: list[Candidate], left_out: list[str]) -> None:
+def _add_openvino(
+    manifest: Manifest, request: EngineRequest, usable: list[Candidate], left_out: list[str], broken: list[str]
+) -> None:
     try:
         devices = openvino_devices()
     except EngineUnavailableError as error:
         left_out.append(f"openvino: {error}")
+        if importlib.util.find_spec("openvino") is not None:
+            broken.append(left_out[-1])
         return
     accepted = {reduced.precision for reduced in manifest.network.reduced_precisions}
     for device, abilities in devices.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from KDSegmentatorLib.errors import EngineError
 from KDSegmentatorLib.packs.manifest import Precision
 
 
@@ -37,11 +39,28 @@ class Engine(Protocol):
             cancelled: asked several times a second while the engine computes.
 
         Returns:
-            (n, features, z, y, x). The caller may change the array; the next call may reuse its memory.
+            (n, features, z, y, x), an array of the caller's own.
 
         Raises:
             CancelledError: ``cancelled`` returned True.
             InsufficientMemoryError: the machine ran out of memory.
-            EngineError: the engine failed.
+            EngineError: the engine failed, or was made in another process.
         """
         ...
+
+
+def check_process(name: str, made_in: int) -> None:
+    """Refuse an engine in a forked process: its threads stayed in the other one, and would be waited for for ever.
+
+    Args:
+        name: of the engine.
+        made_in: id of the process in which it was made.
+
+    Raises:
+        EngineError: this is another process.
+    """
+    if os.getpid() != made_in:
+        raise EngineError(
+            f"this {name} engine was made in another process (fork), where its threads stayed: start processes with "
+            "multiprocessing.get_context('spawn'), and make engines and segmenters in them"
+        )

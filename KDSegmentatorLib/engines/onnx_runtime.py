@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from KDSegmentatorLib.engines.engine import check_process
 from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
 from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError
 from KDSegmentatorLib.packs.manifest import Precision
 
 _POLL_SECONDS = 0.1
 _ERRORS_ONLY = 3
+_NOT_INSTALLED = "onnxruntime is not installed; install it with 'pip install \"onnxruntime>=1.23\"'"
 
 _PROVIDERS: dict[str, tuple[str, dict[str, Any]]] = {
     # TensorFloat-32 would round to ten bits where float32 was asked for
@@ -28,11 +34,31 @@ _PROVIDERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def onnxruntime_devices() -> tuple[str, ...]:
-    """Return the devices that the installed onnxruntime has a provider for, fastest first.
+    """Return the devices that the installed onnxruntime should have a provider for, fastest first.
+
+    Seen from the files of its package: it is not imported before it is to compute.
 
     Raises:
         EngineUnavailableError: onnxruntime is not installed.
     """
+    if "onnxruntime" in sys.modules:
+        return _loaded_devices()
+    spec = importlib.util.find_spec("onnxruntime")
+    if spec is None:
+        raise EngineUnavailableError(_NOT_INSTALLED)
+    files = [
+        path.name.lower() for folder in spec.submodule_search_locations or () for path in Path(folder, "capi").glob("*")
+    ]
+    found = {
+        "cuda": any("providers_cuda" in name for name in files),
+        "directml": "directml.dll" in files,
+        "coreml": sys.platform == "darwin",
+        "cpu": True,
+    }
+    return tuple(device for device in _PROVIDERS if found[device])
+
+
+def _loaded_devices() -> tuple[str, ...]:
     installed = _onnxruntime().get_available_providers()
     return tuple(device for device, (provider, _) in _PROVIDERS.items() if provider in installed)
 
@@ -81,10 +107,11 @@ class OnnxRuntimeEngine:
     def __init__(self, body: bytes, *, device: str = "cpu", threads: int | None = None) -> None:
         onnxruntime = _onnxruntime()
         self.device = device
-        if device not in onnxruntime_devices():
+        self._process = os.getpid()
+        if device not in _loaded_devices():
             raise EngineUnavailableError(
                 f"onnxruntime {onnxruntime.__version__} has no provider for {device!r}; installed are: "
-                f"{', '.join(onnxruntime_devices())}"
+                f"{', '.join(_loaded_devices())}"
             )
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
@@ -118,6 +145,7 @@ class OnnxRuntimeEngine:
 
         The network computes in a thread of its own, so that a large window can be broken off in the middle.
         """
+        check_process(self.name, self._process)
         options = self._new_run_options()
         options.log_severity_level = _ERRORS_ONLY
         with ThreadPoolExecutor(max_workers=1) as executor:
@@ -146,10 +174,15 @@ def _leaves_work_to_the_cpu(error: BaseException) -> bool:
 
 
 def _onnxruntime() -> Any:
+    """Import it with its telemetry off: it would look up its maker's server and write files of its own."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     try:
         import onnxruntime
-    except ImportError as error:
+    except (ImportError, OSError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
+            raise EngineUnavailableError(_NOT_INSTALLED) from error
         raise EngineUnavailableError(
-            "onnxruntime is not installed; install it with 'pip install \"onnxruntime>=1.23\"'"
+            f"onnxruntime is installed, but cannot be loaded ({error}). On Windows the Microsoft Visual C++ "
+            "Redistributable is missing, as a rule; or install onnxruntime again, or take --engine openvino"
         ) from error
     return onnxruntime

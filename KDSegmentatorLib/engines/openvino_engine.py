@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.engines.compiled_cache import opened, seal
+from KDSegmentatorLib.engines.engine import check_process
 from KDSegmentatorLib.engines.instance_normalization import with_fused_normalization
 from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
 from KDSegmentatorLib.engines.openvino_runtime import openvino_core, openvino_runtime
@@ -20,7 +23,7 @@ from KDSegmentatorLib.packs.manifest import Precision
 if TYPE_CHECKING:
     import openvino
 
-_POLL_MILLISECONDS = 50
+_POLL_SECONDS = 0.05
 _HINTS: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "f32"}
 _NAMES = ("FULL_DEVICE_NAME", "DEVICE_ARCHITECTURE", "NPU_DRIVER_VERSION")
 _DEVICES = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU"}
@@ -100,6 +103,8 @@ class OpenVinoEngine:
         self.device = device
         self.precision: Precision = precision
         self._shape = (1, channels, *patch_size)
+        self._process = os.getpid()
+        self._lock = threading.Lock()  # one request: threads take turns
         core = openvino_core()
         name = _DEVICES.get(device)
         if name is None or not any(each.partition(".")[0] == name for each in core.available_devices):
@@ -131,17 +136,28 @@ class OpenVinoEngine:
 
     def run(self, windows: npt.NDArray[np.float32], cancelled: Callable[[], bool]) -> npt.NDArray[np.float32]:
         """See :class:`KDSegmentatorLib.engines.engine.Engine`; one window a call is fastest."""
+        check_process(self.name, self._process)
         if windows.shape[1:] != self._shape[1:]:
             raise EngineError(f"OpenVINO was loaded for windows of shape {self._shape}, got {windows.shape}")
-        if len(windows) == 1:
-            return self._run_one(windows, cancelled)
-        return np.concatenate([self._run_one(window[None], cancelled).copy() for window in windows])
+        while not self._lock.acquire(timeout=_POLL_SECONDS):
+            if cancelled():
+                raise CancelledError("cancelled; nothing was written")
+        try:
+            if len(windows) == 1:
+                return self._run_one(windows, cancelled)
+            return np.concatenate([self._run_one(window[None], cancelled) for window in windows])
+        finally:
+            self._lock.release()
 
     def _run_one(self, window: npt.NDArray[np.float32], cancelled: Callable[[], bool]) -> npt.NDArray[np.float32]:
-        tensor = openvino_runtime().Tensor(window, shared_memory=True)
+        runtime = openvino_runtime()
+        tensor = runtime.Tensor(window, shared_memory=True)
         try:
+            features: npt.NDArray[np.float32] = np.empty(tuple(self._request.get_output_tensor().shape), np.float32)
+            self._request.set_output_tensor(runtime.Tensor(features, shared_memory=True))
+            self._features = features  # the request writes there until it gets another one
             self._request.start_async({0: tensor}, share_inputs=True)
-            while not self._request.wait_for(_POLL_MILLISECONDS):
+            while not self._request.wait_for(round(1000 * _POLL_SECONDS)):
                 if cancelled():
                     raise CancelledError("cancelled; nothing was written")
         except CancelledError:
@@ -152,7 +168,6 @@ class OpenVinoEngine:
             raise EngineError(f"OpenVINO failed on a window of shape {window.shape}: {_first_line(error)}") from error
         finally:
             self._stop()
-        features: npt.NDArray[np.float32] = self._request.get_output_tensor().data
         return features
 
     def _stop(self) -> None:

@@ -8,6 +8,7 @@ OpenVINO takes their absence for a smaller installation. It starts in half the t
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 from functools import cache
 from typing import Any, cast
@@ -32,7 +33,12 @@ def openvino_runtime() -> Any:
         modules[_REPORTING_TOOLS] = None  # Python's way to say: there is no such module
     try:
         return importlib.import_module("openvino")
-    except (ImportError, OSError, RuntimeError) as error:  # a missing or unfitting library of the system, too
+    except (ImportError, OSError, RuntimeError) as error:
+        if importlib.util.find_spec("openvino") is not None:  # a missing or unfitting library of the system
+            raise EngineUnavailableError(
+                f"OpenVINO is installed, but cannot be loaded ({error}); install it again with 'pip install "
+                "--force-reinstall openvino', or take --engine onnxruntime"
+            ) from error
         raise EngineUnavailableError(
             f"OpenVINO cannot be used ({error}); install it with 'pip install \"openvino>=2025.4\"', or take "
             "--engine onnxruntime"

@@ -64,8 +64,10 @@ def choose_engine(
     _check(request)
     cache = cache or default_cache_folder()
     found = find_candidates(pack.manifest, request)
-    failures = list(found.left_out)
-    rejected: list[str] = []
+    rejected = list(found.broken)
+    failures = [each for each in found.left_out if each not in rejected]
+    for each in rejected:
+        _log.warning("%s", each)
     asked = ", ".join(
         f"{name} {value}"
         for name, value in (("engine", request.engine), ("precision", request.precision), ("device", request.device))
@@ -82,7 +84,7 @@ def choose_engine(
             _log.warning("%s is left out: %s", candidate.title, error)
             if len(found.usable) == 1:
                 remedy = "; leave --engine, --precision and --device out to take what works here" if asked else ""
-                raise EngineError(f"{candidate.title}: {error}{remedy}") from error
+                raise type(error)(f"{candidate.title}: {error}{remedy}") from error
             continue
         reason = "; ".join([f"{candidate.title}: {candidate.reason}{note}", *(f"not {each}" for each in rejected)])
         _log.info("%s", reason)

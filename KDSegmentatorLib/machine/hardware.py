@@ -173,7 +173,7 @@ if sys.platform == "win32":
 
 def _available_memory() -> int | None:
     if sys.platform == "linux":
-        known = [parse_meminfo(_read(Path("/proc/meminfo"))), *_linux_memory_limits()]
+        known = [parse_meminfo(_read(Path("/proc/meminfo"))), *_linux_memory_limits(), _address_space()]
         return min((size for size in known if size is not None), default=None)
     if sys.platform == "darwin":
         try:
@@ -184,6 +184,19 @@ def _available_memory() -> int | None:
     if sys.platform == "win32":
         return windows_available(lambda status: bool(ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))))
     return None
+
+
+def _address_space() -> int | None:
+    """Return the bytes that ``ulimit -v`` leaves to this process, None if it is not set."""
+    if sys.platform != "linux":
+        return None
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    used = _read(Path("/proc/self/statm")).partition(" ")[0]
+    if limit == resource.RLIM_INFINITY or not used:
+        return None
+    return max(0, limit - int(used) * resource.getpagesize())
 
 
 def _linux_quotas() -> list[float]:

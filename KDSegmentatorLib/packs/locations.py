@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ def default_user_folder() -> Path:
     """
     override = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
     if override:
-        return Path(override).expanduser().absolute()
+        return _expanded(override)
     return _application_data(sys.platform) / "KDSegmentator" / "Packs"
 
 
@@ -35,7 +36,7 @@ def default_cache_folder() -> Path:
     """
     override = os.environ.get(CACHE_VARIABLE, "").strip()
     if override:
-        return Path(override).expanduser().absolute()
+        return _expanded(override)
     return _caches(sys.platform)
 
 
@@ -43,17 +44,34 @@ def _caches(platform: str) -> Path:
     if platform == "win32":  # it has one place for both
         return _application_data(platform) / "KDSegmentator" / "Caches"
     if platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "KDSegmentator"
+        return _home() / "Library" / "Caches" / "KDSegmentator"
     folder = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(folder) if folder and Path(folder).is_absolute() else Path.home() / ".cache") / "KDSegmentator"
+    return (Path(folder) if folder and Path(folder).is_absolute() else _home() / ".cache") / "KDSegmentator"
 
 
 def _application_data(platform: str) -> Path:
     if platform == "win32":
         folder = os.environ.get("LOCALAPPDATA", "")
-        return Path(folder) if folder else Path.home() / "AppData" / "Local"
+        return Path(folder) if folder else _home() / "AppData" / "Local"
     if platform == "darwin":
-        return Path.home() / "Library" / "Application Support"
+        return _home() / "Library" / "Application Support"
     folder = os.environ.get("XDG_DATA_HOME", "")
     # the XDG specification says to ignore relative paths
-    return Path(folder) if folder and Path(folder).is_absolute() else Path.home() / ".local" / "share"
+    return Path(folder) if folder and Path(folder).is_absolute() else _home() / ".local" / "share"
+
+
+def _expanded(folder: str) -> Path:
+    with contextlib.suppress(RuntimeError):  # "~" without a home: taken as it is
+        return Path(folder).expanduser().absolute()
+    return Path(folder).absolute()
+
+
+def _home() -> Path:
+    """Return the user's home; a folder that does not exist if there is none (an unknown uid without HOME).
+
+    Not one in a shared temporary folder: another user could put packs there.
+    """
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path(os.sep, "nonexistent").absolute()

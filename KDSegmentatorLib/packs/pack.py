@@ -39,7 +39,7 @@ class Head:
     bias: npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class StudentPack:
     """A student, from :func:`open_pack`.
 
@@ -52,6 +52,10 @@ class StudentPack:
     manifest: Manifest
     folder: Path
     manifest_sha256: str
+
+    def __repr__(self) -> str:
+        """Return id, version and folder: a manifest has thousands of entries."""
+        return f"StudentPack({self.manifest.id!r}, version={self.manifest.version!r}, folder={str(self.folder)!r})"
 
     def body(self, precision: Precision = "float32") -> bytes:
         """Return the network without its last layer, an ONNX model.

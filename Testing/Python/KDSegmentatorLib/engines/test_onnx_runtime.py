@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,3 +91,13 @@ def test_a_device_that_would_leave_the_work_to_the_processor_is_an_error(monkeyp
     monkeypatch.setitem(onnx_runtime._PROVIDERS, "coreml", (idle, {}))
     with pytest.raises(EngineError, match=f"{idle} cannot compute the whole network on coreml.*take the device cpu"):
         OnnxRuntimeEngine(convolution_body(), device="coreml")
+
+
+def test_a_library_that_does_not_load_is_not_called_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("raise ImportError('DLL load failed: vcruntime140_1.dll')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "onnxruntime"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(EngineUnavailableError, match=r"is installed, but cannot be loaded \(DLL load failed.*openvino"):
+        OnnxRuntimeEngine(convolution_body())

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,26 @@ def test_the_number_of_threads_reaches_openvino(monkeypatch: pytest.MonkeyPatch)
     assert "INFERENCE_NUM_THREADS" not in given[1]
 
 
+def test_threads_share_an_engine_and_features_are_the_callers_own() -> None:
+    engine = OpenVinoEngine(BODY, patch_size=PATCH)
+    batches = [windows(seed=seed) for seed in range(4)]
+    first = engine.run(batches[0], never)
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda window: engine.run(window, never), batches * 5))
+    for number, features in enumerate(found):
+        np.testing.assert_allclose(features, expected(batches[number % 4]), atol=1e-4)
+    np.testing.assert_array_equal(first, found[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_an_engine_of_another_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    engines = (OpenVinoEngine(BODY, patch_size=PATCH), OnnxRuntimeEngine(BODY))
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # as after a fork
+    for engine in engines:
+        with pytest.raises(EngineError, match=r"another process .*spawn"):
+            engine.run(windows(), never)
+
+
 def test_the_input_is_not_changed_and_can_be_used_again() -> None:
     engine = OpenVinoEngine(BODY, patch_size=PATCH)
     window = windows()
@@ -186,6 +208,12 @@ class FailingRequest:
 
     def __init__(self, message: str) -> None:
         self._message = message
+
+    def get_output_tensor(self) -> npt.NDArray[np.float32]:
+        return np.zeros((1, FEATURES, *PATCH), np.float32)
+
+    def set_output_tensor(self, _: Any) -> None:
+        """Would write there."""
 
     def start_async(self, *_: Any, **__: Any) -> None:
         raise RuntimeError(f"Exception from src/inference/src/cpp/infer_request.cpp:245:\n{self._message}\n")

@@ -17,7 +17,7 @@ from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.loading import engine_threads
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
-from KDSegmentatorLib.engines.openvino_runtime import openvino_core
+from KDSegmentatorLib.engines.openvino_runtime import openvino_core, openvino_runtime
 from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
 from KDSegmentatorLib.errors import (
     CancelledError,
@@ -201,6 +201,24 @@ def test_without_openvino_onnxruntime_is_taken(
     chosen = choose(write(tmp_path))
     assert title(chosen.engine) == "onnxruntime float32 on cpu"
     assert chosen.reason == "onnxruntime float32 on cpu: exact"
+
+
+def test_an_openvino_that_is_installed_and_broken_is_said(
+    tmp_path: Path,
+    choose: Callable[..., ChosenEngine],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "openvino").mkdir()
+    (tmp_path / "openvino" / "__init__.py").write_text("raise ImportError('libtbb.so.12 is missing')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "openvino", raising=False)
+    monkeypatch.setattr(candidates, "openvino_devices", openvino_runtime)
+    chosen = choose(write_pack(tmp_path / "p"))
+    assert "libtbb.so.12 is missing" in caplog.text
+    assert chosen.reason.startswith(
+        "onnxruntime float32 on cpu: exact; not openvino: OpenVINO is installed, but cannot"
+    )
 
 
 def test_an_openvino_that_does_not_load_the_network_is_left_out(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -173,3 +174,15 @@ def test_a_system_that_tells_nothing(platform: str, monkeypatch: pytest.MonkeyPa
     found = detect_hardware()
     assert found.logical_cores >= 1
     assert found.available_memory is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ulimit -v of Linux")
+def test_a_limit_of_the_address_space_counts_as_memory() -> None:
+    code = (
+        "import resource\n"
+        "from KDSegmentatorLib.machine.hardware import detect_hardware\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        "print(detect_hardware().available_memory)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(finished.stdout) < 1 << 30

@@ -8,6 +8,7 @@ import pytest
 
 from KDSegmentatorLib.packs import locations
 from KDSegmentatorLib.packs.locations import default_cache_folder, default_shipped_folder, default_user_folder
+from KDSegmentatorLib.packs.store import PackStore
 
 
 @pytest.fixture
@@ -86,3 +87,18 @@ def test_every_shipped_pack_says_what_it_fits_and_what_to_expect() -> None:
     manifests = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in paths}
     fields = ("expected", "field_of_view")
     assert [(pack, each) for pack, manifest in manifests.items() for each in fields if not manifest.get(each)] == []
+
+
+def test_a_user_without_a_home_has_the_shipped_packs_and_is_told_where_to_put_others(
+    bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", unknown)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert not default_user_folder().exists()
+    assert not default_cache_folder().exists()
+    assert PackStore().packs()
+    monkeypatch.setenv("KDSEGMENTATOR_PACKS", str(tmp_path / "mine"))
+    assert default_user_folder() == tmp_path / "mine"
