@@ -34,7 +34,7 @@ class Efficiency:
         model: its name.
         parameters: learnable numbers.
         flops: of one window, 2 x multiply-accumulate of all convolutions.
-        paper_flops: of one window, as the paper counts (:func:`distillation.efficiency.count_paper_flops`).
+        paper_flops: of one window, as the paper counts (:func:`distillation.network_cost.count_paper_flops`).
         file_bytes: the pack on disk.
         case: name of the case that was run.
         size: of its image, (i, j, k) voxels.
