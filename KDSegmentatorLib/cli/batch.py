@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from KDSegmentatorLib.cli.interrupt import listening
-from KDSegmentatorLib.cli.progress import ProgressLine
 from KDSegmentatorLib.cli.segment import run_options
+from KDSegmentatorLib.cli.terminal import ProgressLine, listening
 from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError
 from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.jobs.batch import run_batch

@@ -1,16 +1,20 @@
-"""Output files that the user asked for: checked before the work, written together after it."""
+"""Output files that the user asked for: checked before the work, written together after it; and the record of a run."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from KDSegmentatorLib.cli.interrupt import Interrupt
+from KDSegmentatorLib.cli.terminal import Interrupt
 from KDSegmentatorLib.errors import InvalidSettingsError
+from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io import files
+from KDSegmentatorLib.io.files import atomic_output, file_sha256
 from KDSegmentatorLib.io.images import shadowing_reason
 
 Writer = Callable[[Path], None]
@@ -83,3 +87,28 @@ def write_together(outputs: Sequence[tuple[Path, Writer]], interrupt: Interrupt 
 def _identity(path: Path) -> str:
     """Return what two names of one file have in common."""
     return os.path.normcase(path.resolve())
+
+
+def write_record(result: Segmentation, scan: Path, reason: str, path: Path, *, region_given: bool) -> None:
+    """Write a run's record as JSON (UTF-8): the fields of ``RunRecord``, the input and the labels.
+
+    Args:
+        result: of the run.
+        scan: the scan's file; its name is written without its folder, and its SHA-256.
+        reason: why this engine was taken.
+        path: the file.
+        region_given: whether the earlier stage of a chain was left out; ``region`` is null then, as for single packs.
+
+    Raises:
+        ImageWriteError: the file could not be written; nothing was left behind.
+    """
+    content = {
+        "input": os.fsencode(scan.name).decode("utf-8", errors="backslashreplace"),
+        "input_sha256": file_sha256(scan),
+        "engine_reason": reason,
+        "region_given": region_given,
+        "labels": [{"value": label.value, "name": label.name} for label in result.labels],
+        **dataclasses.asdict(result.record),
+    }
+    with atomic_output(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

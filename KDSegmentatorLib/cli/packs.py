@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import Any
 
-from KDSegmentatorLib.cli.table import table
+from KDSegmentatorLib.cli.terminal import table
 from KDSegmentatorLib.packs.catalogue import Family, families
 from KDSegmentatorLib.packs.field_of_view import field_of_view_text
 from KDSegmentatorLib.packs.manifest import Code, Credit, Evaluation, Interval, Manifest, Terminology

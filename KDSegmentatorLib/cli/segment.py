@@ -13,11 +13,8 @@ from pathlib import Path
 from KDSegmentatorLib.advisor.selection import Choice
 from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import IMAGE_UNITS, LabelStatistics, label_statistics, write_statistics
-from KDSegmentatorLib.cli.interrupt import Interrupt, listening
-from KDSegmentatorLib.cli.outputs import PlannedOutput, Writer, check_outputs, write_together
-from KDSegmentatorLib.cli.progress import ProgressLine
-from KDSegmentatorLib.cli.record import write_record
-from KDSegmentatorLib.cli.table import table
+from KDSegmentatorLib.cli.outputs import PlannedOutput, Writer, check_outputs, write_record, write_together
+from KDSegmentatorLib.cli.terminal import Interrupt, ProgressLine, listening, table
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.label_selection import select_labels

@@ -28,7 +28,7 @@ import numpy as np
 from KDSegmentatorLib import PackStore, Volume, read_volume, write_volume
 from KDSegmentatorLib.advisor.advice import SizeEstimate, SpeedOf, advise
 from KDSegmentatorLib.advisor.calibration import Calibration
-from KDSegmentatorLib.cli.table import table
+from KDSegmentatorLib.cli.terminal import table
 from KDSegmentatorLib.engines.candidates import EngineRequest, find_candidates
 from KDSegmentatorLib.machine.hardware import detect_hardware
 from KDSegmentatorLib.packs.catalogue import Family

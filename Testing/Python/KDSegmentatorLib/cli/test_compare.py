@@ -289,6 +289,18 @@ def test_bad_tables(kdseg: Any, teacher: Path, student: Path, work: Path, conten
     assert "\x1b" not in err
 
 
+@pytest.mark.parametrize(("name", "separator"), [("names.csv", ";"), ("names.tsv", "\t"), ("NAMES.CSV", ",")])
+def test_tables_as_spreadsheets_write_them(
+    kdseg: Any, teacher: Path, student: Path, work: Path, name: str, separator: str
+) -> None:
+    rows = (("label_value", "label_name", "note"), ("1", "liver", "a, b"), ("2", "spleen", ""))
+    with (work / name).open("w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows(rows)
+    code, out, err = kdseg("compare", teacher, student, "--labels", work / name)
+    assert code == 0, err
+    assert "liver" in out and "spleen" in out
+
+
 def test_the_table_of_names_is_not_written_over(kdseg: Any, teacher: Path, student: Path, work: Path) -> None:
     table = work / "names.csv"
     table.write_text("label_value,label_name\n1,liver\n", encoding="utf-8")

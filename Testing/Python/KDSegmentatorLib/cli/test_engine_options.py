@@ -13,7 +13,7 @@ import pytest
 import SimpleITK
 
 from KDSegmentatorLib.advisor.selection import Choice, Selection
-from KDSegmentatorLib.cli.interrupt import Interrupt
+from KDSegmentatorLib.cli.terminal import Interrupt
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from KDSegmentatorLib.cli.interrupt import listening
+from KDSegmentatorLib.cli.terminal import listening
 from KDSegmentatorLib.errors import CancelledError
 
 

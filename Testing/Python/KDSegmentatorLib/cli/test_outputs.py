@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from KDSegmentatorLib.cli.interrupt import Interrupt, listening
 from KDSegmentatorLib.cli.outputs import PlannedOutput, check_outputs, write_together
+from KDSegmentatorLib.cli.terminal import Interrupt, listening
 from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError
 from KDSegmentatorLib.io import files
 

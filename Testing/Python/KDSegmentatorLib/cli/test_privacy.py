@@ -29,7 +29,8 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 from KDSegmentatorLib.cli.main import main
 code = main(sys.argv[1:])
-print("ENGINES", *[name for name in ("onnxruntime", "openvino", "torch", "onnx") if name in sys.modules], file=sys.stderr)
+engines = ("onnxruntime", "openvino", "torch", "onnx")
+print("ENGINES", *[name for name in engines if name in sys.modules], file=sys.stderr)
 sys.exit(code)
 """
 

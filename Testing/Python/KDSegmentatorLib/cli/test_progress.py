@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from KDSegmentatorLib.cli.progress import ProgressLine, describe, describe_seconds
+from KDSegmentatorLib.cli.terminal import ProgressLine, describe, describe_seconds
 from KDSegmentatorLib.inference.progress import Progress
 
 
@@ -32,7 +32,7 @@ def test_durations(seconds: float, words: str) -> None:
 
 
 def test_a_terminal_has_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("KDSegmentatorLib.cli.progress._TERMINAL_SECONDS", 0.0)
+    monkeypatch.setattr("KDSegmentatorLib.cli.terminal._TERMINAL_SECONDS", 0.0)
     stream = Terminal()
     line = ProgressLine(stream)
     for progress in (step(0, "preprocess"), step(1), step(10, left=0.0)):

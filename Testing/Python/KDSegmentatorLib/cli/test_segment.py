@@ -18,7 +18,7 @@ import SimpleITK
 from PIL import Image
 
 from KDSegmentatorLib.cli import segment as cli_segment
-from KDSegmentatorLib.cli.progress import ProgressLine
+from KDSegmentatorLib.cli.terminal import ProgressLine
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.progress import Progress
