@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(__file__).resolve().parents[3] / "KDSegmentatorLib"
-CLINICAL = {"numpy", "scipy", "PIL", "packaging", "onnxruntime", "openvino"}
+CLINICAL = {"msgspec", "numpy", "psutil", "scipy", "PIL", "packaging", "onnxruntime", "openvino"}
 """The dependencies of the distribution."""
 
 SLICER = {"slicer", "vtk"}
