@@ -59,6 +59,8 @@ class Volume:
     direction: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
     def __post_init__(self) -> None:
+        if not isinstance(self.voxels, np.ndarray):
+            raise GeometryError(f"voxels must be a numpy array (z, y, x), got {type(self.voxels).__name__}")
         check_size(self.voxels.shape[::-1])
         check_placement(self.spacing, self.origin, self.direction)
 
@@ -214,10 +216,24 @@ def check_placement(spacing: Vector, origin: Vector, direction: Matrix) -> None:
     """Check where a grid lies in the patient.
 
     Raises:
-        GeometryError: a value is not finite, a spacing is not positive, or the direction is not orthonormal.
+        GeometryError: not three numbers or 3 x 3, a value is not finite, a spacing is not positive, or the direction is
+            not orthonormal.
     """
-    for name, values in (("spacing", spacing), ("origin", origin), ("direction", direction)):
-        if not np.isfinite(np.asarray(values, dtype=float)).all():
+    for name, values, shape in (
+        ("spacing", spacing, (3,)),
+        ("origin", origin, (3,)),
+        ("direction", direction, (3, 3)),
+    ):
+        try:
+            numbers = np.asarray(values, dtype=float)
+        except (TypeError, ValueError):
+            numbers = np.empty(0)
+        if numbers.shape != shape:
+            wanted = (
+                "three numbers, along i, j, k" if name == "spacing" else "three numbers" if shape == (3,) else "3 x 3"
+            )
+            raise GeometryError(f"the {name} must be {wanted}, got {values!r}")
+        if not np.isfinite(numbers).all():
             raise GeometryError(f"the {name} {values} is not finite; repair the image's header")
     if min(spacing) <= 0:
         raise GeometryError(f"the spacing {spacing} mm is not positive; repair the image's header")

@@ -245,3 +245,21 @@ def test_reorienting_a_large_volume_can_be_stopped(monkeypatch: pytest.MonkeyPat
     with pytest.raises(CancelledError):
         volume.reoriented("SPL", stop)
     assert np.shares_memory(volume.reoriented("LPS", stop).voxels, volume.voxels)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((np.zeros((2, 3, 4)), (1, 1)), r"the spacing must be three numbers, got \(1, 1\)"),
+        ((np.zeros((2, 3, 4)), 1.0), "the spacing must be three numbers"),
+        ((np.zeros((2, 3, 4)), None), "the spacing must be three numbers"),
+        ((np.zeros((2, 3, 4)), (1, 1, "x")), "the spacing must be three numbers"),
+        ((np.zeros((2, 3, 4)), (1, 1, 1), (0, 0)), "the origin must be three numbers"),
+        ((np.zeros((2, 3, 4)), (1, 1, 1), (0, 0, 0), (1, 0, 0)), "the direction must be 3 x 3"),
+        (([[[1]]], (1, 1, 1)), "voxels must be a numpy array .* got list"),
+        (("scan.nii.gz", (1, 1, 1)), "got str"),
+    ],
+)
+def test_a_volume_made_of_something_else_is_refused_with_what_to_give(arguments: Any, said: str) -> None:
+    with pytest.raises(GeometryError, match=said):
+        Volume(*arguments)
