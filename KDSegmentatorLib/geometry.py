@@ -229,9 +229,7 @@ def check_placement(spacing: Vector, origin: Vector, direction: Matrix) -> None:
         except (TypeError, ValueError):
             numbers = np.empty(0)
         if numbers.shape != shape:
-            wanted = (
-                "three numbers, along i, j, k" if name == "spacing" else "three numbers" if shape == (3,) else "3 x 3"
-            )
+            wanted = "three numbers" if shape == (3,) else "3 x 3 numbers"
             raise GeometryError(f"the {name} must be {wanted}, got {values!r}")
         if not np.isfinite(numbers).all():
             raise GeometryError(f"the {name} {values} is not finite; repair the image's header")
