@@ -168,6 +168,8 @@ def node_attributes(record: RunRecord) -> dict[str, str]:
         "task": record.task,
         "size": record.size,
         "engine": record.engine,
+        "engine_version": record.engine_version,
+        "processor": record.processor,
         "device": record.device,
         "precision": record.precision,
         "threads": str(record.threads),

@@ -109,6 +109,8 @@ RECORD = RunRecord(
     calls=7,
     seconds={"preprocess": 0.1234, "windows": 2.5, "restore": 0.25, "total": 2.8734},
     library_version="0.1.0",
+    engine_version="1.23.0",
+    processor="A processor (x86_64)",
 )
 
 

@@ -214,6 +214,8 @@ def test_provenance_is_complete(mrml: MrmlScene) -> None:
         "task": "hippocampus",
         "size": "x1/4",
         "engine": "onnxruntime",
+        "engine_version": "1.23.0",
+        "processor": "A processor (x86_64)",
         "device": "cpu",
         "precision": "float32",
         "threads": "2",
