@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace as with_fields
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
@@ -105,9 +106,8 @@ class TestRun:
         warnings = judge(result.segmentation.volume, result.segmentation.labels, box.pack("x1").manifest)
         warnings += tuple(replace(warnings[0], sentence=f"Odd {n}.") for n in range(4))
         record = replace(result.segmentation.record, warnings=warnings)
-        box.end(
-            replace(event, results=(replace(result, segmentation=replace(result.segmentation, record=record)),)),
-        )
+        warned = with_fields(result, segmentation=replace(result.segmentation, record=record))
+        box.end(with_fields(event, results=(warned,)))
         message = box.panel.view().message
         assert message.level == "warning"
         assert message.text == (
@@ -166,7 +166,7 @@ class TestRun:
     def test_a_size_that_failed_is_said(self, box: Panel) -> None:
         box.panel.segment(("x1", "x1/4"))
         failure = FailedSize(size="x1", error=InsufficientMemoryError("x1 needs more memory"))
-        box.end(replace(box.result("x1/4"), failures=(failure,)))
+        box.end(with_fields(box.result("x1/4"), failures=(failure,)))
         assert box.panel.state is State.DONE
         assert "x1 failed: X1 needs more memory" in box.panel.view().message.text
 
