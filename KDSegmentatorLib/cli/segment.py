@@ -12,6 +12,8 @@ from pathlib import Path
 
 from KDSegmentatorLib.advisor.selection import Choice
 from KDSegmentatorLib.analysis.overlay import write_overlay
+from KDSegmentatorLib.analysis.seg_nrrd import SUFFIX as SEGMENTATION_SUFFIX
+from KDSegmentatorLib.analysis.seg_nrrd import write_segmentation
 from KDSegmentatorLib.analysis.statistics import IMAGE_UNITS, LabelStatistics, label_statistics, write_statistics
 from KDSegmentatorLib.cli.outputs import PlannedOutput, Writer, check_outputs, write_record, write_together
 from KDSegmentatorLib.cli.terminal import Interrupt, ProgressLine, listening, table
@@ -101,7 +103,7 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
 def _loaded(arguments: argparse.Namespace, interrupt: Interrupt) -> tuple[Segmenter, Volume]:
     """Return the pack with its engine, and the scan: both are loaded at the same time."""
     with ThreadPoolExecutor(max_workers=1) as executor:
-        reading = executor.submit(read_volume, arguments.input)
+        reading = executor.submit(read_volume, arguments.input, frame=arguments.frame)
         segmenter = Segmenter(arguments.pack, run_options(arguments), cancel=interrupt.requested)
         return segmenter, reading.result()
 
@@ -206,7 +208,10 @@ def _writers(
     names = {label.value: (label.name, label.color) for label in result.labels}
 
     def write_labels(path: Path) -> None:
-        write_volume(result.volume, path, like=arguments.input, labels=names)
+        if arguments.output.name.lower().endswith(SEGMENTATION_SUFFIX):
+            write_segmentation(result, path)
+        else:
+            write_volume(result.volume, path, like=arguments.input, labels=names)
         statistics.result()  # should they fail, they do while nothing is in its place yet
 
     def write_table(path: Path) -> None:
@@ -219,7 +224,7 @@ def _writers(
         write_record(result, arguments.input, reason, path, region_given=bool(arguments.region))
 
     def image(map_: Volume) -> Writer:
-        return lambda path: write_volume(map_, path)
+        return lambda path: write_volume(map_, path, like=arguments.input)
 
     writers: dict[str, Writer] = {
         "OUTPUT": write_labels,
