@@ -89,7 +89,9 @@ def _identity(path: Path) -> str:
     return os.path.normcase(path.resolve())
 
 
-def write_record(result: Segmentation, scan: Path, reason: str, path: Path, *, region_given: bool) -> None:
+def write_record(
+    result: Segmentation, scan: Path, reason: str, path: Path, *, region_given: bool, frame: int | None = None
+) -> None:
     """Write a run's record as JSON (UTF-8): the fields of ``RunRecord``, the input and the labels.
 
     Args:
@@ -98,6 +100,7 @@ def write_record(result: Segmentation, scan: Path, reason: str, path: Path, *, r
         reason: why this engine was taken.
         path: the file.
         region_given: whether the earlier stage of a chain was left out; ``region`` is null then, as for single packs.
+        frame: which volume of a 4-D scan was segmented, from 0; None if it has one only.
 
     Raises:
         ImageWriteError: the file could not be written; nothing was left behind.
@@ -105,6 +108,7 @@ def write_record(result: Segmentation, scan: Path, reason: str, path: Path, *, r
     content = {
         "input": os.fsencode(scan.name).decode("utf-8", errors="backslashreplace"),
         "input_sha256": file_sha256(scan),
+        "input_frame": frame,
         "engine_reason": reason,
         "region_given": region_given,
         "labels": [{"value": label.value, "name": label.name} for label in result.labels],

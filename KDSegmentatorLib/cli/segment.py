@@ -221,7 +221,7 @@ def _writers(
         write_overlay(volume, result.volume, result.labels, path, title=title, modality=manifest.modality)
 
     def write_run(path: Path) -> None:
-        write_record(result, arguments.input, reason, path, region_given=bool(arguments.region))
+        write_record(result, arguments.input, reason, path, region_given=bool(arguments.region), frame=arguments.frame)
 
     def image(map_: Volume) -> Writer:
         return lambda path: write_volume(map_, path, like=arguments.input)

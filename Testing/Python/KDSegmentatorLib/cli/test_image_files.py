@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ def series(scan: Path) -> Path:
 def test_one_volume_of_a_series_is_segmented(kdseg: Any, scan: Path, series: Path) -> None:
     one, other = scan.with_name("one.nii.gz"), scan.with_name("other.nii.gz")
     assert kdseg("segment", scan, one, *PACK)[0] == 0
-    code, _, err = kdseg("segment", series, other, *PACK, "--frame", 1)
+    record = scan.with_name("record.json")
+    code, _, err = kdseg("segment", series, other, *PACK, "--frame", 1, "--record", record)
     assert code == 0, err
+    assert json.loads(record.read_text(encoding="utf-8"))["input_frame"] == 1
     np.testing.assert_array_equal(read_volume(one).voxels, read_volume(other).voxels)
     assert read_volume(other).same_grid(read_volume(scan))
 
