@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from KDSegmentatorLib.advisor.advice import advise, memory_warning
 from KDSegmentatorLib.advisor.calibration import Calibration
@@ -83,10 +83,12 @@ class Selection:
             earlier = self.region_packs.get(pack.manifest.id)
             warning = memory_warning(pack, volume, hardware, request=request, options=options, region_pack=earlier)
             return Choice(pack=pack, reason=warning, region_pack=earlier)
+        # what other programs use at the moment must not decide which network runs
+        idle = replace(hardware, available_memory=hardware.total_memory or hardware.available_memory)
         advice = advise(
             self.packs,
             volume,
-            hardware,
+            idle,
             request=request,
             mirroring=mirroring,
             entropy=entropy,
@@ -95,6 +97,14 @@ class Selection:
             region_packs=self.region_packs,
         )
         reason = advice.reason
+        options = RunOptions(mirroring=mirroring, entropy=entropy, probabilities=probabilities)
+        earlier = self.region_packs.get(advice.pack.manifest.id)
+        if hardware.total_memory is not None and (
+            warning := memory_warning(
+                advice.pack, volume, hardware, request=request, options=options, region_pack=earlier
+            )
+        ):
+            reason += f"; at the moment {warning}"
         if self.damaged:
             reason += f"; left out as unusable: {', '.join(pack.id for pack in self.damaged)}"
         return Choice(pack=advice.pack, reason=reason, region_pack=self.region_packs.get(advice.pack.manifest.id))

@@ -6,17 +6,13 @@ import ctypes
 import math
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from KDSegmentatorLib.machine.physical_cores import physical_cores
-
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _UNLIMITED_BYTES = 1 << 60  # cgroup v1 says "no limit" with a number close to 2^63
-_VM_STAT = "/usr/bin/vm_stat"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,36 +23,26 @@ class Hardware:
         logical_cores: hardware threads, >= 1.
         available_memory: bytes that can be had without swapping; None if the system does not tell.
         physical_cores: cores behind the hardware threads, <= ``logical_cores``; None if the system does not tell.
+        total_memory: bytes that this process could have if nothing else ran: of the machine, its control groups and
+            ``ulimit -v``; None if the system does not tell.
     """
 
     logical_cores: int
     available_memory: int | None
     physical_cores: int | None = None
+    total_memory: int | None = None
 
 
 def detect_hardware() -> Hardware:
     """Return what this process may use now; never fails, what is unknown is None."""
-    logical, physical = usable_cores(), physical_cores()
+    logical = usable_cores()
+    available, total = _memory()
     return Hardware(
         logical_cores=logical,
-        available_memory=_available_memory(),
-        physical_cores=None if physical is None else min(physical, logical),
+        available_memory=available,
+        physical_cores=_physical_cores(logical),
+        total_memory=total,
     )
-
-
-def parse_meminfo(text: str) -> int | None:
-    """Return the available bytes from Linux' ``/proc/meminfo``."""
-    found = re.search(r"^MemAvailable:\s+(\d+) kB$", text, re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
-
-
-def parse_vm_stat(text: str) -> int | None:
-    """Return the available bytes from macOS' ``vm_stat``: free, inactive, speculative and purgeable pages."""
-    page = re.search(r"page size of (\d+) bytes", text)
-    pages = re.findall(r"^Pages (?:free|inactive|speculative|purgeable):\s+(\d+)\.$", text, re.MULTILINE)
-    if page is None or not pages:
-        return None
-    return int(page[1]) * sum(int(count) for count in pages)
 
 
 def parse_cpu_quota(text: str) -> float | None:
@@ -110,33 +96,6 @@ def parse_cgroups(text: str, root: Path = _CGROUP_ROOT) -> list[tuple[Path, str]
     return folders
 
 
-class MemoryStatus(ctypes.Structure):
-    """Windows' MEMORYSTATUSEX."""
-
-    _fields_ = (
-        ("dwLength", ctypes.c_uint32),
-        ("dwMemoryLoad", ctypes.c_uint32),
-        ("ullTotalPhys", ctypes.c_uint64),
-        ("ullAvailPhys", ctypes.c_uint64),
-        ("ullTotalPageFile", ctypes.c_uint64),
-        ("ullAvailPageFile", ctypes.c_uint64),
-        ("ullTotalVirtual", ctypes.c_uint64),
-        ("ullAvailVirtual", ctypes.c_uint64),
-        ("ullAvailExtendedVirtual", ctypes.c_uint64),
-    )
-
-
-def windows_available(fill: Callable[[MemoryStatus], bool]) -> int | None:
-    """Return the available bytes of Windows.
-
-    Args:
-        fill: GlobalMemoryStatusEx; fills the structure and returns whether that worked.
-    """
-    status = MemoryStatus()
-    status.dwLength = ctypes.sizeof(MemoryStatus)
-    return int(status.ullAvailPhys) if fill(status) else None
-
-
 def windows_affinity(fill: Callable[[ctypes.c_size_t, ctypes.c_size_t], bool]) -> int | None:
     """Return the hardware threads that Windows ties this process to; None if it may use all of them.
 
@@ -171,32 +130,23 @@ if sys.platform == "win32":
         return bool(ask(kernel.GetCurrentProcess(), ctypes.byref(process), ctypes.byref(system)))
 
 
-def _available_memory() -> int | None:
-    if sys.platform == "linux":
-        known = [parse_meminfo(_read(Path("/proc/meminfo"))), *_linux_memory_limits(), _address_space()]
-        return min((size for size in known if size is not None), default=None)
-    if sys.platform == "darwin":
-        try:
-            report = subprocess.run([_VM_STAT], capture_output=True, text=True, timeout=5, check=True)  # noqa: S603
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return parse_vm_stat(report.stdout)
-    if sys.platform == "win32":
-        return windows_available(lambda status: bool(ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))))
-    return None
+def _physical_cores(logical: int) -> int | None:
+    import psutil
+
+    known = psutil.cpu_count(logical=False)
+    return None if known is None else min(known, logical)
 
 
-def _address_space() -> int | None:
-    """Return the bytes that ``ulimit -v`` leaves to this process, None if it is not set."""
-    if sys.platform != "linux":
-        return None
-    import resource
+def _memory() -> tuple[int | None, int | None]:
+    """Return the bytes that are available now, and those that this process could have on an idle machine."""
+    import psutil
 
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    used = _read(Path("/proc/self/statm")).partition(" ")[0]
-    if limit == resource.RLIM_INFINITY or not used:
-        return None
-    return max(0, limit - int(used) * resource.getpagesize())
+    try:
+        system = psutil.virtual_memory()
+    except (OSError, RuntimeError, NotImplementedError):
+        return None, None
+    limits = [(system.available, system.total), *_linux_memory_limits()]
+    return min(available for available, _ in limits), min(total for _, total in limits)
 
 
 def _linux_quotas() -> list[float]:
@@ -215,14 +165,25 @@ def _linux_quotas() -> list[float]:
     return quotas
 
 
-def _linux_memory_limits() -> list[int | None]:
+def _linux_memory_limits() -> list[tuple[int, int]]:
+    """Return what is left of every limit of memory (control groups, ``ulimit -v``), and all of it, in bytes."""
+    if sys.platform != "linux":
+        return []
     limits = []
     for folder, controller in parse_cgroups(_read(Path("/proc/self/cgroup"))):
         if controller == "cpu":
             continue
         names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controller else ("memory.max", "memory.current")
         limit, usage = (_read(folder / name) for name in names)
-        limits.append(parse_memory_limit(limit, usage, _read(folder / "memory.stat")))
+        left = parse_memory_limit(limit, usage, _read(folder / "memory.stat"))
+        if left is not None:
+            limits.append((left, int(limit)))
+    import resource
+
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    used = _read(Path("/proc/self/statm")).partition(" ")[0]
+    if most != resource.RLIM_INFINITY and used:
+        limits.append((max(0, most - int(used) * resource.getpagesize()), most))
     return limits
 
 

@@ -62,6 +62,18 @@ def test_the_largest_size_that_is_quick_enough_is_chosen_with_the_reason(store: 
     assert choice.reason.startswith("x1 is the largest size expected to finish within 10 s (estimated ")
 
 
+def test_memory_that_other_programs_take_does_not_decide_the_size_but_is_said(
+    store: PackStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = detect_hardware()
+    busy = replace(found, available_memory=50_000_000, total_memory=max(found.total_memory or 0, 8_000_000_000))
+    monkeypatch.setattr(selection, "detect_hardware", lambda: busy)
+    choice = select(store, "generated", AUTOMATIC).choose(VOLUME)
+    assert choice.pack.manifest.size == "x1"
+    assert choice.reason is not None
+    assert "at the moment x1 needs about" in choice.reason
+
+
 def test_with_a_fixed_size_there_is_nothing_to_say(store: PackStore) -> None:
     choice = select(store, "generated", "x1/4").choose(VOLUME)
     assert (choice.pack.manifest.size, choice.reason) == ("x1/4", None)
