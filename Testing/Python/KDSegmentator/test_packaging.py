@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,45 +15,62 @@ ROOT = Path(__file__).parents[3]
 MODULE = ROOT / "KDSegmentator"
 
 
-def listed(file: Path, name: str) -> list[str]:
-    """Return a list of a CMakeLists.txt."""
-    found = re.search(rf"^set\({name}$(.*?)^  \)$", file.read_text(), re.MULTILINE | re.DOTALL)
-    assert found is not None, f"{file} has no list {name}"
-    return [line.strip().replace("${MODULE_NAME}", "KDSegmentator") for line in found[1].splitlines() if line.strip()]
+# What the extension's CMakeLists.txt ask of Slicer, writing down what they hand over.
+SLICER = """
+cmake_minimum_required(VERSION 3.20)
+project(Slicer NONE)
+macro(cmake_minimum_required)
+endmacro()
+macro(project)
+endmacro()
+macro(find_package)
+endmacro()
+macro(include)
+endmacro()
+macro(ctkMacroCompilePythonScript)
+  set(single TARGET_NAME SOURCE_DIR DESTINATION_DIR INSTALL_DIR)
+  cmake_parse_arguments(GIVEN "NO_INSTALL_SUBDIR" "${single}" "SCRIPTS;RESOURCES" ${ARGN})
+  file(WRITE "${CMAKE_BINARY_DIR}/${GIVEN_TARGET_NAME}.txt" "${GIVEN_SCRIPTS};${GIVEN_RESOURCES}")
+endmacro()
+macro(slicerMacroBuildScriptedModule)
+  cmake_parse_arguments(GIVEN "WITH_GENERIC_TESTS" "NAME" "SCRIPTS;RESOURCES" ${ARGN})
+  file(WRITE "${CMAKE_BINARY_DIR}/${GIVEN_NAME}.txt" "${GIVEN_SCRIPTS};${GIVEN_RESOURCES}")
+endmacro()
+add_subdirectory(@ROOT@ ${CMAKE_BINARY_DIR}/extension)
+"""
 
 
-def in_tree(folder: Path, pattern: str = "*", base: Path = ROOT) -> list[str]:
-    """Return the files of a folder as CMake names them."""
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Return the files that CMake packages, by target, with macros in the place of Slicer's."""
+    cmake = shutil.which("cmake")
+    if cmake is None:
+        pytest.skip("cmake is not installed")
+    folder = tmp_path_factory.mktemp("cmake")
+    (folder / "CMakeLists.txt").write_text(SLICER.replace("@ROOT@", ROOT.as_posix()))
+    build = folder / "build"
+    subprocess.run([cmake, "-S", folder, "-B", build], check=True, capture_output=True, timeout=120)
+    targets = ("KDSegmentatorLib", "KDSegmentator")
+    return {target: [name for name in (build / f"{target}.txt").read_text().split(";") if name] for target in targets}
+
+
+def in_tree(*folders: Path, base: Path = ROOT) -> list[str]:
+    """Return the files of folders, relative to `base`, without what Python compiles."""
     return sorted(
         path.relative_to(base).as_posix()
-        for path in folder.rglob(pattern)
+        for folder in folders
+        for path in folder.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     )
 
 
-@pytest.mark.parametrize(
-    ("file", "name", "files"),
-    [
-        ("CMakeLists.txt", "KDSEGMENTATORLIB_PYTHON_SCRIPTS", in_tree(ROOT / "KDSegmentatorLib", "*.py")),
-        (
-            "CMakeLists.txt",
-            "KDSEGMENTATORLIB_PYTHON_RESOURCES",
-            sorted(
-                {name for name in in_tree(ROOT / "KDSegmentatorLib") if not name.endswith((".py", ".pyc"))}
-                | set(in_tree(ROOT / "Resources" / "Packs"))
-            ),
-        ),
-        ("KDSegmentator/CMakeLists.txt", "MODULE_PYTHON_SCRIPTS", in_tree(MODULE, "*.py", MODULE)),
-        ("KDSegmentator/CMakeLists.txt", "MODULE_PYTHON_RESOURCES", in_tree(MODULE / "Resources", base=MODULE)),
-    ],
-    ids=["library", "library resources", "module", "module resources"],
-)
-def test_every_file_is_packaged(file: str, name: str, files: list[str]) -> None:
-    found = listed(ROOT / file, name)
-    assert len(set(found)) == len(found)
-    missing, vanished = set(files) - set(found), set(found) - set(files)
-    assert not missing, f"add to {name} in {file}:\n" + "\n".join(f"  {each}" for each in sorted(missing))
-    assert not vanished, f"remove from {name} in {file}:\n" + "\n".join(f"  {each}" for each in sorted(vanished))
+def test_every_file_of_the_library_and_of_the_packs_is_packaged(packaged: dict[str, list[str]]) -> None:
+    assert sorted(packaged["KDSegmentatorLib"]) == in_tree(ROOT / "KDSegmentatorLib", ROOT / "Resources" / "Packs")
+
+
+def test_every_file_of_the_module_is_packaged(packaged: dict[str, list[str]]) -> None:
+    files = [name for name in in_tree(MODULE, base=MODULE) if name != "CMakeLists.txt"]
+    assert sorted(packaged["KDSegmentator"]) == files
 
 
 def test_the_wheel_names_the_licences_of_its_weights() -> None:
@@ -109,10 +128,9 @@ def test_icon() -> None:
         assert icon.mode == "RGBA"
 
 
-def test_no_name_clashes_with_a_package_of_slicer() -> None:
+def test_no_name_clashes_with_a_package_of_slicer(packaged: dict[str, list[str]]) -> None:
     """Everything lies in Slicer's folder for scripted modules, where a top-level name belongs to all extensions."""
-    scripts = listed(ROOT / "CMakeLists.txt", "KDSEGMENTATORLIB_PYTHON_SCRIPTS")
-    scripts += listed(MODULE / "CMakeLists.txt", "MODULE_PYTHON_SCRIPTS")
+    scripts = [name for names in packaged.values() for name in names if name.endswith(".py")]
     assert {Path(name).parts[0] for name in scripts} == {"KDSegmentatorLib", "KDSegmentatorPanel", "KDSegmentator.py"}
 
 
