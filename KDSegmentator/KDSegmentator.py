@@ -26,13 +26,14 @@ try:
 except ImportError:  # run from a source checkout, where it lies beside the module's folder
     sys.path.append(str(_MODULE_FOLDER.parent))
 
-# Slicer imports all modules at its start: these take next to no time, everything else is imported when the panel is
-# opened. The path is known only now.
+# Slicer imports all modules at its start: these take next to no time and need no package that Slicer lacks; everything
+# else is imported when the panel is built. The path is known only now.
 from KDSegmentatorPanel.about import acknowledgement_text, help_text  # noqa: E402
 from KDSegmentatorPanel.choices import EngineChoice, Inputs, PairView, PrecisionChoice  # noqa: E402
 from KDSegmentatorPanel.observation import Observation  # noqa: E402
 from KDSegmentatorPanel.sample_data import register_sample_data  # noqa: E402
 from KDSegmentatorPanel.self_tests import KDSegmentatorTest  # noqa: E402
+from KDSegmentatorPanel.slicer_packages import SlicerPackages  # noqa: E402
 
 __all__ = [
     "KDSegmentator",
@@ -103,6 +104,8 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
+        self.panel: Any = None  # a SegmentPanel, once all packages are there
+        self.setUpBox: Any = None
         self._parameterNode: Any = None  # a KDSegmentatorParameterNode
         self._parameterNodeGuiTag: int | None = None
         self._polling = False
@@ -111,8 +114,29 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._volume = Observation(self._onVolumeModified)
 
     def setup(self) -> None:
-        """Build the panel when it is opened for the first time."""
+        """Build the panel when it is opened for the first time, or the set-up box if packages are missing."""
         ScriptedLoadableModuleWidget.setup(self)
+        if not SlicerPackages().missing():
+            self._build()
+            return
+        from KDSegmentatorPanel.boxes.set_up_box import SetUpBox
+
+        self._setUpWidget = slicer.util.loadUI(self.resourcePath("UI/KDSegmentatorSetUp.ui"))
+        self.layout.addWidget(self._setUpWidget)
+        ui = slicer.util.childWidgetVariables(self._setUpWidget)
+        self.setUpBox = SetUpBox(ui, SlicerPackages(), complete=self._onPackagesComplete)
+
+    def _onPackagesComplete(self) -> None:
+        """Put the panel in the place of the set-up box."""
+        self._build()
+        self.setUpBox = None
+        self.layout.removeWidget(self._setUpWidget)
+        self._setUpWidget.hide()
+        self._setUpWidget.deleteLater()
+        if self.parent.isEntered:
+            self.enter()
+
+    def _build(self) -> None:
         from KDSegmentatorPanel import application
         from KDSegmentatorPanel.boxes.batch_box import BatchBox
         from KDSegmentatorPanel.boxes.compare_box import CompareBox
@@ -162,7 +186,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def cleanup(self) -> None:
         """Stop everything when the application closes or the module is reloaded."""
-        if hasattr(self, "panel"):
+        if self.panel is not None:
             self.timer.stop()
             self.volumeTimer.stop()
             self.setParameterNode(None)
@@ -173,13 +197,17 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.removeObservers()
 
     def enter(self) -> None:
-        """Show the panel again; volumes may have changed meanwhile."""
+        """Show the panel again; volumes and packages may have changed meanwhile."""
+        if self.setUpBox is not None:
+            self.setUpBox.look()
+            return
         self.initializeParameterNode()
         self._onPacksChanged()
 
     def exit(self) -> None:
         """Leave the panel; a run goes on, and its result comes into the scene."""
-        self.setParameterNode(None)
+        if self.panel is not None:
+            self.setParameterNode(None)
 
     def onReload(self) -> None:
         """Reload the module's packages too (developer mode)."""
@@ -216,7 +244,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     @property
     def busy(self) -> bool:
         """Whether there is anything to wait for."""
-        return bool(self.panel.busy or self.comparePanel.busy or self.batchPanel.busy)
+        return self.panel is not None and bool(self.panel.busy or self.comparePanel.busy or self.batchPanel.busy)
 
     def initializeParameterNode(self) -> None:
         """Observe the parameter node, and choose a volume if none is chosen."""
@@ -360,6 +388,10 @@ class KDSegmentatorLogic(ScriptedLoadableModuleLogic):
         :returns: the new vtkMRMLSegmentationNode.
         :raises RuntimeError: with the reason, if it did not work.
         """
+        missing = SlicerPackages().missing()
+        if missing:
+            text = _("Python packages are missing ({packages}): open the KDSegmentator module and install them there.")
+            raise RuntimeError(text.format(packages=", ".join(missing)))
         from KDSegmentatorPanel import application
 
         panel = application.segment_panel()

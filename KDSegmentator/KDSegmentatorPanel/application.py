@@ -7,7 +7,6 @@ from pathlib import Path
 
 import slicer
 
-import KDSegmentatorLib
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.launcher import PythonLauncher
 from KDSegmentatorLib.jobs.messages import BatchRequest, SegmentRequest
@@ -23,10 +22,8 @@ from KDSegmentatorPanel.packs_panel import PacksPanel
 from KDSegmentatorPanel.ports import Choices, Job
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.slice_layouts import Layouts
-from KDSegmentatorPanel.slicer_packages import SlicerPackages
 
 _KEEP_SECONDS = 300.0
-_REQUIREMENTS = Path(KDSegmentatorLib.__file__).parent / "slicer-requirements.txt"
 
 
 def segment_panel() -> SegmentPanel:
@@ -36,7 +33,6 @@ def segment_panel() -> SegmentPanel:
         start=_start_segmentation,
         estimate=EstimateProcess(python_executable(), _temporary_folder()),
         background=BackgroundThread("KDSegmentator estimates"),
-        packages=SlicerPackages(_REQUIREMENTS),
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.messages import BatchRequest, Event, Request, SegmentRequest
 from KDSegmentatorLib.packs.pack import StudentPack
@@ -15,10 +14,6 @@ from KDSegmentatorPanel.estimation import Answer, Question
 
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
-
-
-class InstallationError(KDSegmentatorError):
-    """The packages could not be installed, or the user declined."""
 
 
 class Job(Protocol):
@@ -103,25 +98,6 @@ class Choices(Protocol):
     @property
     def obstacle(self) -> str:
         """Why nothing can be segmented, whatever the volume; empty if it can."""
-        ...
-
-
-class Packages(Protocol):
-    """The Python packages that the engines come in."""
-
-    def missing(self) -> tuple[str, ...]:
-        """Return what has to be installed before anything can run; empty if an engine is there."""
-        ...
-
-    def install(self, wheel_folder: Path | None) -> None:
-        """Install the engines; blocks.
-
-        Args:
-            wheel_folder: with wheels, for machines without internet; None for the package index.
-
-        Raises:
-            InstallationError: it did not work, or the user declined.
-        """
         ...
 
 

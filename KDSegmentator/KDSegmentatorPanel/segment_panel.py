@@ -6,11 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.advisor.selection import AUTOMATIC
-from KDSegmentatorLib.errors import EngineUnavailableError, InsufficientMemoryError, KDSegmentatorError
+from KDSegmentatorLib.errors import InsufficientMemoryError, KDSegmentatorError
 from KDSegmentatorLib.inference.segmentation import RunRecord
 from KDSegmentatorLib.jobs.messages import (
     Cancelled,
@@ -27,7 +26,7 @@ from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorPanel.choices import Inputs
 from KDSegmentatorPanel.failures import in_words
-from KDSegmentatorPanel.ports import Background, Estimate, Job, Packages, Packs, StartSegmentation
+from KDSegmentatorPanel.ports import Background, Estimate, Job, Packs, StartSegmentation
 from KDSegmentatorPanel.run_texts import about_size, done_message
 from KDSegmentatorPanel.segment_view import Message, ProgressRow, SegmentView
 from KDSegmentatorPanel.selection import Selection
@@ -77,7 +76,6 @@ class SegmentPanel:
         start: starts the job.
         estimate: of time and memory; called in the background.
         background: where volumes are looked at and estimates are made.
-        packages: the engines' packages.
         clock: seconds that only grow.
     """
 
@@ -88,12 +86,10 @@ class SegmentPanel:
         start: StartSegmentation,
         estimate: Estimate,
         background: Background,
-        packages: Packages,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._selection = Selection(packs=packs, estimate=estimate, background=background, clock=clock)
         self._start = start
-        self._packages = packages
         self._run: _Run | None = None
         self._leaving: list[Job] = []
         self._surfaces = Surfaces()
@@ -102,7 +98,6 @@ class SegmentPanel:
         self._smaller = ""
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._outcomes: tuple[Outcome, ...] = ()
-        self._missing: tuple[str, ...] = ()
         self.refresh()
 
     @property
@@ -112,7 +107,7 @@ class SegmentPanel:
             return State.CANCELLING if self._run.cancelled else State.RUNNING
         if self._selection.problem:
             return State.NO_VOLUME
-        return State.PACKAGES_MISSING if self._missing else self._ended
+        return self._ended
 
     @property
     def busy(self) -> bool:
@@ -130,11 +125,6 @@ class SegmentPanel:
         return "\n".join(self._log)
 
     @property
-    def packages_missing(self) -> tuple[str, ...]:
-        """What has to be installed before anything can run; empty if an engine is there."""
-        return self._missing
-
-    @property
     def family(self) -> Family | None:
         """The family that will be run; None if none is installed."""
         return self._selection.family
@@ -147,11 +137,10 @@ class SegmentPanel:
     @property
     def obstacle(self) -> str:
         """Why nothing can be segmented, whatever the volume; empty if it can."""
-        return self._selection.obstacle or (self._missing_text() if self._missing else "")
+        return self._selection.obstacle
 
     def refresh(self) -> None:
-        """Look again which packs and packages there are."""
-        self._missing = self._packages.missing()
+        """Look again which packs there are."""
         self._selection.refresh()
 
     def update(self, inputs: Inputs) -> None:
@@ -178,7 +167,7 @@ class SegmentPanel:
         Args:
             sizes: to run one after the other, each into a new segmentation; empty for the chosen one.
         """
-        if self.state in (State.RUNNING, State.CANCELLING, State.NO_VOLUME, State.PACKAGES_MISSING):
+        if self.state in (State.RUNNING, State.CANCELLING, State.NO_VOLUME):
             return
         inputs, family = self._selection.inputs, self.family
         volume = inputs.volume
@@ -245,21 +234,6 @@ class SegmentPanel:
             job.wait(_SHUT_DOWN_SECONDS)
         self._leaving = []
 
-    def install_packages(self, wheel_folder: Path | None = None) -> None:
-        """Install the engines' packages; blocks, and asks the user.
-
-        Args:
-            wheel_folder: with wheels, for machines without internet; None for the package index.
-        """
-        try:
-            self._packages.install(wheel_folder)
-        except KDSegmentatorError as error:
-            self._message = Message(text=for_people(error), level="error")
-        else:
-            self._message = Message()
-            self._selection.estimate_again()  # the estimates were guesses, for want of an engine
-        self._missing = self._packages.missing()
-
     def poll(self) -> bool:
         """Take over what happened in the background.
 
@@ -305,16 +279,15 @@ class SegmentPanel:
     def view(self) -> SegmentView:
         """Return what the box shows."""
         selection, state = self._selection, self.state
-        problem = self._missing_text() if state is State.PACKAGES_MISSING else selection.problem
         message = self._message
-        if not message.text and state in (State.NO_VOLUME, State.PACKAGES_MISSING):
-            message = Message(text=problem)
+        if not message.text and state is State.NO_VOLUME:
+            message = Message(text=selection.problem)
         if not message.text and selection.failure:
             message = Message(text=selection.failure, level="warning")
         if self._surfaces.text:
             message = replace(message, text=f"{message.text} {self._surfaces.text}".strip())
         return SegmentView(
-            controls=controls(state, problem),
+            controls=controls(state, selection.problem),
             tasks=selection.task_rows(),
             task="" if selection.family is None else selection.family.task,
             sizes=selection.size_rows(),
@@ -324,9 +297,6 @@ class SegmentPanel:
             message=message,
             smaller=self._smaller,
         )
-
-    def _missing_text(self) -> str:
-        return _("Install the missing packages first: {packages}.").format(packages=", ".join(self._missing))
 
     def _place(self, run: _Run, event: Segmented) -> None:
         """Put the results into the scene."""
@@ -351,8 +321,6 @@ class SegmentPanel:
         self._message = done_message(event)
 
     def _take_failure(self, run: _Run, error: KDSegmentatorError) -> None:
-        if isinstance(error, EngineUnavailableError):
-            self._missing = self._packages.missing()
         self._fail(for_people(error))
         if isinstance(error, InsufficientMemoryError):
             sizes = [pack.manifest.size for pack in run.family.packs]

@@ -168,11 +168,6 @@ class Selection:
         installed = self._families
         self._checking = self._background.submit(lambda: check(scan, installed))
 
-    def estimate_again(self) -> None:
-        """Ask for the estimates anew, because the engines are other ones."""
-        self._forget_estimates()
-        self._reassess(self._clock())
-
     def forget_pending(self) -> None:
         """Do not wait for anything any more."""
         if self._checking is not None:

@@ -17,6 +17,7 @@ import slicer
 from slicer.ScriptedLoadableModule import ScriptedLoadableModuleTest
 
 from KDSegmentatorPanel.sample_data import SAMPLE, register_sample_data
+from KDSegmentatorPanel.slicer_packages import SlicerPackages
 
 TASK, STUDENT, TEACHER = "hippocampus", "x1/4", "x1"
 LEAST_DICE = 0.75
@@ -30,8 +31,7 @@ _CANCELLED_SECONDS = 10.0
 class KDSegmentatorTest(ScriptedLoadableModuleTest):
     """The module's self-tests, with folders of packs and measurements of their own.
 
-    Those that run a network are skipped if Slicer's Python has no engine; with ``KDSEG_CI=1`` in the environment that
-    is a failure.
+    They are skipped if Slicer's Python lacks packages; with ``KDSEG_CI=1`` in the environment that is a failure.
     """
 
     @classmethod
@@ -50,6 +50,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
     def setUp(self) -> None:
         """Start from an empty scene, with the panel open."""
+        self._need_packages()
         slicer.mrmlScene.Clear()
         self.widget = slicer.util.getModuleWidget("KDSegmentator")
         if slicer.util.mainWindow() is not None:
@@ -77,7 +78,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         self.delayDisplay(f"{result.testsRun - len(result.skipped)} self-tests passed, {len(result.skipped)} skipped")
 
     def test_states(self) -> None:
-        """The panel says what is missing, with or without an engine."""
+        """The panel says what is missing."""
         import numpy as np
 
         from KDSegmentatorLib.geometry import Volume
@@ -89,7 +90,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         self.assertTrue(self.widget.ui.segmentButton.toolTip)
         self.widget.parameters.inputVolume = _generated_volume()
         self._wait(lambda: not self.panel.busy)
-        self.assertIn(self.panel.state, (State.READY, State.PACKAGES_MISSING))
+        self.assertEqual(self.panel.state, State.READY)
         self.assertEqual(self.widget.ui.taskComboBox.currentText, "Hippocampus, anterior and posterior (MR)")
         self.assertIn("advised", "".join(row.text for row in self.panel.view().sizes))
         single_slice = Volume(np.ones((1, 9, 9), np.float32), (1.0, 1.0, 1.0))
@@ -118,7 +119,6 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
         from KDSegmentatorPanel.state import State
 
-        self._need_engine()
         volume, reference = _sample()
         parameters = self.widget.parameters
         parameters.inputVolume, parameters.size = volume, STUDENT
@@ -146,7 +146,6 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
     def test_sizes_are_compared(self) -> None:
         """Teacher and students are run one after the other and compared."""
-        self._need_engine()
         volume, _reference = _sample()
         self.widget.parameters.inputVolume = volume
         self._wait(lambda: not self.panel.busy)
@@ -170,7 +169,6 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         """A run is cancelled and leaves nothing behind."""
         from KDSegmentatorPanel.state import State
 
-        self._need_engine()
         nodes = self._start_long_run()
         self.widget.ui.segmentButton.click()
         self.assertEqual(self.panel.state, State.CANCELLING)
@@ -184,7 +182,6 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         """Closing the scene ends the run."""
         from KDSegmentatorPanel.state import State
 
-        self._need_engine()
         self._start_long_run()
         slicer.mrmlScene.Clear()
         self.assertEqual(self.panel.state, State.NO_VOLUME)
@@ -197,7 +194,6 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
         if slicer.util.mainWindow() is None:
             self.skipTest("needs a main window")
-        self._need_engine()
         self._start_long_run()
         slicer.util.selectModule("Data")
         self.assertEqual(self.panel.state, State.RUNNING)
@@ -212,7 +208,6 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         """What was run while another module is open is shown when the panel is opened again."""
         if slicer.util.mainWindow() is None:
             self.skipTest("needs a main window")
-        self._need_engine()
         parameters = self.widget.parameters
         parameters.inputVolume, parameters.size = _generated_volume(), STUDENT
         self._wait(lambda: not self.panel.busy)
@@ -232,7 +227,6 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         from KDSegmentatorLib.mrml.label_maps import label_volume
         from KDSegmentatorLib.mrml.volumes import volume_from_node
 
-        self._need_engine()
         volume = _generated_volume(side=40)  # of the task's size, also when it is turned
         transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
         turn = slicer.util.vtkMatrixFromArray(
@@ -248,7 +242,6 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         """Removing the volume ends the run, and the panel says so."""
         from KDSegmentatorPanel.state import State
 
-        self._need_engine()
         self._start_long_run()
         slicer.mrmlScene.RemoveNode(self.widget.parameters.inputVolume)
         self._wait(lambda: not self.panel.busy)
@@ -260,7 +253,6 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         """A second panel of the module, and its end, leave a run of the first one alone."""
         from KDSegmentatorPanel.state import State
 
-        self._need_engine()
         self._start_long_run()
         registered = slicer.modules.KDSegmentatorWidget
         second = slicer.util.getNewModuleWidget("KDSegmentator")  # takes the place of the first one in slicer.modules
@@ -282,7 +274,6 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         from KDSegmentatorLib.io.images import write_volume
         from KDSegmentatorLib.mrml.volumes import volume_from_node
 
-        self._need_engine()
         volume, _reference = _sample()
         parameters = self.widget.parameters
         parameters.inputVolume, parameters.size = volume, STUDENT
@@ -313,10 +304,11 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
             self.widget.ui.verifyPackButton.click()
             self.assertIn("hashes are right", self.widget.ui.packMessageLabel.text)
 
-    def _need_engine(self) -> None:
-        """Skip the rest on a Slicer without an engine: tests install nothing."""
-        if self.panel.packages_missing:
-            reason = f"needs an engine in Slicer's Python: {', '.join(self.panel.packages_missing)}"
+    def _need_packages(self) -> None:
+        """Skip the test on a Slicer without the packages: tests install nothing."""
+        missing = SlicerPackages().missing()
+        if missing:
+            reason = f"needs packages in Slicer's Python: {', '.join(missing)}"
             if os.environ.get("KDSEG_CI") == "1":
                 self.fail(f"{reason}; KDSEG_CI=1 lets no test be skipped")
             self.skipTest(reason)

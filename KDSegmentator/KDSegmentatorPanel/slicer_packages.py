@@ -1,4 +1,4 @@
-"""The engines' packages in Slicer's Python."""
+"""The library's packages in Slicer's Python; nothing here needs one of them."""
 
 from __future__ import annotations
 
@@ -9,34 +9,43 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import TYPE_CHECKING
 
-from KDSegmentatorPanel.ports import InstallationError
+import KDSegmentatorLib
+from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorPanel.translation import tr as _
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-_ENGINES = ("onnxruntime", "openvino")
+_ENGINES = {"onnxruntime", "openvino"}
 """One of these modules is enough to run a pack."""
+
+_REQUIREMENTS = Path(KDSegmentatorLib.__file__).parent / "slicer-requirements.txt"
+
+
+class InstallationError(KDSegmentatorError):
+    """The packages could not be installed, or the user declined."""
 
 
 class SlicerPackages:
-    """Installs the engines through ``slicer.packaging``.
+    """Installs what the library needs through ``slicer.packaging``.
 
     Args:
-        requirements: file that lists them.
+        requirements: file that lists it; of packages whose modules have the same names.
     """
 
-    def __init__(self, requirements: Path) -> None:
+    def __init__(self, requirements: Path = _REQUIREMENTS) -> None:
         self._requirements = requirements
 
     def missing(self) -> tuple[str, ...]:
-        """Return what has to be installed before anything can run; empty if an engine is there."""
-        if any(importlib.util.find_spec(name) is not None for name in _ENGINES):
-            return ()
-        return tuple(sorted({requirement.name for requirement in self._wanted()}))
+        """Return what has to be installed before anything can run; empty if all is there, of the engines one."""
+        names = [requirement.name for requirement in self._wanted()]
+        found = {name for name in names if importlib.util.find_spec(name) is not None}
+        if found & _ENGINES:
+            found |= _ENGINES
+        return tuple(name for name in names if name not in found)
 
     def install(self, wheel_folder: Path | None) -> None:
-        """Install the engines; blocks, with Slicer's own dialog.
+        """Install them; blocks, with Slicer's own dialog.
 
         Args:
             wheel_folder: with wheels, for machines without internet; None for the package index.
@@ -75,13 +84,11 @@ class SlicerPackages:
 
     def _wanted(self) -> list[Requirement]:
         """Return the requirements that hold for this machine."""
-        import slicer.packaging
+        from packaging.requirements import Requirement
 
-        return [
-            requirement
-            for requirement in slicer.packaging.load_requirements(self._requirements)
-            if requirement.marker is None or requirement.marker.evaluate()
-        ]
+        lines = self._requirements.read_text(encoding="utf-8").splitlines()
+        listed = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+        return [each for each in listed if each.marker is None or each.marker.evaluate()]
 
 
 def _install_from(wheel_folder: Path, wanted: Sequence[Requirement]) -> None:

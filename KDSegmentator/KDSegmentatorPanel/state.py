@@ -16,7 +16,6 @@ class State(Enum):
     """Nothing can be segmented yet: no volume, or none of the packs fits it."""
 
     READY = auto()
-    PACKAGES_MISSING = auto()
     RUNNING = auto()
     CANCELLING = auto()
     DONE = auto()
@@ -33,7 +32,6 @@ class Controls:
         action: what the large button does.
         action_enabled: whether it can be pressed.
         action_tooltip: what it will do, or why it cannot be pressed.
-        install_shown: whether installing the missing packages is offered.
         progress_shown: whether the progress bar is there.
     """
 
@@ -42,7 +40,6 @@ class Controls:
     action: Literal["segment", "cancel"]
     action_enabled: bool
     action_tooltip: str
-    install_shown: bool
     progress_shown: bool
 
 
@@ -51,10 +48,10 @@ def controls(state: State, problem: str = "") -> Controls:
 
     Args:
         state: of the panel.
-        problem: in ``NO_VOLUME`` and ``PACKAGES_MISSING``, what is missing and what to do about it.
+        problem: in ``NO_VOLUME``, what is missing and what to do about it.
     """
     at_work = state in (State.RUNNING, State.CANCELLING)
-    blocked = state in (State.NO_VOLUME, State.PACKAGES_MISSING)
+    blocked = state is State.NO_VOLUME
     if state is State.CANCELLING:
         tooltip = _("The run is being cancelled; this takes a moment.")
     elif state is State.RUNNING:
@@ -69,6 +66,5 @@ def controls(state: State, problem: str = "") -> Controls:
         action="cancel" if at_work else "segment",
         action_enabled=not blocked and state is not State.CANCELLING,
         action_tooltip=tooltip,
-        install_shown=state is State.PACKAGES_MISSING,
         progress_shown=at_work,
     )

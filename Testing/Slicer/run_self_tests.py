@@ -3,9 +3,9 @@
     Slicer --testing --no-splash --additional-module-path KDSegmentator \\
         --python-script Testing/Slicer/run_self_tests.py
 
-Needs no internet. Tests that run a network are skipped if Slicer's Python has no engine, and said so; install one
-before, in Slicer's Python console: ``slicer.packaging.pip_install("onnxruntime openvino")``. The exit code is 0 if no
-test failed; with the environment variable ``KDSEG_CI=1`` a skipped test is a failure.
+Needs no internet. The tests are skipped if Slicer's Python lacks packages, and said so; install them before, in
+Slicer's Python console: ``slicer.packaging.pip_install("msgspec psutil onnxruntime openvino")``. The exit code is 0
+if no test failed; with the environment variable ``KDSEG_CI=1`` a skipped test is a failure.
 """
 
 from __future__ import annotations

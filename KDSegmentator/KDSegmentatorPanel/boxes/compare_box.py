@@ -115,7 +115,7 @@ class CompareBox:
             return _("Wait until the comparison has ended, or cancel it.")
         if self._segment.state in (State.RUNNING, State.CANCELLING):
             return _("Wait until the run has ended, or cancel it.")
-        if self._segment.state in (State.NO_VOLUME, State.PACKAGES_MISSING):
+        if self._segment.state is State.NO_VOLUME:
             return self._segment.view().controls.action_tooltip
         if family is None or len(family.packs) < 2:
             return _("Only one size of this task is installed.")

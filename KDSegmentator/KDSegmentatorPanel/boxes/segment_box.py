@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import qt
@@ -55,7 +54,6 @@ class SegmentBox:
         ui.noLabelsButton.clicked.connect(self._onNoLabels)
         ui.segmentButton.clicked.connect(self._onSegment)
         ui.smallerButton.clicked.connect(self._onSmaller)
-        ui.installButton.clicked.connect(self._onInstall)
 
     def setParameters(self, parameters: Parameters | None) -> None:
         """Take the choices from, and store them in, this node; None for none."""
@@ -142,7 +140,6 @@ class SegmentBox:
         button.setText(_("Cancel") if controls.action == "cancel" else _("Segment"))
         button.setEnabled(controls.action_enabled)
         button.setToolTip(controls.action_tooltip)
-        self._ui.installWidget.setVisible(controls.install_shown)
         self._ui.progressBar.setVisible(controls.progress_shown)
 
     def _showProgress(self, progress: ProgressRow) -> None:
@@ -210,10 +207,3 @@ class SegmentBox:
         question = _("“{name}” has segments already. Replace them with the new result?").format(name=name)
         if not name or self._confirm(question):
             self._panel.segment()
-
-    def _onInstall(self) -> None:
-        folder = self._ui.wheelFolderEdit.currentPath.strip()
-        self._panel.install_packages(Path(folder) if folder else None)
-        if folder and not self._panel.packages_missing:
-            self._ui.wheelFolderEdit.addCurrentPathToHistory()  # it worked: offer it next time
-        self._changed()

@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize("program", ["run_self_tests", "check_panel"])
+@pytest.mark.parametrize("program", ["check_set_up", "run_self_tests", "check_panel"])
 def test_the_panel_in_the_application_in_miniature(program: str) -> None:
     """In a process of its own: it puts things into ``sys.modules`` that other tests must not see."""
     paths = [str(ROOT / "Testing" / "Python"), str(ROOT), os.environ.get("PYTHONPATH", "")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
@@ -66,9 +64,9 @@ class TestEnds:
 
     def test_engines_that_vanished(self, box: Panel) -> None:
         box.panel.segment()
-        box.packages._missing = ("onnxruntime>=1.23",)
         box.end(Failed(error=EngineUnavailableError("onnxruntime is not installed"), log=()))
-        assert box.panel.state is State.PACKAGES_MISSING
+        assert box.panel.state is State.FAILED
+        assert box.panel.view().message.text == "Onnxruntime is not installed"
 
     def test_the_volume_is_removed_during_the_run(self, box: Panel) -> None:
         volume = box.inputs.volume
@@ -163,33 +161,3 @@ class TestWhateverGoesWrong:
         assert box.panel.poll()
         assert "not enough memory" in box.panel.view().message.text
         assert (box.panel.state, box.panel.busy) == (State.DONE, False)
-
-
-class TestPackages:
-    def test_they_are_installed_on_request_only(self, mrml: MrmlScene, packs: PackStore) -> None:
-        box = empty_box(mrml, packs, "onnxruntime>=1.23", "openvino>=2025.4")
-        box.choose(volume=mrml.volume_node(scan()))
-        view = box.panel.view()
-        assert box.panel.state is State.PACKAGES_MISSING
-        assert view.controls.install_shown
-        assert view.message.text == "Install the missing packages first: onnxruntime>=1.23, openvino>=2025.4."
-        assert "about" in view.sizes[0].text  # the estimates need no engine
-        box.panel.segment()
-        assert not box.start.jobs
-        assert not box.packages.installed_from
-        box.panel.install_packages()
-        assert box.packages.installed_from == [None]
-        assert box.panel.state is State.READY
-        assert box.panel.busy, "what was a guess without an engine is estimated again"
-
-    def test_from_a_folder(self, mrml: MrmlScene, packs: PackStore, tmp_path: Path) -> None:
-        box = empty_box(mrml, packs, "onnxruntime>=1.23")
-        box.panel.install_packages(tmp_path)
-        assert box.packages.installed_from == [tmp_path]
-
-    def test_declined(self, mrml: MrmlScene, packs: PackStore) -> None:
-        box = empty_box(mrml, packs, "onnxruntime>=1.23", declines=True)
-        box.choose(volume=mrml.volume_node(scan()))
-        box.panel.install_packages()
-        assert box.panel.state is State.PACKAGES_MISSING
-        assert "were not installed" in box.panel.view().message.text

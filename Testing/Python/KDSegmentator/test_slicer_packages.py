@@ -1,4 +1,4 @@
-"""Installing the engines, with slicer.packaging (which slicer-core lacks) put in its place."""
+"""Installing what the library needs, with slicer.packaging (which slicer-core lacks) put in its place."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 import slicer
 
-from KDSegmentatorPanel.ports import InstallationError
-from KDSegmentatorPanel.slicer_packages import SlicerPackages
+from KDSegmentatorPanel.slicer_packages import InstallationError, SlicerPackages
 
-REQUIREMENTS = (
-    "# engines\nonnxruntime>=1.23\nopenvino>=2025.4; sys_platform != 'vms'\nother>=1; sys_platform == 'vms'\n"
-)
+REQUIREMENTS = """\
+# requests and results, then engines
+msgspec>=0.19
+psutil>=5.9
+onnxruntime>=1.23
+openvino>=2025.4; sys_platform != 'vms'
+other>=1; sys_platform == 'vms'
+"""
+BOUNDS = ("msgspec>=0.19", "psutil>=5.9", "onnxruntime>=1.23", "openvino>=2025.4")
+NAMES = ("msgspec", "psutil", "onnxruntime", "openvino")
 
 
 class Packaging(ModuleType):
-    """``slicer.packaging``: pip installs the engines, or raises what it is told to."""
+    """``slicer.packaging``: pip installs the packages, or raises what it is told to."""
 
     def __init__(self) -> None:
         super().__init__("slicer.packaging")
@@ -34,11 +39,7 @@ class Packaging(ModuleType):
         self.error: Exception | None = None
         self.works = True
 
-    def load_requirements(self, path: Path) -> list[Requirement]:
-        lines = path.read_text().splitlines()
-        return [Requirement(line) for line in lines if not line.startswith("#")]
-
-    def pip_ensure(self, requirements: list[Requirement], *, requester: str) -> None:
+    def pip_ensure(self, requirements: list[Any], *, requester: str) -> None:
         assert requester == "KDSegmentator"
         self._install("pip_ensure", [each.name for each in requirements])
 
@@ -51,7 +52,7 @@ class Packaging(ModuleType):
         if self.error is not None:
             raise self.error
         if self.works:
-            self.installed |= {"onnxruntime", "openvino"}
+            self.installed |= set(NAMES)
 
 
 class Application:
@@ -92,7 +93,7 @@ def packaging(monkeypatch: pytest.MonkeyPatch) -> Packaging:
     real = importlib.util.find_spec
 
     def find_spec(name: str, package: str | None = None) -> object:
-        if name in ("onnxruntime", "openvino"):
+        if name in NAMES:
             return real("json") if name in found.installed else None
         return real(name, package)
 
@@ -108,15 +109,19 @@ def packages(packaging: Packaging, tmp_path: Path) -> SlicerPackages:
 
 
 def test_what_is_missing(packaging: Packaging, packages: SlicerPackages) -> None:
-    assert packages.missing() == ("onnxruntime", "openvino")
-    packaging.installed = {"openvino"}
-    assert packages.missing() == (), "one engine is enough"
+    assert packages.missing() == NAMES
+    packaging.installed = {"onnxruntime", "openvino"}
+    assert packages.missing() == ("msgspec", "psutil")
+    packaging.installed = {"msgspec", "openvino"}
+    assert packages.missing() == ("psutil",), "one engine is enough"
+    packaging.installed |= {"psutil"}
+    assert packages.missing() == ()
     assert not packaging.calls
 
 
 def test_from_the_index(packaging: Packaging, packages: SlicerPackages) -> None:
     packages.install(None)
-    assert packaging.calls == [("pip_ensure", ["onnxruntime", "openvino"])]
+    assert packaging.calls == [("pip_ensure", list(NAMES))]
     assert packages.missing() == ()
 
 
@@ -130,7 +135,7 @@ def wheels(tmp_path: Path) -> Path:
 
 def test_from_a_folder(packaging: Packaging, packages: SlicerPackages, application: Application, wheels: Path) -> None:
     packages.install(wheels)
-    expected = ["--no-index", "--find-links", str(wheels), "onnxruntime>=1.23", "openvino>=2025.4"]
+    expected = ["--no-index", "--find-links", str(wheels), *BOUNDS]
     assert packaging.calls == [("pip_install", expected)]
     assert len(application.questions) == 1
     assert str(wheels) in application.questions[0]

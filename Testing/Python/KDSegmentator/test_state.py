@@ -12,7 +12,7 @@ def test_a_disabled_control_says_why(state: State) -> None:
     found = controls(state, PROBLEM)
     assert found.inputs_enabled or found.inputs_reason
     assert found.action_enabled or found.action_tooltip
-    if state in (State.NO_VOLUME, State.PACKAGES_MISSING):
+    if state is State.NO_VOLUME:
         assert not found.action_enabled
         assert found.action_tooltip == PROBLEM
 
@@ -33,7 +33,3 @@ def test_where_the_button_can_be_pressed(state: State) -> None:
 
 def test_cancelling_cannot_be_cancelled_again() -> None:
     assert not controls(State.CANCELLING).action_enabled
-
-
-def test_packages_are_offered_only_if_they_are_missing() -> None:
-    assert [state for state in State if controls(state).install_shown] == [State.PACKAGES_MISSING]

@@ -11,8 +11,9 @@ import pytest
 
 MODULE = Path(__file__).parents[3] / "KDSegmentator"
 UI = ET.parse(MODULE / "Resources" / "UI" / "KDSegmentator.ui").getroot()
+SET_UP = ET.parse(MODULE / "Resources" / "UI" / "KDSegmentatorSetUp.ui").getroot()
 CODE = sorted([MODULE / "KDSegmentator.py", *(MODULE / "KDSegmentatorPanel").rglob("*.py")])
-WIDGETS = {widget.get("name", ""): widget for widget in UI.iter("widget")}
+WIDGETS = {widget.get("name", ""): widget for root in (UI, SET_UP) for widget in root.iter("widget")}
 
 CONNECTORS = {
     "bool": {"QCheckBox"},
@@ -57,14 +58,17 @@ def used_names(path: Path) -> set[str]:
     return found
 
 
-def test_the_root_is_what_slicer_expects() -> None:
-    root = UI.find("widget")
+@pytest.mark.parametrize("ui", [UI, SET_UP])
+def test_the_root_is_what_slicer_expects(ui: ET.Element) -> None:
+    root = ui.find("widget")
     assert root is not None
     assert root.get("class") == "qMRMLWidget"
 
 
 def test_names_are_unique() -> None:
-    names = [each.get("name") for kind in ("widget", "layout", "spacer") for each in UI.iter(kind)]
+    names = [
+        each.get("name") for ui in (UI, SET_UP) for kind in ("widget", "layout", "spacer") for each in ui.iter(kind)
+    ]
     assert len(set(names)) == len(names)
 
 
@@ -111,9 +115,10 @@ def test_widgets_of_the_scene_get_it() -> None:
     assert connected == needing
 
 
-def test_custom_widgets_are_declared() -> None:
-    declared = {each.findtext("class") for each in UI.iter("customwidget")}
-    custom = {widget.get("class", "") for widget in WIDGETS.values()}
+@pytest.mark.parametrize("ui", [UI, SET_UP])
+def test_custom_widgets_are_declared(ui: ET.Element) -> None:
+    declared = {each.findtext("class") for each in ui.iter("customwidget")}
+    custom = {widget.get("class", "") for widget in ui.iter("widget")}
     custom = {name for name in custom if not name.startswith("Q")}
     assert custom <= declared
 
@@ -127,12 +132,13 @@ def test_every_control_has_a_tooltip() -> None:
             assert widget.findtext("property[@name='toolTip']/string"), f"{name} has no tooltip"
 
 
-def test_texts_can_be_translated() -> None:
+@pytest.mark.parametrize("ui", [UI, SET_UP])
+def test_texts_can_be_translated(ui: ET.Element) -> None:
     """Texts that people read are translatable; names that the program reads are not."""
-    for each in UI.iter("property"):
+    for each in ui.iter("property"):
         string = each.find("string")
         if string is None:
             string = each.find("stringlist")
         if string is not None:
-            technical = each.get("name") in ("SlicerParameterName", "nodeTypes", "settingKey")
+            technical = each.get("name") in ("SlicerParameterName", "nodeTypes", "settingKey", "styleSheet")
             assert (string.get("notr") == "true") is technical, each.get("name")

@@ -1,11 +1,10 @@
-"""What stands around the panel in tests: a job that says what it is told, packages that are there or not."""
+"""What stands around the panel in tests: a job that says what it is told."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -16,7 +15,6 @@ from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.jobs.messages import BatchRequest, Cancelled, Event, Request, SegmentRequest
 from KDSegmentatorLib.jobs.run import SizeResult
 from KDSegmentatorLib.packs.pack import StudentPack
-from KDSegmentatorPanel.ports import InstallationError
 from support.mrml_scene import RECORD
 
 Result = TypeVar("Result")
@@ -141,26 +139,6 @@ class FakeChoices:
 
     settings: Request | None = None
     obstacle: str = ""
-
-
-class FakePackages:
-    """Packages that are there after they were installed, if the user does not decline."""
-
-    def __init__(self, *missing: str, declines: bool = False) -> None:
-        self._missing = missing
-        self._declines = declines
-        self.installed_from: list[Path | None] = []
-
-    def missing(self) -> tuple[str, ...]:
-        """Return what is missing."""
-        return self._missing
-
-    def install(self, wheel_folder: Path | None) -> None:
-        """Install, or decline."""
-        self.installed_from.append(wheel_folder)
-        if self._declines:
-            raise InstallationError("the packages were not installed; they are needed to segment")
-        self._missing = ()
 
 
 def size_result(

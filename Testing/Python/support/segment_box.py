@@ -1,4 +1,4 @@
-"""The Segment box without Qt: real packs and real MRML, injected jobs, estimates and packages."""
+"""The Segment box without Qt: real packs and real MRML, injected jobs and estimates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from KDSegmentatorPanel.estimation import Answer, Question, estimate_here
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.selection import SETTLE_SECONDS
 from support.mrml_scene import TILTED, MrmlScene, placed
-from support.panel_doubles import AtOnce, Clock, FakePackages, FakeStart, size_result
+from support.panel_doubles import AtOnce, Clock, FakeStart, size_result
 
 SHAPE = (20, 24, 18)
 
@@ -53,7 +53,6 @@ class Panel:
 
     panel: SegmentPanel
     start: FakeStart
-    packages: FakePackages
     background: AtOnce
     estimate: EstimateHere
     clock: Clock
@@ -86,10 +85,8 @@ class Panel:
         assert self.panel.poll()
 
 
-def empty_box(mrml: MrmlScene, packs: PackStore, *missing: str, later: bool = False, declines: bool = False) -> Panel:
-    start, packages, background = FakeStart(), FakePackages(*missing, declines=declines), AtOnce(later=later)
+def empty_box(mrml: MrmlScene, packs: PackStore, *, later: bool = False) -> Panel:
+    start, background = FakeStart(), AtOnce(later=later)
     estimate, clock = EstimateHere(), Clock()
-    panel = SegmentPanel(
-        packs=packs, start=start, estimate=estimate, background=background, packages=packages, clock=clock
-    )
-    return Panel(panel, start, packages, background, estimate, clock, packs, mrml, Inputs())
+    panel = SegmentPanel(packs=packs, start=start, estimate=estimate, background=background, clock=clock)
+    return Panel(panel, start, background, estimate, clock, packs, mrml, Inputs())

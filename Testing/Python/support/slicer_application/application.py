@@ -19,8 +19,6 @@ import vtk
 from PySide6.QtCore import Property
 from PySide6.QtWidgets import QApplication, QVBoxLayout
 
-from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.mrml.volumes import node_from_volume
 from support.slicer_application import parameter_node, widgets
 from support.slicer_application.pythonqt import custom_widgets, qt_module, unwrapped, wrapped, wrapper_class
 
@@ -148,6 +146,9 @@ class _SampleDataLogic:
         path = Path(unquote(urlparse(uri).path))
         assert checksum == f"SHA256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
         if kind == "VolumeFile":
+            from KDSegmentatorLib.io.images import read_volume  # not before: the packages may be missing
+            from KDSegmentatorLib.mrml.volumes import node_from_volume
+
             return node_from_volume(read_volume(path), slicer.mrmlScene, name=name)
         storage = slicer.vtkMRMLSegmentationStorageNode()
         storage.SetFileName(str(path))

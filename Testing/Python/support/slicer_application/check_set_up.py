@@ -1,0 +1,103 @@
+"""Check the module in a fresh Slicer, without its packages: ``python -m support.slicer_application.check_set_up``.
+
+In the application in miniature: Slicer's start, the set-up box, an installation that pip refuses and one that works.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from subprocess import CalledProcessError
+from typing import Any
+
+NEEDED = ["msgspec", "psutil", "onnxruntime", "openvino"]
+DECLARED = (*NEEDED, "filelock", "nibabel", "onnx", "platformdirs", "torch")
+for _name in DECLARED:  # before anything else is imported
+    sys.modules[_name] = None  # type: ignore[assignment] # cannot be imported, and is not found
+
+import slicer  # noqa: E402
+from PySide6.QtWidgets import QPushButton  # noqa: E402
+
+from support.slicer_application.application import open_module  # noqa: E402
+from support.slicer_application.pythonqt import slot_errors  # noqa: E402
+
+
+class _Packaging:
+    """``slicer.packaging``: makes packages importable, or raises what it is told to."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.asked: list[list[str]] = []
+
+    def pip_ensure(self, requirements: list[Any], *, requester: str) -> None:
+        assert requester == "KDSegmentator"
+        self.asked.append([each.name for each in requirements])
+        if self.error is not None:
+            raise self.error
+        for name in DECLARED:
+            sys.modules.pop(name, None)
+
+
+def check(folder: Path) -> None:
+    """Raise AssertionError at the first thing that is not as it should be."""
+    packaging = _Packaging()
+    slicer.packaging = sys.modules["slicer.packaging"] = packaging
+    module, widget, place = open_module(folder)  # imports the module, calls startupCompleted and opens the panel
+    library = {name for name in sys.modules if name.startswith("KDSegmentatorLib.")}
+    assert library <= {"KDSegmentatorLib.errors", "KDSegmentatorLib.version"}, library
+    assert widget.panel is None
+    buttons = [each.objectName() for each in place.findChildren(QPushButton) if each.objectName()]
+    assert buttons == ["installButton"], buttons
+    slicer.util.selectModule("KDSegmentator")
+    slicer.util.selectModule("Data")
+    slicer.util.selectModule("KDSegmentator")
+    slicer.mrmlScene.Clear()
+    assert not widget.busy
+    assert widget.parameters is None
+    ui = widget.setUpBox._ui
+    for name in packaging_names():
+        assert name in ui.setUpLabel.text, ui.setUpLabel.text
+    try:
+        module.KDSegmentatorLogic().segment(None)
+    except RuntimeError as error:
+        assert "msgspec" in str(error), error
+    else:
+        raise AssertionError("a script is not told what is missing")
+
+    packaging.error = CalledProcessError(1, "pip")
+    ui.installButton.click()
+    assert "could not be installed" in ui.setUpMessageLabel.text, ui.setUpMessageLabel.text
+    assert widget.panel is None
+
+    packaging.error = None
+    ui.installButton.click()
+    slicer.app.processEvents()
+    assert packaging.asked == [packaging_names()] * 2, packaging.asked
+    assert widget.setUpBox is None
+    assert widget.panel is not None
+    assert widget.parameters is not None, "the panel was built, but not entered"
+    shown = [each.objectName() for each in place.findChildren(QPushButton)]
+    assert "segmentButton" in shown, shown
+    assert widget.ui.packComboBox.count >= 3
+    widget.cleanup()
+    assert not slot_errors, slot_errors
+
+
+def packaging_names() -> list[str]:
+    """Return what is to be installed here: OpenVINO has no wheels for some machines."""
+    from KDSegmentatorPanel.slicer_packages import SlicerPackages
+
+    names = [each.name for each in SlicerPackages()._wanted()]
+    assert set(names) | {"openvino"} == set(NEEDED), names
+    return names
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["KDSEGMENTATOR_PACKS"] = str(Path(temporary) / "packs")
+        os.environ["KDSEGMENTATOR_CACHE"] = str(Path(temporary) / "cache")
+        check(Path(temporary))
+    sys.stdout.flush()
+    os._exit(0)  # Qt and VTK are not taken apart in an order of their own
