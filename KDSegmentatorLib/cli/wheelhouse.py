@@ -1,4 +1,4 @@
-"""``kdseg wheelhouse``: the engines as a folder of wheels, for a 3D Slicer without internet."""
+"""``kdseg wheelhouse``: what the module needs as a folder of wheels, for a 3D Slicer without internet."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def download(folder: Path, target: Target, python: str) -> list[Path]:
-    """Put the wheels of the engines, and of what they need, into a folder; see :func:`run`.
+    """Put the wheels of what the module installs, and of what that needs, into a folder; see :func:`run`.
 
     Wheels of other machines that are there already stay: one folder can serve several.
 

@@ -13,6 +13,8 @@ from KDSegmentatorLib.cli import wheelhouse
 from KDSegmentatorLib.cli.wheelhouse import CHECKSUMS, TARGETS, wanted
 
 WHEELS = (
+    "msgspec-0.23.0-py3-none-any.whl",
+    "psutil-7.2.2-py3-none-any.whl",
     "onnxruntime-1.23.2-cp312-cp312-macosx_13_0_x86_64.whl",
     "onnxruntime-1.31.1-cp312-cp312-macosx_14_0_arm64.whl",
     "onnxruntime-1.31.1-cp312-cp312-manylinux_2_28_x86_64.whl",
@@ -30,7 +32,7 @@ def write_wheel(path: Path) -> None:
     name, version, *tags = path.stem.split("-")
     with zipfile.ZipFile(path, "w") as wheel:
         folder = f"{name}-{version}.dist-info"
-        requires = "" if name == "needed" else "Requires-Dist: needed>=1\n"
+        requires = "Requires-Dist: needed>=1\n" if name in ("onnxruntime", "openvino") else ""
         wheel.writestr(f"{folder}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requires}")
         wheel.writestr(f"{folder}/WHEEL", f"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: {'-'.join(tags)}\n")
         wheel.writestr(f"{folder}/RECORD", "")
@@ -66,11 +68,11 @@ def test_the_wheels_of_a_platform(kdseg: Any, index: Path, tmp_path: Path, platf
     folder = tmp_path / "wheels for ö"
     code, out, err = kdseg("wheelhouse", folder, "--platform", platform)
     assert (code, err) == (0, "")
-    assert f"{len(expected) + 1} wheels" in out
+    assert f"{len(expected) + 3} wheels" in out
     engines = [name for name in names(folder) if name.startswith("o")]
     assert [name.removesuffix(".whl").split("-")[-1] for name in engines] == expected
     assert all("cp312" in name for name in engines)
-    assert "needed-2.0-py3-none-any.whl" in names(folder)
+    assert {each.partition("-")[0] for each in names(folder)} >= {"needed", "msgspec", "psutil"}
 
 
 def test_hashes_can_be_checked(kdseg: Any, index: Path, tmp_path: Path) -> None:
@@ -79,7 +81,7 @@ def test_hashes_can_be_checked(kdseg: Any, index: Path, tmp_path: Path) -> None:
     assert kdseg("wheelhouse", folder, "--platform", "linux")[0] == 0  # into the same folder
     lines = [line.split("  ") for line in (folder / CHECKSUMS).read_text().splitlines()]
     assert [name for _, name in lines] == [name for name in names(folder) if name.endswith(".whl")]
-    assert len(lines) == 5
+    assert len(lines) == 7
     for digest, name in lines:
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
@@ -158,6 +160,7 @@ def test_bad_usage(
     assert reason in err
 
 
-def test_the_same_engines_as_the_module_installs() -> None:
-    assert [each.partition(">=")[0] for each in wanted(TARGETS["linux"])] == ["onnxruntime", "openvino"]
-    assert [each.partition(">=")[0] for each in wanted(TARGETS["macos-x86_64"])] == ["onnxruntime"]
+def test_the_same_packages_as_the_module_installs() -> None:
+    every = ["msgspec", "psutil", "onnxruntime"]
+    assert [each.partition(">=")[0] for each in wanted(TARGETS["linux"])] == [*every, "openvino"]
+    assert [each.partition(">=")[0] for each in wanted(TARGETS["macos-x86_64"])] == every

@@ -1,6 +1,6 @@
 """Check the module in a fresh Slicer, without its packages: ``python -m support.slicer_application.check_set_up``.
 
-In the application in miniature: Slicer's start, the set-up box, an installation that pip refuses and one that works.
+In the application in miniature: Slicer's start, the set-up box, installations that fail and one that works.
 """
 
 from __future__ import annotations
@@ -33,7 +33,14 @@ class _Packaging:
 
     def pip_ensure(self, requirements: list[Any], *, requester: str) -> None:
         assert requester == "KDSegmentator"
-        self.asked.append([each.name for each in requirements])
+        self._install([each.name for each in requirements])
+
+    def pip_install(self, arguments: list[str], *, requester: str) -> None:
+        assert requester == "KDSegmentator"
+        self._install(arguments)
+
+    def _install(self, what: list[str]) -> None:
+        self.asked.append(what)
         if self.error is not None:
             raise self.error
         for name in DECLARED:
@@ -72,9 +79,30 @@ def check(folder: Path) -> None:
     assert widget.panel is None
 
     packaging.error = None
+    ui.wheelFolderEdit.currentPath = str(folder)
     ui.installButton.click()
-    slicer.app.processEvents()
+    assert "holds no wheels" in ui.setUpMessageLabel.text, ui.setUpMessageLabel.text
+    assert ui.wheelFolderEdit.history() == []
+    ui.wheelFolderEdit.currentPath = ""
+
+    sys.modules["KDSegmentatorPanel.application"] = None  # type: ignore[assignment] # as a package that does not fit
+    ui.installButton.click()
+    assert "Restart Slicer" in ui.setUpMessageLabel.text, ui.setUpMessageLabel.text
+    assert widget.panel is None
+    del sys.modules["KDSegmentatorPanel.application"]
+
     assert packaging.asked == [packaging_names()] * 2, packaging.asked
+
+    sys.modules["psutil"] = None  # type: ignore[assignment] # one is still missing, and comes as a wheel
+    wheels = folder / "wheels é"
+    wheels.mkdir()
+    (wheels / "psutil-7.2.2-cp36-abi3-win_amd64.whl").touch()
+    slicer.app.testingEnabled = lambda: False
+    ui.wheelFolderEdit.currentPath = str(wheels)
+    ui.installButton.click()
+    assert ui.wheelFolderEdit.history() == [str(wheels)], "they are offered the next time"
+    assert packaging.asked[-1][:3] == ["--no-index", "--find-links", str(wheels)]
+    slicer.app.processEvents()
     assert widget.setUpBox is None
     assert widget.panel is not None
     assert widget.parameters is not None, "the panel was built, but not entered"
