@@ -29,6 +29,9 @@ Or one stage at a time:
 A model that somebody else trained becomes a pack without any training:
   kdseg-distill import        FOLDER|ZIP --output PACKS
 
+A recipe with a section 'mixture' trains on cases of several datasets. They are put together first:
+  kdseg-distill mix           RECIPE --raw DATA
+
 A recipe with a section 'synthesis' trains on images made from label maps. They come first:
   kdseg-distill synthesize    RECIPE --label-maps MAPS --raw DATA --count N
 
@@ -54,6 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
         default="float16",
         help="number format of the weights in the files; computations are in float32 (default: float16)",
     )
+    mix = commands.add_parser("mix", parents=[_recipe_option()], help="make one dataset out of several")
+    mix.add_argument("--raw", type=Path, required=True, help="folder of the datasets, and for the new one")
     synthesize = commands.add_parser("synthesize", parents=[_recipe_option()], help="make images from label maps")
     synthesize.add_argument(
         "--label-maps", type=Path, required=True, help="folder of label maps of whole heads, with their labels.json"

@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _set_workers()
         if options.command == "validation":
             _validation(options)
+        elif options.command == "mix":
+            _mix(options)
         elif options.command == "synthesize":
             _synthesize(options)
         elif options.command == "import":
@@ -83,6 +85,16 @@ def _stages(options: argparse.Namespace) -> Stages:
             )
     workspace = Workspace.below(options.workspace, options.raw)
     return Stages(recipe=recipe, workspace=workspace, folder=options.workspace, given_teacher=given)
+
+
+def _mix(options: argparse.Namespace) -> None:
+    from distillation.mixture import write_mixture
+
+    recipe = read_recipe(options.recipe)
+    if not recipe.mixture:
+        raise InvalidSettingsError(f"the recipe {options.recipe} has no section 'mixture', which names the datasets")
+    labels = {label.name: label.value for label in recipe.pack.labels}
+    print(f"made: {write_mixture(recipe.mixture, options.raw, recipe.dataset.name, labels)}")
 
 
 def _synthesize(options: argparse.Namespace) -> None:

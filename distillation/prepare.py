@@ -88,7 +88,7 @@ def prepare(
         plans = _fingerprint_and_plan(raw, folder, recipe, teacher_plans)
         configuration = resolve_configuration(plans, recipe.configuration)
         check_architecture(configuration)
-        write_splits(raw, folder, recipe.groups)
+        write_splits(raw, folder, recipe.groups, recipe.held_out)
         _preprocess(raw, plans, recipe.configuration)
     prepared = find_prepared(workspace, recipe, raw, teacher_plans)
     if prepared is None:

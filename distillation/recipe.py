@@ -13,6 +13,7 @@ import yaml
 
 from distillation.augmentation.settings import NNUNETS_OWN, AugmentationSettings
 from distillation.evaluation.scores import SurfaceSettings
+from distillation.mixture import MixturePart
 from distillation.settings import MINIMUM_WIDTH, Optimizer, Precision, SoftLabelSettings, TrainingSettings
 from distillation.sizes import alpha_of
 from distillation.synthesis.synthesis_recipe import SynthesisRecipe
@@ -50,6 +51,7 @@ class DatasetRecipe:
             the median of the dataset.
         groups: cases that have to stay in one fold, because they show one person or were made from one head; names, or
             patterns as in a shell (``head_01_*``). See :func:`distillation.splits.write_splits`.
+        held_out: cases to hold out in place of nnU-Net's fold, names or patterns; only with fold 0.
     """
 
     name: str
@@ -61,6 +63,7 @@ class DatasetRecipe:
     maximum_features: int | None = None
     spacing: tuple[float, float, float] | None = None
     groups: tuple[tuple[str, ...], ...] = ()
+    held_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"Dataset\d{3}_[^/\\]+", self.name):
@@ -73,6 +76,8 @@ class DatasetRecipe:
             raise InvalidSettingsError(f"maximum_features must be at least 1, got {self.maximum_features}")
         if self.spacing is not None and not min(self.spacing) > 0:
             raise InvalidSettingsError(f"spacing must be > 0 mm along every axis, got {list(self.spacing)}")
+        if self.held_out and self.fold != 0:
+            raise InvalidSettingsError(f"held_out makes one fold, number 0, got fold {self.fold}")
         if not 0 <= self.fold <= 4:
             raise InvalidSettingsError(f"fold must be 0 to 4, got {self.fold}")
         if self.configuration not in CONFIGURATIONS:
@@ -208,6 +213,7 @@ class StudentRecipe:
         learning_rate_factor: of both learning rates of ``training``, which suit the teacher's width. With ``adamw``, n
             for a network of 1/n of the width is a good start (as Yang & Hu, Tensor Programs V, 2022, find for another
             initialisation).
+        start: folder of a pack, relative to the recipe's file, whose weights training starts from; None draws them.
     """
 
     size: str
@@ -217,6 +223,7 @@ class StudentRecipe:
     minimum_width: int = MINIMUM_WIDTH
     optimizer: Optimizer | None = None
     learning_rate_factor: float = 1.0
+    start: str | None = None
 
     def __post_init__(self) -> None:
         _check_epochs(self.epochs)
@@ -275,6 +282,7 @@ class Recipe:
         teaching: whose probabilities soft labels are.
         evaluation: how NSD is defined, in the tables and in the packs.
         synthesis: how the dataset is made of label maps; None if it is collected.
+        mixture: datasets that ``kdseg-distill mix`` makes it of; none if it is collected.
     """
 
     dataset: DatasetRecipe
@@ -286,6 +294,7 @@ class Recipe:
     teaching: TeachingRecipe = field(default_factory=TeachingRecipe)
     evaluation: SurfaceSettings = field(default_factory=SurfaceSettings)
     synthesis: SynthesisRecipe | None = None
+    mixture: tuple[MixturePart, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = [student.size for student in self.students]
@@ -318,6 +327,8 @@ class Recipe:
     def held_out_text(self) -> str:
         """Return for people which cases are evaluated, and whether a teacher has seen them."""
         text = f"validation cases of fold {self.dataset.fold} of nnU-Net's five-fold split"
+        if self.dataset.held_out:
+            text = "cases held out from training"
         if len(self.teacher_folds()) == 1:
             return text
         return f"{text}, which the teacher's other folds have seen: the distilled students' figures are too good"
@@ -330,6 +341,7 @@ class Recipe:
             optimizer=student.optimizer or settings.optimizer,
             initial_learning_rate=student.learning_rate_factor * settings.initial_learning_rate,
             minimum_width=student.minimum_width,
+            initial_checkpoint=student.start,
         )
 
     def settings(self, epochs: int) -> TrainingSettings:
@@ -402,7 +414,11 @@ def read_recipe(name_or_path: str) -> Recipe:
     except FieldError as error:
         raise InvalidSettingsError(f"{path.name}: {error}") from error
     networks = tuple(str(path.parent / each) for each in recipe.teaching.networks)
-    recipe = replace(recipe, teaching=replace(recipe.teaching, networks=networks))
+    students = tuple(
+        each if each.start is None else replace(each, start=str((path.parent / each.start).resolve()))
+        for each in recipe.students
+    )
+    recipe = replace(recipe, teaching=replace(recipe.teaching, networks=networks), students=students)
     if recipe.teacher.folder is None:
         return recipe
     return replace(recipe, teacher=replace(recipe.teacher, folder=str(path.parent / recipe.teacher.folder)))

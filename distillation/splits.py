@@ -25,7 +25,7 @@ Groups = tuple[tuple[str, ...], ...]
 """Each group a tuple of case names or of patterns for them, as in a shell: ``OAS_1003`` or ``head_01_*``."""
 
 
-def write_splits(raw: RawDataset, folder: Path, groups: Groups = ()) -> None:
+def write_splits(raw: RawDataset, folder: Path, groups: Groups = (), held_out: Sequence[str] = ()) -> None:
     """Write nnU-Net's five-fold split, always the same for the same case names; an existing split is checked and kept.
 
     Args:
@@ -33,6 +33,7 @@ def write_splits(raw: RawDataset, folder: Path, groups: Groups = ()) -> None:
         folder: its preprocessed folder.
         groups: cases of one origin (rescans of a person, images made from one head). A fold holds all of a group or
             none, since its score would otherwise be that of memory. A case of no group stands for itself.
+        held_out: names or patterns of the cases of the only fold; none makes nnU-Net's five folds.
 
     Raises:
         TrainingError: there is too little to split, a case is in two groups, a group is empty, or the existing split
@@ -44,6 +45,20 @@ def write_splits(raw: RawDataset, folder: Path, groups: Groups = ()) -> None:
     path = folder / SPLITS_NAME
     units = grouped(names, groups)
     if path.is_file():
+        check_splits(path, names, units)
+        return
+    if held_out:
+        chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in held_out)]
+        rest = [name for name in names if name not in chosen]
+        idle = [pattern for pattern in held_out if not any(fnmatchcase(name, pattern) for name in names)]
+        if idle or not rest:
+            raise TrainingError(
+                f"held_out of the recipe: no case is named {', '.join(idle)}"
+                if idle
+                else "held_out of the recipe names every case; nothing is left to train on"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, [{"train": rest, "val": chosen}])
         check_splits(path, names, units)
         return
     if len(units) < FOLDS:
