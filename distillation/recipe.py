@@ -257,6 +257,7 @@ class PackRecipe:
         limits: what it is not for, and where it fails.
         region: the pack that is run before, where training images show its region alone; None if they show all.
         single_pieces: values of the labels of which only the largest connected piece is kept.
+        recommended: the size that runs if a user names none, for example ``x1/4``.
     """
 
     version: str
@@ -272,6 +273,7 @@ class PackRecipe:
     limits: str
     region: Region | None = None
     single_pieces: tuple[int, ...] = ()
+    recommended: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -176,6 +176,7 @@ def write_pack(
         expected=expected,
         region=recipe.region,
         single_pieces=recipe.single_pieces,
+        recommended=size == recipe.recommended,
         windows=windows,
         network=Network(
             architecture=model.configuration["architecture"]["network_class_name"].rpartition(".")[2],

@@ -1,11 +1,12 @@
 import colorsys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
 pytest.importorskip("yaml", reason="install the extra 'distill'")
 
-from distillation.recipe import read_recipe, shipped_recipes
+from distillation.recipe import RECIPES_FOLDER, read_recipe, shipped_recipes
 from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.packs.manifest import Region
@@ -22,14 +23,21 @@ def test_the_hippocampus_recipe():
     assert "hippocampus" in shipped_recipes()
     recipe = read_recipe("hippocampus")
     assert recipe.dataset.name == "Dataset004_Hippocampus"
-    lengths = {student.size: (student.warm_up_epochs, student.epochs) for student in recipe.students}
-    assert lengths == {"x1/2": (20, 10), "x1/4": (40, 20), "x1/8": (40, 8)}
-    assert all(student.methods[:2] == ("plain", "logit") for student in recipe.students)
+    assert [(student.size, student.methods[0]) for student in recipe.students] == [
+        ("x1/2", "plain"),
+        ("x1/4", "plain"),
+        ("x1/8", "plain"),
+    ]
+    assert recipe.student("x1/8").minimum_width == 4
     optimizers = [recipe.student_settings(student, 1).optimizer for student in recipe.students]
     assert optimizers == ["sgd", "sgd", "adamw"]
     logit = recipe.methods["logit"].terms["logit"]
     assert (logit.temperature, logit.weight, logit.ramp) == (2.0, 1.0, 0.0)
-    assert set(recipe.methods) == {"logit", "reco", "logit-reco", "cwd"}
+    mix, control = (recipe.methods[name] for name in ("mix", "control"))
+    assert (mix.soft_labels.weight, mix.soft_labels.ramp_start, mix.needs_soft_labels) == (0.9, 0.3, True)
+    assert (control.soft_labels.hard, control.needs_soft_labels, control.terms) == (True, False, {})
+    assert [Path(each).name for each in recipe.teaching.networks] == ["hippocampus-x1_2", "hippocampus-x1_4"]
+    assert all(Path(each).is_dir() for each in recipe.teaching.networks)
     assert set(recipe.methods["logit-reco"].terms) == {"logit", "ms_sard", "ms_ca"}
     assert all((term.weight, term.ramp) == (0.01, 0.6) for term in recipe.methods["reco"].terms.values())
     settings = recipe.settings(20)
@@ -57,7 +65,7 @@ def test_the_brain_extraction_recipe():
 
 def test_the_brain_structures_recipe():
     recipe = read_recipe("brain_t1")
-    assert recipe.pack.region == Region(pack="brain-extraction-x1_4", minimum_version="1.0.0", margin_mm=1.0)
+    assert recipe.pack.region == Region(pack="brain-extraction-x1_4", minimum_version="1.1.0", margin_mm=1.0)
     labels = recipe.pack.labels
     assert [label.value for label in labels] == list(range(1, 46))
     assert len({label.name for label in labels}) == len({label.color for label in labels}) == 45
@@ -289,3 +297,18 @@ def test_the_minimum_width_is_a_students_own(tmp_path, recipe_text):
     assert recipe.student_settings(recipe.student("x1/2"), 1).minimum_width == 4
     with pytest.raises(InvalidSettingsError, match="minimum_width"):
         read_recipe(changed(tmp_path, recipe_text, "size: x1/2, ", "size: x1/2, minimum_width: 0, "))
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("{weight: 2}", "weight of soft labels must be 0 to 1"),
+        ("{ramp_start: 0.6}", "ramp_start and ramp_end are shares"),
+        ("{strength: 1}", "unexpected keyword argument 'strength'"),
+    ],
+)
+def test_settings_of_soft_labels_are_checked(tmp_path, value, problem):
+    text = (RECIPES_FOLDER / "hippocampus.yaml").read_text()
+    recipe = changed(tmp_path, text, "soft_labels: {weight: 0.9}", f"soft_labels: {value}")
+    with pytest.raises(InvalidSettingsError, match=problem):
+        read_recipe(recipe)
