@@ -308,8 +308,8 @@ def test_a_short_field_of_view_is_refused(
 def test_the_upper_part_of_a_head_is_cut_off(structures: Segmenter) -> None:
     result = structures(part(head(), *UPPER))
     assert said_of_all(result)[0] == "implausible"
-    assert "cut off" in said_of_all(result)
-    assert kinds(result, "Brain stem") == {"cut off"}
+    for name in ("Left cerebral white matter", "Right cerebral white matter", "Brain stem"):
+        assert kinds(result, name) == {"cut off"}
 
 
 def test_the_left_half_of_a_head_lacks_the_right_structures(structures: Segmenter) -> None:
@@ -358,7 +358,7 @@ def test_a_crop_of_a_head_is_refused(structures: Segmenter, extraction: Segmente
 def test_what_is_as_large_as_a_brain_and_is_none_is_not_to_be_used(
     structures: Segmenter, volume: Callable[[], Volume]
 ) -> None:
-    assert said_of_all(structures(volume()))[0] == "implausible"
+    assert "implausible" in said_of_all(structures(volume()))
 
 
 def test_wide_noise_is_refused(structures: Segmenter) -> None:
