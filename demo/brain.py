@@ -130,7 +130,7 @@ def shown(row: LabelStatistics) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo and return the exit code."""
     parser = argparse.ArgumentParser(description="Segment the brain structures of two average heads.")
-    parser.add_argument("--size", default="x1/4", help="size of the network (default: %(default)s)")
+    parser.add_argument("--size", default="x1/2", help="size of the network (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="folder (default: %(default)s)")
     chosen = parser.parse_args(arguments)
     start = time.perf_counter()

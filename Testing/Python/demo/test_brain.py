@@ -31,7 +31,7 @@ def demo():
 
 @pytest.fixture(scope="module")
 def heads(demo, only_shipped_packs):
-    return demo.segment_heads(Segmenter("brain-t1", "x1/4"))
+    return demo.segment_heads(Segmenter("brain-t1", "x1/2"))
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_a_missing_package_is_named(monkeypatch, package, module, load):
 def test_both_packs_ran(heads):
     assert [head.name for head in heads] == ["head", "mni152"]
     for head in heads:
-        assert head.segmentation.record.pack_id == "brain-t1-x1_4"
+        assert head.segmentation.record.pack_id == "brain-t1-x1_2"
         assert head.segmentation.record.region.pack_id == "brain-extraction-x1_4"
 
 

@@ -13,7 +13,7 @@ from KDSegmentatorLib.advisor.workload import same_work, voxels_of, workload
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.inference import pipeline
+from KDSegmentatorLib.inference import preprocessing
 from KDSegmentatorLib.inference.axis_operator import AxisOperator
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.windows import window_starts
@@ -56,8 +56,8 @@ def test_the_steps_are_those_that_the_pipeline_takes(
 ) -> None:
     """Also with thick slices, which nnU-Net resamples last, whether they become fewer or more."""
     resampling = Resampling(order=3, order_z=0, force_separate_z=force)
-    preprocessing = replace(PACK.preprocessing, image_resampling=resampling, spacing=(7.0, 1.0, 1.0))
-    pack = write_pack(tmp_path / "pack", manifest=replace(PACK, preprocessing=preprocessing))
+    settings = replace(PACK.preprocessing, image_resampling=resampling, spacing=(7.0, 1.0, 1.0))
+    pack = write_pack(tmp_path / "pack", manifest=replace(PACK, preprocessing=settings))
     voxels = np.random.default_rng(0).gamma(2, 100, size=(20, 30, 40)).astype(np.float32) + 1
     volume = Volume(voxels, spacing)
     steps: list[int] = []
@@ -69,7 +69,7 @@ def test_the_steps_are_those_that_the_pipeline_takes(
         return made
 
     monkeypatch.setattr(AxisOperator, "apply", counted)
-    resample = pipeline.resample_image
+    resample = preprocessing.resample_image
 
     def only_the_image(*arguments: Any) -> Any:
         steps.clear()
@@ -78,7 +78,7 @@ def test_the_steps_are_those_that_the_pipeline_takes(
         return made
 
     taken: list[int] = []
-    monkeypatch.setattr(pipeline, "resample_image", only_the_image)
+    monkeypatch.setattr(preprocessing, "resample_image", only_the_image)
     segment(volume, pack, OnnxRuntimeEngine(pack.body(), threads=1))
     work = workload(volume, pack.manifest)
     assert taken == list(work.resampling_steps)

@@ -113,6 +113,8 @@ def test_a_real_case_through_stock_nnunet(tmp_path: Path) -> None:
     if not data:
         pytest.skip("set KDSEG_DATA to a folder with Dataset004_Hippocampus and others")
     folder = Path(data) / "teacher_hippocampus"
+    if not folder.is_dir():
+        pytest.skip("KDSEG_DATA holds no teacher_hippocampus, a trained nnU-Net model folder")
     model = load_model_folder(folder, 0)
     split = split_network(model.network)
     windows = describe_windows(model)

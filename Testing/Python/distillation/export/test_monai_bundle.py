@@ -88,7 +88,10 @@ def test_a_real_case_has_the_voxels_of_our_pipeline(tmp_path: Path) -> None:
     data = os.environ.get("KDSEG_DATA")
     if not data:
         pytest.skip("set KDSEG_DATA to a folder with Dataset004_Hippocampus and others")
-    model = load_model_folder(Path(data) / "teacher_hippocampus", 0)
+    folder = Path(data) / "teacher_hippocampus"
+    if not folder.is_dir():
+        pytest.skip("KDSEG_DATA holds no teacher_hippocampus, a trained nnU-Net model folder")
+    model = load_model_folder(folder, 0)
     recipe = read_recipe("hippocampus").pack
     bundle = export_bundle(model, size="x1", axis_codes="RAS", recipe=recipe, into=tmp_path)
     images = first_images(Path(data) / "Dataset004_Hippocampus", tmp_path / "images", 2)
