@@ -167,7 +167,7 @@ def test_the_device_is_that_of_the_number_on_the_node(monkeypatch, rank, expecte
     assert distributed.local_device("cpu") == torch.device("cpu")
 
 
-def test_two_processes_share_one_record(prepared_spheres, recipe_text, tmp_path):
+def test_two_processes_share_one_training(prepared_spheres, recipe_text, tmp_path):
     """The first judges for both; a student that is finished is skipped by both."""
     recipe = tmp_path / "spheres.yaml"
     plain = recipe_text.replace("epochs: 2, methods: [plain, logit]", "epochs: 1, methods: [plain]")
@@ -176,8 +176,7 @@ def test_two_processes_share_one_record(prepared_spheres, recipe_text, tmp_path)
     shutil.copytree(prepared_spheres.preprocessed, work / "preprocessed")
     command = ["distil", str(recipe), "--workspace", str(work), "--raw", str(prepared_spheres.raw)]
     as_two_nodes("-m", "distillation.cli", *command)
-    (path,) = (work / "run").glob("student*.json")
-    assert json.loads(path.read_text())["finished"]
+    (path,) = (work / "results").rglob("checkpoint_final.pth")
     before = path.read_bytes()
     for said in as_two_nodes("-m", "distillation.cli", *command):
         assert "student x1/2 plain: nothing changed since it was done; skipped" in said

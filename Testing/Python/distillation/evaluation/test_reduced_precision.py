@@ -21,7 +21,6 @@ from distillation.evaluation.reduced_precision import (
 )
 from distillation.evaluation.scores import ReducedEngine, Score
 from KDSegmentatorLib.engines.engine import Engine
-from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_devices
 from KDSegmentatorLib.errors import EngineError, EngineUnavailableError, ExportError
 from KDSegmentatorLib.packs.manifest import ReducedFormat, ReducedPrecision
 from KDSegmentatorLib.packs.pack import StudentPack
@@ -133,17 +132,6 @@ def test_what_this_processor_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(module, "openvino_devices", unavailable)
     assert missing_for("int8") == missing_for("bfloat16") == "OpenVINO cannot be used"
-
-
-def test_the_reason_for_asking_first_still_holds(teacher_pack: StudentPack) -> None:
-    """If this fails, OpenVINO no longer takes float32 for a bfloat16 that the processor does not have."""
-    if "BF16" in openvino_devices()["cpu"]:
-        pytest.skip("this processor computes in bfloat16")
-    window = np.random.default_rng(0).normal(size=(1, 1, *PATCH)).astype(np.float32)
-    asked = OpenVinoEngine(teacher_pack.body(), patch_size=PATCH, precision="bfloat16", threads=1)
-    exact = OpenVinoEngine(teacher_pack.body(), patch_size=PATCH, precision="float32", threads=1)
-    features = [engine.run(window, lambda: False).copy() for engine in (asked, exact)]
-    np.testing.assert_array_equal(*features)
 
 
 def test_an_engine_is_tried_on_the_probe(teacher_pack: StudentPack) -> None:
