@@ -134,3 +134,15 @@ def test_a_closed_standard_error_is_no_failure() -> None:
     command = f"{sys.executable} -m KDSegmentatorLib packs list 2>&- | head -c 4"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout
+
+
+def test_a_library_that_does_not_load_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Below ``ulimit -v`` scipy says so, after all that came before it fitted."""
+    fail_with(monkeypatch, ImportError("failed to map segment from shared object"))
+    assert main(["packs", "list"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "failed to map segment" in said
+    assert "ulimit -v" in said
