@@ -43,21 +43,26 @@ sys.exit(code)
         ([*SEGMENT, "--engine", "openvino"], "openvino"),
         ([*SEGMENT, "--engine", "onnxruntime"], "onnxruntime"),
         (SEGMENT, "openvino"),
+        (["compare", "{labels}", "{labels}"], ""),
+        (["batch", "{scans}", "{results}", "--pack", "hippocampus", "--unchecked"], "openvino"),
     ],
-    ids=["list", "show", "openvino", "onnxruntime", "auto"],
+    ids=["list", "show", "openvino", "onnxruntime", "auto", "compare", "batch"],
 )
 def test_a_command_reports_to_nobody_and_leaves_nothing_behind(
     tmp_path: Path, command: list[str], engines: str
 ) -> None:
     for engine in engines.split():
         pytest.importorskip(engine)
-    scan, out, home = tmp_path / "scan.nii.gz", tmp_path / "labels.nii.gz", tmp_path / "home"
+    scans, results, home = (tmp_path / name for name in ("scans", "results", "home"))
+    scan, out, labels = scans / "scan.nii.gz", tmp_path / "out.nii.gz", tmp_path / "labels.nii.gz"
     home.mkdir()
+    scans.mkdir()
     voxels = np.random.default_rng(0).normal(100, 10, (36, 50, 35)).astype(np.float32)
     write_volume(Volume(voxels, (1.0, 1.0, 1.0)), scan)
+    write_volume(Volume((voxels > 100).astype(np.uint8), (1.0, 1.0, 1.0)), labels)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "KDSEGMENTATOR_"))}
     environment |= {"HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home), "TMPDIR": str(tmp_path)}
-    arguments = [part.format(scan=scan, out=out) for part in command]
+    arguments = [part.format(scan=scan, out=out, labels=labels, scans=scans, results=results) for part in command]
     run = [sys.executable, "-c", _WATCHED, str(tmp_path), *arguments]
     log = tmp_path / "strace"
     traced = shutil.which("strace") is not None and engines == "onnxruntime"  # its native code does not ask Python
