@@ -92,8 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed("there is not enough memory for this volume; take a smaller size, or crop the volume", FAILURE)
     except ImportError as error:  # a library that does not fit below `ulimit -v`, or a damaged installation
         return _failed(
-            f"a part of the installation cannot be loaded ({error}). If memory is limited here (ulimit -v), allow more; "
-            "otherwise install KDSegmentator again",
+            f"a part of the installation cannot be loaded ({error}). If memory is limited here (ulimit -v), allow "
+            "more; otherwise install KDSegmentator again",
             FAILURE,
         )
     except OSError as error:
