@@ -6,16 +6,20 @@ name the stock ``nnUNetTrainer``, so that stock ``nnUNetv2_predict`` loads what 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch.nn.parallel import DistributedDataParallel
 
 from distillation import distributed
@@ -146,9 +150,12 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         if self.shared_loaders is not None:
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # notes the axes of inference
             return self.shared_loaders
-        training, validation = super().get_dataloaders()
         if self.soft_label_folder is None:
-            return training, validation
+            stock_loaders: tuple[Any, Any] = super().get_dataloaders()
+            return stock_loaders
+        processes = get_allowed_n_proc_DA()
+        with _no_augmentation_processes():  # they would serve a loader that is replaced here
+            training, validation = super().get_dataloaders()
         stock = training.data_loader
         loader = SoftLabelLoader(
             stock._data,
@@ -162,7 +169,18 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             folder=self.soft_label_folder,
             classes=self.label_manager.num_segmentation_heads,
         )
-        return SingleThreadedAugmenter(loader, None), validation
+        if processes == 0:
+            return SingleThreadedAugmenter(loader, None), validation
+        shared = NonDetMultiThreadedAugmenter(
+            data_loader=loader,
+            transform=None,
+            num_processes=processes,
+            num_cached=max(6, processes // 2),
+            seeds=None,
+            pin_memory=self.device.type == "cuda",
+            wait_time=0.002,
+        )
+        return shared, validation
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -399,6 +417,21 @@ class KDSegDistillingTrainer(KDSegPlainTrainer):
     def restore(self, state: dict[str, Any]) -> None:
         if self.distiller is not None:
             self.distiller.parts.load_state_dict(state.get(_PARTS, {}))
+
+
+@contextmanager
+def _no_augmentation_processes() -> Iterator[None]:
+    """Let nnU-Net augment in this process, whatever ``nnUNet_n_proc_DA`` says."""
+    variable = "nnUNet_n_proc_DA"
+    before = os.environ.get(variable)
+    os.environ[variable] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
 
 
 def _seed_everything(*numbers: int) -> None:

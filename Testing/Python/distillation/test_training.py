@@ -16,6 +16,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2  # noqa: E402
 from nnunetv2.training.logging.nnunet_logger import LocalLogger  # noqa: E402
 
 from distillation.cli import main  # noqa: E402
@@ -23,6 +24,7 @@ from distillation.export.description import describe_provenance  # noqa: E402
 from distillation.launch import Workspace, train, train_side_by_side  # noqa: E402
 from distillation.prepare import prepare  # noqa: E402
 from distillation.recipe import DatasetRecipe  # noqa: E402
+from distillation.settings import SoftLabelSettings  # noqa: E402
 from distillation.teacher import build_network, load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import TeacherError, TrainingError  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
@@ -235,6 +237,23 @@ def test_soft_labels_from_the_recipe_to_the_pack(workspace, teacher, recipe_text
     shutil.rmtree(next((work / "results").rglob("*_mix__3d_fullres")))
     assert main(["run", *common, "--stage", "students"]) == 2
     assert "run 'kdseg-distill teach' first" in capsys.readouterr().err
+
+
+def test_soft_labels_reach_worker_processes(workspace, teacher, tmp_path, monkeypatch):
+    from distillation.soft_labels import compressed
+
+    split = json.loads((workspace.preprocessed / DATASET / "splits_final.json").read_text())[0]
+    dataset = nnUNetDatasetBlosc2(str(workspace.preprocessed / DATASET / "nnUNetPlans_3d_fullres"))
+    for name in split["train"]:
+        shape = dataset.load_case(name)[0].shape[1:]
+        np.save(tmp_path / f"{name}.npy", compressed(torch.full((3, *shape), 1 / 3)))
+    soft = SoftLabelSettings(method="mix", folder=str(tmp_path), weight=0.5, ramp_start=0, ramp_end=0)
+    plans = small_plans(workspace, "nnUNetPlans_workers", epochs=1, iterations_per_epoch=2, soft_labels=soft)
+    monkeypatch.setenv("nnUNet_n_proc_DA", "2")
+    folder = run(workspace, plans)
+    with (folder / "fold_0" / "training_log.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["loss_soft_labels"]) > 0.5  # half of ln 3 and more
 
 
 def test_what_the_losses_train_along_is_trained_and_kept_apart(workspace, teacher, uninterrupted):
