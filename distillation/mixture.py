@@ -78,9 +78,10 @@ def write_mixture(
             image, reference = read_volume(case.image), read_volume(case.label)
             codes = codes or image.axis_codes
             image, reference = _changed(image.reoriented(codes), reference.reoriented(codes), part)
-            unknown = sorted({int(value) for value in np.unique(reference.voxels)} - {0, *labels.values()})
+            unknown = sorted(set(np.unique(reference.voxels).tolist()) - {0, *labels.values()})
             if unknown:
                 raise InvalidSettingsError(f"{case.label} has the labels {unknown}, which the recipe does not list")
+            reference = reference.with_voxels(reference.voxels.astype(np.uint8))
             write_volume(image, temporary / "imagesTr" / f"{case.name}_0000.nii.gz")
             write_volume(reference, temporary / "labelsTr" / f"{case.name}.nii.gz")
             if progress is not None:
@@ -94,7 +95,7 @@ def _changed(image: Volume, reference: Volume, part: MixturePart) -> tuple[Volum
     inside = labels > 0
     if part.region_only:
         voxels = np.where(inside, voxels, 0).astype(voxels.dtype)
-    labels = np.where(np.isin(labels, part.dropped), 0, labels).astype(np.uint8)
+    labels = np.where(np.isin(labels, part.dropped), 0, labels)
     if part.joined:
         labels = (labels > 0).astype(np.uint8)
     image, reference = image.with_voxels(voxels), reference.with_voxels(labels)

@@ -73,10 +73,10 @@ def _check_with_probe(network: nn.Module, pack: StudentPack) -> None:
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        output = network(torch.from_numpy(probe.window))
+        output = network(torch.from_numpy(probe.window).to(next(network.parameters()).device))
     network.train(was_training)
     logits = output if isinstance(output, torch.Tensor) else output[0]
-    agreement = (logits.argmax(1)[0] == labels).float().mean().item()
+    agreement = (logits.argmax(1)[0].cpu() == labels).float().mean().item()
     if agreement < _LEAST_AGREEMENT:
         raise _other_network(pack, f"{1 - agreement:.1%} of its probe's voxels would get another label")
 

@@ -11,7 +11,7 @@ from distillation.dataset import RawDataset, check_grids, find_dataset
 from distillation.files import write_json
 from distillation.plans import check_architecture, read_plans, resolve_configuration
 from distillation.source_files import changed_sources, clear_prepared, record_sources
-from distillation.splits import SPLITS_NAME, check_splits, grouped, read_splits, write_splits
+from distillation.splits import SPLITS_NAME, read_splits, write_splits
 from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError, TrainingError
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ def find_prepared(
     # nnU-Net writes a case's .pkl after its voxels
     if not all((data / f"{case.name}.pkl").is_file() for case in raw.cases):
         return None
-    names = [case.name for case in raw.cases]
-    check_splits(folder / SPLITS_NAME, names, grouped(names, recipe.groups))
+    write_splits(raw, folder, recipe.groups, recipe.held_out)  # checks the one that is there
     return PreparedDataset(raw=raw, folder=folder, plans=plans)
 
 

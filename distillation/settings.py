@@ -159,7 +159,8 @@ class SoftLabelSettings:
         """Return w after a share of the training, in [0, 1]."""
         if progress >= self.ramp_end:
             return self.weight
-        return self.weight * max(0.0, progress - self.ramp_start) / (self.ramp_end - self.ramp_start)
+        done = max(0.0, progress - self.ramp_start)
+        return self.weight * done / (self.ramp_end - self.ramp_start) if done else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

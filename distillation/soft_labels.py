@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +44,14 @@ class TeachingNetwork:
     Attributes:
         network: gives logits (batch, classes, z, y, x), or a list with these first; in evaluation mode.
         sha256: of its weights' file.
-        trained_on: names of the cases that it was trained on. Where others did not see a case, they label it alone:
-            what a network says of its own training cases is hardly more than their references.
+        trained_on: names of the cases that it was trained on; None if nobody knows. Where others are known not to have
+            seen a case, they label it alone: what a network says of its own training cases is hardly more than their
+            references.
     """
 
     network: nn.Module
     sha256: str
-    trained_on: frozenset[str] = field(default_factory=frozenset)
+    trained_on: frozenset[str] | None = None
 
 
 def teach(
@@ -88,7 +89,8 @@ def teach(
         temporary.write_text(json.dumps(index, indent=2), encoding="utf-8")
     for number, name in enumerate(cases, start=1):
         if not (into / f"{name}.npy").is_file():
-            unseen = [each for each in teachers if name not in each.trained_on] or list(teachers)
+            apart = [each for each in teachers if each.trained_on is not None and name not in each.trained_on]
+            unseen = apart or list(teachers)
             device = next((weights.device for weights in unseen[0].network.parameters()), torch.device("cpu"))
             image = torch.from_numpy(np.ascontiguousarray(load(name), dtype=np.float32)).to(device)
             mean = torch.zeros(())

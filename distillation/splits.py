@@ -44,11 +44,15 @@ def write_splits(raw: RawDataset, folder: Path, groups: Groups = (), held_out: S
     names = [case.name for case in raw.cases]
     path = folder / SPLITS_NAME
     units = grouped(names, groups)
+    chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in held_out)]
     if path.is_file():
         check_splits(path, names, units)
+        if held_out and set(read_splits(path)[0]["val"]) != set(chosen):
+            raise TrainingError(
+                f"{path} holds out other cases than the recipe's held_out; remove it, and what was trained with it"
+            )
         return
     if held_out:
-        chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in held_out)]
         rest = [name for name in names if name not in chosen]
         idle = [pattern for pattern in held_out if not any(fnmatchcase(name, pattern) for name in names)]
         if idle or not rest:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from distillation.dataset import check_grids
 from distillation.instance_norm import keep_channels_last
 from distillation.pack_weights import load_pack_weights
 from distillation.plans import resolve_configuration, student_plans
-from distillation.settings import TrainingSettings
+from distillation.settings import MINIMUM_WIDTH, TrainingSettings
 from distillation.soft_labels import TeachingNetwork, teach
 from distillation.splits import SPLITS_NAME, read_splits
 from distillation.students import soft_label_folder
@@ -89,7 +90,8 @@ def _networks(
         }
         for fold in recipe.teacher_folds():
             model = load_teacher_fold(folder, fold, recipe.teacher.checkpoint, **options)
-            seen = frozenset(splits[fold]["train"]) if fold < len(splits) else frozenset[str]()
+            same = model.plans.get("dataset_name") == recipe.dataset.name and fold < len(splits)
+            seen = frozenset(splits[fold]["train"]) if same else None
             found.append(TeachingNetwork(network=model.network, sha256=model.sha256, trained_on=seen))
     for each in found:
         network: Any = each.network.eval().to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -103,14 +105,21 @@ def _from_pack(folder: Path, recipe: Recipe, prepared: PreparedDataset) -> Teach
     """Return a pack's network; which of the cases it was trained on, packs do not say."""
     pack = open_pack(folder)
     manifest = pack.manifest
-    names = [label.name for label in manifest.labels]
-    if names != [label.name for label in recipe.pack.labels]:
-        raise TeacherError(f"{folder} has other labels than the recipe: {', '.join(names)}; take a pack of this task")
+    labels = [(label.value, label.name) for label in manifest.labels]
+    if labels != [(label.value, label.name) for label in recipe.pack.labels]:
+        names = ", ".join(name for _, name in labels)
+        raise TeacherError(f"{folder} has other labels than the recipe: {names}; take a pack of this task")
     alpha = manifest.network.alpha
-    plans = student_plans(
-        prepared.plans, recipe.dataset.configuration, alpha=alpha, name="teaching", settings=TrainingSettings(epochs=1)
-    )
+    minimum = next((each.minimum_width for each in recipe.students if each.size == manifest.size), MINIMUM_WIDTH)
+    settings = TrainingSettings(epochs=1, minimum_width=minimum)
+    plans = student_plans(prepared.plans, recipe.dataset.configuration, alpha=alpha, name="teaching", settings=settings)
     configuration = resolve_configuration(plans, recipe.dataset.configuration)
+    axes = (check_grids(prepared.raw), tuple(prepared.plans["transpose_forward"]))
+    if axes != (manifest.preprocessing.axis_codes, tuple(manifest.preprocessing.transpose_forward)):
+        raise TeacherError(
+            f"{folder} was trained on images in the axis order {manifest.preprocessing.axis_codes}, the dataset is in "
+            f"{axes[0]}: left could be taken for right; take a pack of the same order"
+        )
     if not np.allclose(manifest.preprocessing.spacing, configuration["spacing"]):
         raise TeacherError(
             f"{folder} was trained at {list(manifest.preprocessing.spacing)} mm and the dataset is prepared at "

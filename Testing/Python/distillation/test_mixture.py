@@ -79,6 +79,13 @@ def test_unknown_labels_names_that_occur_twice_and_an_existing_folder_are_refuse
     one, two = MixturePart(dataset="Dataset001_One"), MixturePart(dataset="Dataset002_Two")
     with pytest.raises(InvalidSettingsError, match=r"labels \[3\], which the recipe does not list"):
         write_mixture([one], tmp_path, "Dataset003_Both", LABELS)
+    large = tmp_path / "Dataset001_One" / "labelsTr" / "a.nii.gz"
+    labels = read_volume(large)
+    wide = labels.voxels.astype(np.uint16)
+    wide[wide == 1] = 257
+    write_volume(labels.with_voxels(wide), large)
+    with pytest.raises(InvalidSettingsError, match=r"labels \[3, 257\]"):  # and not 257 - 256
+        write_mixture([one], tmp_path, "Dataset003_Both", LABELS)
     with pytest.raises(InvalidSettingsError, match="have a case a; rename one"):
         write_mixture([one, two], tmp_path, "Dataset003_Both", LABELS)
     assert not (tmp_path / "Dataset003_Both").exists()

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs torch: pip install kdsegmentator[distill]")
 pytest.importorskip("nnunetv2", reason="needs nnU-Net: pip install kdsegmentator[distill]")
 
+from distillation.settings import SoftLabelSettings  # noqa: E402
 from distillation.soft_labels import (  # noqa: E402
     TeachingNetwork,
     check_soft_labels,
@@ -139,3 +140,30 @@ def test_soft_labels_of_other_teachers_or_another_preprocessing_are_refused(tmp_
         check_soft_labels(tmp_path, {"data_identifier": "other"})
     with pytest.raises(TeacherError, match="holds no soft labels"):
         check_soft_labels(tmp_path / "nothing", ABOUT)
+
+
+def test_a_network_of_which_nobody_knows_what_it_saw_does_not_silence_the_others(tmp_path):
+    teachers = [
+        TeachingNetwork(network=Brightness(1), sha256="1" * 64, trained_on=frozenset({"a"})),
+        TeachingNetwork(network=Brightness(2), sha256="2" * 64),
+    ]
+    teach(teachers, ["a"], lambda _: image().numpy(), patch_size=(4, 8, 6), about=ABOUT, into=tmp_path)
+    one, two = (probabilities(each.network, image(), (4, 8, 6)) for each in teachers)
+    found = expanded(np.load(tmp_path / "a.npy"), 2)
+    torch.testing.assert_close(found, (one + two) / 2, rtol=0, atol=2.1 / 255)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "progress", "weight"),
+    [
+        (0.3, 0.5, 0.2, 0),
+        (0.3, 0.5, 0.4, 0.25),
+        (0.3, 0.5, 0.5, 0.5),
+        (0.3, 0.3, 0.1, 0),
+        (0.3, 0.3, 0.3, 0.5),
+        (0, 0, 0, 0.5),
+    ],
+)
+def test_the_weight_grows_between_two_shares_of_the_training(start, end, progress, weight):
+    settings = SoftLabelSettings(method="mix", folder="", weight=0.5, ramp_start=start, ramp_end=end)
+    assert settings.weight_at(progress) == pytest.approx(weight)

@@ -91,3 +91,20 @@ def test_a_split_that_tears_a_group_apart_is_refused(spheres, tmp_path):
         write_splits(raw, tmp_path, torn)
     names = [case.name for case in raw.cases]
     check_splits(tmp_path / "splits_final.json", names, grouped(names, ()))
+
+
+def test_the_recipe_may_name_who_is_held_out(spheres, tmp_path):
+    raw = read_dataset(spheres)
+    names = [case.name for case in raw.cases]
+    write_splits(raw, tmp_path, held_out=["case_00", "*_03"])
+    (split,) = splits_of(tmp_path)
+    assert split == {
+        "train": [name for name in names if name not in ("case_00", "case_03")],
+        "val": ["case_00", "case_03"],
+    }
+    with pytest.raises(TrainingError, match="holds out other cases than the recipe's held_out"):
+        write_splits(raw, tmp_path, held_out=["case_01"])
+    with pytest.raises(TrainingError, match="no case is named nobody"):
+        write_splits(raw, tmp_path / "new", held_out=["nobody"])
+    with pytest.raises(TrainingError, match="nothing is left to train on"):
+        write_splits(raw, tmp_path / "new", held_out=["*"])
