@@ -579,8 +579,9 @@ class Stages:
     def _up_to_date(self, manifest: Manifest, checkpoint: Path) -> bool:
         """Return whether a pack is of this checkpoint and teacher, has a probe, and says what the recipe says."""
         recipe = self.recipe.pack
-        said = [field.name for field in fields(recipe) if field.name != "method"]
+        said = [field.name for field in fields(recipe) if field.name not in ("method", "recommended")]
         same = all(getattr(manifest, name) == getattr(recipe, name) for name in said)
+        same = same and manifest.recommended == (manifest.size == recipe.recommended)
         provenance = manifest.provenance
         return (
             same
