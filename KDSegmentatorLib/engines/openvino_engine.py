@@ -100,6 +100,7 @@ class OpenVinoEngine:
         cache: Path | None = None,
     ) -> None:
         runtime = openvino_runtime()
+        _check_first_process()
         self.device = device
         self.precision: Precision = precision
         self._shape = (1, channels, *patch_size)
@@ -175,6 +176,17 @@ class OpenVinoEngine:
         with suppress(Exception):  # OpenVINO reports the cancelling itself as an error
             self._request.cancel()
             self._request.wait()
+
+
+_first_process: int | None = None
+"""Where OpenVINO's threads were started: a process forked from there waits for them for ever."""
+
+
+def _check_first_process() -> None:
+    global _first_process
+    if _first_process is None:
+        _first_process = os.getpid()
+    check_process("OpenVINO", _first_process)
 
 
 def _compile(

@@ -44,8 +44,8 @@ def select_labels(manifest: Manifest, wanted: Sequence[str]) -> tuple[Label, ...
 
 
 def _plain(name: str) -> str:
-    """Return a name as it is compared: ``Left_thalamus`` is ``left-thalamus`` is ``Left Thalamus``."""
-    return name.casefold().replace("_", "-").replace(" ", "-")
+    """Return a name as it is compared: ``Left_thalamus`` is ``left-thalamus``, and ``Brainstem`` is ``Brain stem``."""
+    return name.casefold().replace("_", "").replace("-", "").replace(" ", "")
 
 
 def _meant(key: str, manifest: Manifest) -> str:

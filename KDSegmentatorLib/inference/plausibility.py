@@ -32,6 +32,9 @@ MOST_BODY_AT_END = 0.1
 SPIKE_PERCENTILES, TIMES_SPIKE, SPIKE_SPREAD = (0.1, 99.9), 3.0, 1.1
 # What is brighter than this share of the 99th percentile, in so many voxels of a layer, is body; its box fills so much
 BODY_BRIGHTNESS, BODY_PROFILE, LEAST_BODY = 0.15, 0.01, 0.25
+_LARGEST_INTENSITY = 1e12
+"""Beyond it the sum of squares of a large volume is too large for float32; no scanner gives such numbers."""
+
 _SAMPLE = 1_000_000
 
 # Neighbours along each axis that are looked at, of each value, and the fewest values that tell something
@@ -91,7 +94,7 @@ def check_finite(volume: Volume, check: Callable[[], None] = lambda: None, what:
         what: how to call it in a message.
 
     Raises:
-        UnsuitableVolumeError: the voxels are not real numbers, one is NaN, infinite or beyond float32, or all are
+        UnsuitableVolumeError: the voxels are not real numbers, one is NaN, infinite or beyond 1e12, or all are
             equal.
     """
     voxels = volume.voxels
@@ -101,12 +104,12 @@ def check_finite(volume: Volume, check: Callable[[], None] = lambda: None, what:
         unusable = 0
         for part in slabs(voxels):
             check()
-            usable = np.abs(voxels[part]) <= np.finfo(np.float32).max  # False for NaN as well
+            usable = np.abs(voxels[part]) <= _LARGEST_INTENSITY  # False for NaN as well
             unusable += usable.size - int(np.count_nonzero(usable))
         if unusable:
             raise UnsuitableVolumeError(
-                f"{unusable:,} voxels are NaN, infinite or too large for float32; replace them "
-                "(for example by 0, outside the body) first"
+                f"{unusable:,} voxels are NaN, infinite or beyond {_LARGEST_INTENSITY:g}; replace them (for example by "
+                "0, outside the body) first, or mend the scale of the file (scl_slope) if it is wrong"
             )
     low, high = _range(voxels, check)
     if low == high:

@@ -245,6 +245,35 @@ def test_a_forked_process_gets_an_engine_of_its_own_or_is_told(store: PackStore,
     assert subprocess.run(command, timeout=60).returncode == code
 
 
+_A_NEW_ONE_IN_A_FORKED_CHILD = """
+import multiprocessing, sys
+import numpy as np
+from KDSegmentatorLib import PackStore, Segmenter
+from KDSegmentatorLib.geometry import Volume
+store = PackStore(sys.argv[1], sys.argv[2])
+volume = Volume(np.random.default_rng(0).normal(100, 20, (16, 18, 20)).astype(np.float32), (1.0, 1.0, 1.0))
+def segment():
+    record = Segmenter("generated", "x1/2", store=store, check_input=False)(volume).record
+    sys.exit(0 if record.engine == "onnxruntime" else 4)
+for _ in range(3):
+    Segmenter("generated", "x1/2", store=store, check_input=False, engine="openvino")(volume)
+child = multiprocessing.get_context("fork").Process(target=segment)
+child.start()
+child.join(40)
+code = child.exitcode
+child.kill()
+sys.exit(5 if code is None else code)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="only on Linux and macOS processes are forked")
+def test_a_new_segmenter_in_a_forked_process_does_without_the_openvino_of_its_parent(store: PackStore) -> None:
+    pytest.importorskip("openvino")
+    folders = [str(store.user_folder), str(store.shipped_folder)]
+    command = [sys.executable, "-W", "ignore", "-c", _A_NEW_ONE_IN_A_FORKED_CHILD, *folders]
+    assert subprocess.run(command, timeout=90).returncode == 0
+
+
 # ---- cancelling ----
 
 

@@ -145,8 +145,9 @@ def test_a_result_is_judged_before_labels_are_dropped(tmp_path: Path) -> None:
 
 
 def test_one_label_by_its_name(pack: StudentPack) -> None:
-    chosen = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), RunOptions(labels="structure 2")).labels
-    assert [label.value for label in chosen] == [2]
+    for name in ("structure 2", "Structure2", "STRUCTURE_2"):
+        chosen = segment(scan(), pack, OnnxRuntimeEngine(pack.body()), RunOptions(labels=name)).labels
+        assert [label.value for label in chosen] == [2]
 
 
 @pytest.mark.parametrize(
