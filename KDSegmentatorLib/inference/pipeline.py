@@ -131,7 +131,12 @@ def segment(
         seconds=_seconds(watch, preprocessed, found),
         library_version=__version__,
         region=None if found is None or manifest.region is None else region_record(found, manifest.region.margin_mm),
-        warnings=findings if found is None else (*region_warnings(found), *findings),
+        warnings=tuple(
+            sorted(
+                findings if found is None else (*region_warnings(found), *findings),
+                key=lambda warning: warning.kind != "implausible",  # gravest first; the others stay in their order
+            )
+        ),
         engine_version=_version(engine.name),
         processor=processor_name(),
     )
