@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import qt
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 _RESOURCES = _MODULE_FOLDER / "Resources"
+
+_BOXES = ("Segment", "Result", "Compare", "Packs", "Batch", "Log")
+"""From top to bottom; each has a .ui file of its own."""
 
 _VOLUME_MILLISECONDS = 500
 """How long the volume has to stay as it is before it is looked at again: somebody may be dragging its transform."""
@@ -145,10 +149,13 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         from KDSegmentatorPanel.boxes.segment_box import SegmentBox
         from KDSegmentatorPanel.slice_layouts import SliceLayouts
 
-        uiWidget = slicer.util.loadUI(self.resourcePath("UI/KDSegmentator.ui"))
-        self.layout.addWidget(uiWidget)
-        self.ui = slicer.util.childWidgetVariables(uiWidget)
-        uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.ui = SimpleNamespace()
+        for box in _BOXES:
+            uiWidget = slicer.util.loadUI(self.resourcePath(f"UI/KDSegmentator{box}.ui"))
+            self.layout.addWidget(uiWidget)
+            vars(self.ui).update(vars(slicer.util.childWidgetVariables(uiWidget)))
+            uiWidget.setMRMLScene(slicer.mrmlScene)
+        self.layout.addStretch(1)
 
         self.logic = KDSegmentatorLogic()
         self.panel = application.segment_panel()

@@ -1,4 +1,4 @@
-"""The .ui file and the code that uses it, without Qt: every name and every parameter is there."""
+"""The .ui files and the code that uses it, without Qt: every name and every parameter is there."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 MODULE = Path(__file__).parents[3] / "KDSegmentator"
-UI = ET.parse(MODULE / "Resources" / "UI" / "KDSegmentator.ui").getroot()
-SET_UP = ET.parse(MODULE / "Resources" / "UI" / "KDSegmentatorSetUp.ui").getroot()
+UIS = {path.stem: ET.parse(path).getroot() for path in sorted((MODULE / "Resources" / "UI").glob("*.ui"))}
 CODE = sorted([MODULE / "KDSegmentator.py", *(MODULE / "KDSegmentatorPanel").rglob("*.py")])
-WIDGETS = {widget.get("name", ""): widget for root in (UI, SET_UP) for widget in root.iter("widget")}
+WIDGETS = {widget.get("name", ""): widget for root in UIS.values() for widget in root.iter("widget")}
 
 CONNECTORS = {
     "bool": {"QCheckBox"},
@@ -58,7 +57,7 @@ def used_names(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("ui", [UI, SET_UP])
+@pytest.mark.parametrize("ui", UIS.values(), ids=UIS)
 def test_the_root_is_what_slicer_expects(ui: ET.Element) -> None:
     root = ui.find("widget")
     assert root is not None
@@ -67,7 +66,7 @@ def test_the_root_is_what_slicer_expects(ui: ET.Element) -> None:
 
 def test_names_are_unique() -> None:
     names = [
-        each.get("name") for ui in (UI, SET_UP) for kind in ("widget", "layout", "spacer") for each in ui.iter(kind)
+        each.get("name") for ui in UIS.values() for kind in ("widget", "layout", "spacer") for each in ui.iter(kind)
     ]
     assert len(set(names)) == len(names)
 
@@ -103,7 +102,8 @@ def test_parameters_are_what_the_boxes_expect() -> None:
 def test_widgets_of_the_scene_get_it() -> None:
     connected = {
         each.findtext("receiver")
-        for each in UI.iter("connection")
+        for ui in UIS.values()
+        for each in ui.iter("connection")
         if each.findtext("signal") == "mrmlSceneChanged(vtkMRMLScene*)"
         and each.findtext("slot") == "setMRMLScene(vtkMRMLScene*)"
     }
@@ -115,7 +115,7 @@ def test_widgets_of_the_scene_get_it() -> None:
     assert connected == needing
 
 
-@pytest.mark.parametrize("ui", [UI, SET_UP])
+@pytest.mark.parametrize("ui", UIS.values(), ids=UIS)
 def test_custom_widgets_are_declared(ui: ET.Element) -> None:
     declared = {each.findtext("class") for each in ui.iter("customwidget")}
     custom = {widget.get("class", "") for widget in ui.iter("widget")}
@@ -132,7 +132,7 @@ def test_every_control_has_a_tooltip() -> None:
             assert widget.findtext("property[@name='toolTip']/string"), f"{name} has no tooltip"
 
 
-@pytest.mark.parametrize("ui", [UI, SET_UP])
+@pytest.mark.parametrize("ui", UIS.values(), ids=UIS)
 def test_texts_can_be_translated(ui: ET.Element) -> None:
     """Texts that people read are translatable; names that the program reads are not."""
     for each in ui.iter("property"):
