@@ -40,6 +40,10 @@ class ImplausibleVolumeError(UnsuitableVolumeError):
         super().__init__(f"{self.finding} {self.OVERRULE}")
 
 
+class MissingPackageError(KDSegmentatorError, ImportError):
+    """What was asked for needs a package that is not installed; the message says how to install it."""
+
+
 class ManifestError(KDSegmentatorError):
     """A pack's manifest is not valid; the message names the field."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
@@ -15,23 +15,34 @@ from KDSegmentatorLib.geometry import Volume
 from support.mrml_scene import tag
 
 
-def write_series(volume: Volume, folder: Path) -> None:
-    """Write a volume (int16) as one CT slice a file."""
-    import pydicom
-    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+def write_series(
+    volume: Volume, folder: Path, *, modality: str = "CT", edit: Callable[[Any, int], object] = lambda image, k: None
+) -> list[Path]:
+    """Write a volume (int16) as one CT or MR slice a file; return the files in the order of the slices.
 
+    Args:
+        volume: the series.
+        folder: exists.
+        modality: ``CT`` or ``MR``.
+        edit: called with every image, and its number from 0, before it is saved.
+    """
+    import pydicom
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
+
+    sop_class = {"CT": CTImageStorage, "MR": MRImageStorage}[modality]
+    files = []
     uids = {f"{level}InstanceUID": generate_uid() for level in ("Study", "Series")}
     uids["FrameOfReferenceUID"] = generate_uid()
     empty = ("PatientBirthDate", "AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator")
     axes = volume.affine[:3, :3] / np.array(volume.spacing)
     for k, pixels in enumerate(volume.voxels):
         meta = pydicom.dataset.FileMetaDataset()
-        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPClassUID = sop_class
         meta.MediaStorageSOPInstanceUID = generate_uid()
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         image = pydicom.dataset.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
         fixed = uids | dict.fromkeys(empty, "") | {
-            "SOPClassUID": CTImageStorage, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID, "Modality": "CT",
+            "SOPClassUID": sop_class, "SOPInstanceUID": meta.MediaStorageSOPInstanceUID, "Modality": modality,
             "PatientName": "Doe^Jane", "PatientID": "1", "PatientSex": "F", "StudyID": "1", "Manufacturer": "none",
             "StudyDate": "20260101", "StudyTime": "000000", "ContentDate": "20260101", "ContentTime": "000000",
             "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"], "SeriesNumber": 1, "InstanceNumber": k + 1, "KVP": 120,
@@ -47,7 +58,10 @@ def write_series(volume: Volume, folder: Path) -> None:
         image.ImagePositionPatient = (volume.affine @ [0, 0, k, 1])[:3].tolist()
         image.ImageOrientationPatient = [*axes[:, 0], *axes[:, 1]]
         image.PixelData = pixels.astype("<i2").tobytes()
-        image.save_as(folder / f"{k}.dcm", enforce_file_format=True)
+        edit(image, k)
+        files.append(folder / f"{k}.dcm")
+        image.save_as(files[-1], enforce_file_format=True)
+    return files
 
 
 def is_segment_empty(segment: Any) -> bool:
