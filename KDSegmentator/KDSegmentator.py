@@ -49,6 +49,9 @@ _RESOURCES = _MODULE_FOLDER / "Resources"
 _BOXES = ("Segment", "Result", "Compare", "Packs", "Batch", "Log")
 """From top to bottom; each has a .ui file of its own."""
 
+_SCENE_MILLISECONDS = 200
+"""How long after a node came into the scene a volume is chosen: readers add the node first, then read its image."""
+
 _VOLUME_MILLISECONDS = 500
 """How long the volume has to stay as it is before it is looked at again: somebody may be dragging its transform."""
 
@@ -185,6 +188,13 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.volumeTimer.setSingleShot(True)
         self.volumeTimer.timeout.connect(self._onVolumeChanged)
 
+        self.sceneTimer = qt.QTimer()
+        self.sceneTimer.setInterval(_SCENE_MILLISECONDS)
+        self.sceneTimer.setSingleShot(True)
+        self.sceneTimer.timeout.connect(self._chooseVolume)
+        self.ui.inputSelector.nodeActivated.connect(self._onVolumeActivated)
+
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
@@ -196,6 +206,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.panel is not None:
             self.timer.stop()
             self.volumeTimer.stop()
+            self.sceneTimer.stop()
             self.setParameterNode(None)
             self.compareBox.hidePair()
             self.comparePanel.shut_down()
@@ -239,9 +250,21 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.initializeParameterNode()
 
     def onSceneEndImport(self, _caller: Any, _event: Any) -> None:
-        """Take over the parameters of a scene that was loaded, if the panel is open."""
+        """Take over the parameters of a scene that was loaded, if the panel is open, and show its result."""
         if self.parent.isEntered:
             self.initializeParameterNode()
+            if self._parameterNode.resultSegmentation is not None:
+                self.resultBox.open()
+
+    def onNodeAdded(self, _caller: Any, _event: Any) -> None:
+        """Choose a volume that was loaded, if none is chosen."""
+        if self._parameterNode is not None and self._parameterNode.inputVolume is None:
+            self.sceneTimer.start()
+
+    def _onVolumeActivated(self) -> None:
+        """Show the volume that the user has chosen."""
+        if self._parameterNode is not None and self.ui.inputSelector.currentNode() is not None:
+            self.logic.showVolume(self.ui.inputSelector.currentNode())
 
     @property
     def parameters(self) -> Any:
@@ -256,8 +279,14 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def initializeParameterNode(self) -> None:
         """Observe the parameter node, and choose a volume if none is chosen."""
         self.setParameterNode(self.logic.getParameterNode())
+        self._chooseVolume()
+
+    def _chooseVolume(self) -> None:
+        """Choose a volume if none is chosen."""
         if self._parameterNode is not None and self._parameterNode.inputVolume is None:
-            self._parameterNode.inputVolume = self.logic.suggestedVolume()
+            volume = self.logic.suggestedVolume()
+            if volume is not None:
+                self._parameterNode.inputVolume = volume
 
     def setParameterNode(self, parameterNode: Any) -> None:
         """Bind the widgets to a parameter node, or to none."""
@@ -371,12 +400,28 @@ class KDSegmentatorLogic(ScriptedLoadableModuleLogic):
 
     @staticmethod
     def suggestedVolume() -> vtkMRMLScalarVolumeNode | None:
-        """Return the volume that is shown, else the first of the scene, if any; no label maps, no colour images."""
+        """Return the volume that is shown, else the last that came; no label maps, colour images, or results."""
         selection = slicer.app.applicationLogic().GetSelectionNode()
         shown = slicer.mrmlScene.GetNodeByID(selection.GetActiveVolumeID() or "") if selection is not None else None
         volumes = slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")
-        scans = [volume for volume in volumes if volume.GetClassName() == "vtkMRMLScalarVolumeNode"]
-        return shown if shown in scans else next(iter(scans), None)
+        scans = [
+            volume
+            for volume in volumes
+            if volume.GetClassName() == "vtkMRMLScalarVolumeNode"
+            and volume.GetImageData() is not None
+            and not volume.GetHideFromEditors()
+            and volume.GetAttribute("KDSegmentator.pack_id") is None
+        ]
+        return shown if shown in scans else next(reversed(scans), None)
+
+    @staticmethod
+    def showVolume(volume: vtkMRMLScalarVolumeNode) -> None:
+        """Show a volume in the slice views, fitted, as Slicer does when it has loaded one."""
+        logic = slicer.app.applicationLogic()
+        selection = logic.GetSelectionNode()
+        if selection.GetActiveVolumeID() != volume.GetID():
+            selection.SetActiveVolumeID(volume.GetID())
+            logic.PropagateVolumeSelection(1)
 
     @staticmethod
     def jumpSlices(position: Any) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from KDSegmentatorLib.advisor.selection import AUTOMATIC
+from msgspec.structs import replace as with_fields
+
 from KDSegmentatorLib.errors import InsufficientMemoryError, KDSegmentatorError
-from KDSegmentatorLib.inference.segmentation import RunRecord
+from KDSegmentatorLib.inference.segmentation import ResultWarning, RunRecord
 from KDSegmentatorLib.jobs.messages import (
     Cancelled,
     Failed,
@@ -21,7 +22,11 @@ from KDSegmentatorLib.jobs.messages import (
     SegmentRequest,
     Started,
 )
+from KDSegmentatorLib.jobs.run import SizeResult
+from KDSegmentatorLib.mrml.label_maps import reference_volume
+from KDSegmentatorLib.mrml.nodes import ATTRIBUTE_PREFIX
 from KDSegmentatorLib.mrml.results import PlacedResult, place_result
+from KDSegmentatorLib.mrml.slice_views import hide
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorPanel.choices import Inputs
@@ -29,8 +34,8 @@ from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Estimate, Job, Packs, StartSegmentation
 from KDSegmentatorPanel.run_texts import about_size, done_message
 from KDSegmentatorPanel.segment_view import Message, ProgressRow, SegmentView
-from KDSegmentatorPanel.selection import Selection
-from KDSegmentatorPanel.state import State, controls
+from KDSegmentatorPanel.selection import Selection, voxels_state
+from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.surfaces import Surfaces
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import for_people, progress
@@ -49,6 +54,15 @@ class Outcome:
 
     record: RunRecord
     nodes: PlacedResult
+    times: list[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", _edit_times(self.nodes.segmentation))
+
+    @property
+    def edited(self) -> bool:
+        """Whether somebody has drawn into it, or added or removed segments."""
+        return self.times != _edit_times(self.nodes.segmentation)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,6 +71,7 @@ class _Run:
 
     job: Job
     volume: vtkMRMLScalarVolumeNode
+    voxels: object
     output: vtkMRMLSegmentationNode | None
     family: Family
     sizes: tuple[str, ...]
@@ -98,6 +113,7 @@ class SegmentPanel:
         self._smaller = ""
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._outcomes: tuple[Outcome, ...] = ()
+        self._repeatable: dict[tuple[str, str, str], Outcome] = {}
         self.refresh()
 
     @property
@@ -147,7 +163,9 @@ class SegmentPanel:
         """Take over what the user has chosen."""
         before = self._selection.inputs
         if self._run is None and inputs.volume is not before.volume:
-            self._ended, self._message, self._smaller = State.READY, Message(), ""
+            self._ended, self._smaller = State.READY, ""
+            if inputs.volume is not None:  # else what happened to the volume or the scene would never be read
+                self._message = Message()
         self._selection.update(inputs)
 
     def volume_changed(self) -> None:
@@ -167,7 +185,7 @@ class SegmentPanel:
         Args:
             sizes: to run one after the other, each into a new segmentation; empty for the chosen one.
         """
-        if self.state in (State.RUNNING, State.CANCELLING, State.NO_VOLUME):
+        if self.state.at_work or self.state is State.NO_VOLUME:
             return
         inputs, family = self._selection.inputs, self.family
         volume = inputs.volume
@@ -178,9 +196,7 @@ class SegmentPanel:
         try:
             check_scan(volume)
             scan = volume_from_node(volume)
-            # without a choice and before the estimates are there, the worker finds out which size is advised
-            own = AUTOMATIC if self._selection.pending and not inputs.size else self._selection.size
-            chosen = tuple(sizes) or (own,)
+            chosen = tuple(sizes) or (self._selection.size,)
             wanted = self._selection.settings_of(family)
             request = SegmentRequest(
                 task=wanted.task,
@@ -196,6 +212,7 @@ class SegmentPanel:
         self._run = _Run(
             job=job,
             volume=volume,
+            voxels=voxels_state(volume),
             output=None if sizes else inputs.output,
             family=family,
             sizes=chosen,
@@ -218,7 +235,7 @@ class SegmentPanel:
         """
         self._selection.forget_pending()
         self._surfaces.clear()
-        self._outcomes = ()
+        self._outcomes, self._repeatable = (), {}
         self._ended, self._smaller, self._message = State.READY, "", Message()
         if self._run is not None:
             self._run.job.cancel()
@@ -280,34 +297,34 @@ class SegmentPanel:
         """Return what the box shows."""
         selection, state = self._selection, self.state
         message = self._message
-        if not message.text and state is State.NO_VOLUME:
-            message = Message(text=selection.problem)
         if not message.text and selection.failure:
             message = Message(text=selection.failure, level="warning")
         if self._surfaces.text:
             message = replace(message, text=f"{message.text} {self._surfaces.text}".strip())
         return SegmentView(
-            controls=controls(state, selection.problem),
+            state=state,
             tasks=selection.task_rows(),
             task="" if selection.family is None else selection.family.task,
             sizes=selection.size_rows(),
             size=selection.size,
             labels=selection.label_rows(),
             progress=ProgressRow() if self._run is None else self._run.progress,
+            what=selection.problem or selection.what,
             message=message,
             smaller=self._smaller,
         )
 
     def _place(self, run: _Run, event: Segmented) -> None:
         """Put the results into the scene."""
+        if run.voxels != voxels_state(run.volume):
+            event = with_fields(event, results=tuple(_of_other_voxels(result) for result in event.results))
         output = run.output if run.output is not None and run.output.GetScene() is not None else None
         unit = "HU" if run.family.packs[0].manifest.modality == "CT" else ""
         outcomes: list[Outcome] = []
         try:
             for result in event.results:
-                nodes = place_result(
-                    result.segmentation, result.statistics, run.volume, into=output, intensity_unit=unit
-                )
+                into = output if len(run.sizes) == 1 else self._repeated(run, result)
+                nodes = place_result(result.segmentation, result.statistics, run.volume, into=into, intensity_unit=unit)
                 outcomes.append(Outcome(record=result.segmentation.record, nodes=nodes))
                 self._log.append(about_size(result))
         except (KDSegmentatorError, MemoryError) as error:
@@ -315,10 +332,20 @@ class SegmentPanel:
             self._fail(for_people(in_words(error, _("to put the result into the scene"))))
             return
         self._outcomes = tuple(outcomes)
+        if len(run.sizes) > 1:
+            self._repeatable |= {_repeat_key(run, each.record.size): each for each in outcomes}
+        _hide_others(outcomes[-1].nodes.segmentation, run.volume)
         if run.surfaces:
             self._surfaces.add(outcome.nodes.segmentation for outcome in outcomes)
         self._ended = State.DONE
         self._message = done_message(event)
+
+    def _repeated(self, run: _Run, result: SizeResult) -> vtkMRMLSegmentationNode | None:
+        """Return what an earlier comparison of all sizes made here with this size, unless somebody has edited it."""
+        before = self._repeatable.get(_repeat_key(run, result.segmentation.record.size))
+        if before is None or before.edited or before.nodes.segmentation.GetScene() is None:
+            return None
+        return before.nodes.segmentation
 
     def _take_failure(self, run: _Run, error: KDSegmentatorError) -> None:
         self._fail(for_people(error))
@@ -337,3 +364,42 @@ class SegmentPanel:
     def _fail(self, text: str) -> None:
         self._ended = State.FAILED
         self._message = Message(text=text, level="error")
+
+
+def _edit_times(node: vtkMRMLSegmentationNode) -> list[int]:
+    """Return when the voxels of each segment were last changed."""
+    segments = node.GetSegmentation()
+    maps = (
+        segments.GetNthSegment(number).GetRepresentation(segments.GetSourceRepresentationName())
+        for number in range(segments.GetNumberOfSegments())
+    )
+    return [0 if each is None else int(each.GetMTime()) for each in maps]
+
+
+def _repeat_key(run: _Run, size: str) -> tuple[str, str, str]:
+    return str(run.volume.GetID()), run.family.task, size
+
+
+def _of_other_voxels(result: SizeResult) -> SizeResult:
+    """Return a result with the warning, before all others, that the volume shows something else by now."""
+    record = result.segmentation.record
+    sentence = _(
+        "The voxels of the volume changed during the run (another time point of a sequence, or an edit): this result "
+        "belongs to the volume as it was at the start. Segment again for what is shown now."
+    )
+    warning = ResultWarning(kind="input", pack_id=record.pack_id, sentence=sentence)
+    segmentation = replace(result.segmentation, record=replace(record, warnings=(warning, *record.warnings)))
+    return with_fields(result, segmentation=segmentation)
+
+
+def _hide_others(shown: vtkMRMLSegmentationNode, volume: vtkMRMLScalarVolumeNode) -> None:
+    """Hide the other results of a volume, which would lie opaque over this one."""
+    scene = volume.GetScene()
+    for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")):
+        node = scene.GetNthNodeByClass(number, "vtkMRMLSegmentationNode")
+        own = node.GetAttribute(f"{ATTRIBUTE_PREFIX}pack_id") is not None
+        if own and node is not shown and reference_volume(node) is volume:
+            hide(node)
+    display = shown.GetDisplayNode()
+    if display is not None:
+        display.SetVisibility(True)

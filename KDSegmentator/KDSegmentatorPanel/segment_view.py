@@ -8,7 +8,7 @@ from typing import Literal
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorPanel.assessment import TaskAssessment
-from KDSegmentatorPanel.state import Controls
+from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import duration, memory
 
@@ -62,24 +62,26 @@ class SegmentView:
     """All of the Segment box.
 
     Attributes:
-        controls: what is enabled and shown.
+        state: decides what is enabled and shown.
         tasks: to choose from.
         task: the one that will be run; empty if there is none.
         sizes: of the task.
         size: the one that will be run; empty if there is none.
         labels: of the task.
         progress: of the run.
+        what: what a run will do, or why there can be none.
         message: below the button.
         smaller: size that is offered because the one before it did not fit into memory; empty if none is.
     """
 
-    controls: Controls
+    state: State
     tasks: tuple[TaskRow, ...]
     task: str
     sizes: tuple[SizeRow, ...]
     size: str
     labels: tuple[LabelRow, ...]
     progress: ProgressRow
+    what: str
     message: Message
     smaller: str
 

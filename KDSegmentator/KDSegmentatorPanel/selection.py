@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from KDSegmentatorLib.advisor.selection import recommended
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.jobs.messages import Request
 from KDSegmentatorLib.mrml.grids import world_to_lps
@@ -19,7 +20,7 @@ from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Estimate, Packs, Pending
 from KDSegmentatorPanel.segment_view import LabelRow, SizeRow, TaskRow, label_rows, size_rows, task_rows
 from KDSegmentatorPanel.translation import tr as _
-from KDSegmentatorPanel.wording import for_people
+from KDSegmentatorPanel.wording import duration, for_people
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode
@@ -61,6 +62,7 @@ class Selection:
         self._asked: Question | None = None
         self._estimating: Pending[Answer] | None = None
         self._assessment: Assessment = {}
+        self._own: Family | None = None
 
     @property
     def inputs(self) -> Inputs:
@@ -84,23 +86,22 @@ class Selection:
 
     @property
     def family(self) -> Family | None:
-        """The family that will be run; None if none is installed."""
+        """The family that will be run: the chosen one, else the most useful that fits; None if none is installed."""
         for family in self._families:
             if family.task == self._inputs.task:
                 return family
-        fitting = (each for each in self._families if not self._assessed(each).problem)
-        return next(fitting, self._families[0] if self._families else None)
+        return self._own or (self._families[0] if self._families else None)
 
     @property
     def size(self) -> str:
-        """The size that will be run: the chosen one, else the advised one, else the smallest; empty without a pack."""
+        """The size that will be run: the chosen one, else the one that the family recommends; empty without a pack."""
         family = self.family
         if family is None:
             return ""
         sizes = [pack.manifest.size for pack in family.packs]
         if self._inputs.size in sizes:
             return self._inputs.size
-        return self._assessed(family).advised or sizes[-1]
+        return recommended(family.packs).manifest.size
 
     @property
     def settings(self) -> Request | None:
@@ -119,6 +120,21 @@ class Selection:
         return ""
 
     @property
+    def what(self) -> str:
+        """What a run will do, one clause."""
+        family = self.family
+        if family is None:
+            return ""
+        kept = sum(row.kept for row in self.label_rows())
+        structures = _("1 structure") if kept == 1 else _("{count} structures").format(count=kept)
+        expected = self._assessed(family).estimates.get(self.size)
+        if expected is None:
+            return structures
+        return _("{structures}, about {time} on this computer").format(
+            structures=structures, time=duration(expected.seconds)
+        )
+
+    @property
     def problem(self) -> str:
         """Why this volume cannot be segmented; empty if it can."""
         family = self.family
@@ -128,7 +144,8 @@ class Selection:
 
     def refresh(self) -> None:
         """Look again which packs there are, and whether the volume is as it was."""
-        self._families = tuple(families(self._packs.packs()))
+        self._families = tuple(by_usefulness(families(self._packs.packs())))
+        self._own = self._most_useful()
         self.consider_volume()
 
     def update(self, inputs: Inputs) -> None:
@@ -187,6 +204,7 @@ class Selection:
             if self._checking is not None and self._checking.done():
                 checking, self._checking, changed = self._checking, None, True
                 self._checked = checking.result()
+                self._own = self._most_useful()
                 self._reassess(self._clock())
             if self._due is not None and self._clock() >= self._due:
                 self._due = None
@@ -285,8 +303,35 @@ class Selection:
             entropy=inputs.entropy,
         )
 
+    def _most_useful(self) -> Family | None:
+        """Return the first family that fits the volume, whatever the user switched off: it must not jump about."""
+        if self._checked is None:
+            before = next((each for each in self._families if self._own and each.task == self._own.task), None)
+            return before or next(iter(self._families), None)
+        assessment = assess(self._checked, self._families, check_input=True)
+        fitting = (family for family in self._families if not assessment[family.task].problem)
+        return next(fitting, next(iter(self._families), None))
+
     def _assessed(self, family: Family) -> TaskAssessment:
         return self._assessment.get(family.task, TaskAssessment(estimates={}))
+
+
+def by_usefulness(installed: Sequence[Family]) -> list[Family]:
+    """Return families with the most structures first, and last those that only find the region for others."""
+    helpers = {pack.manifest.region.pack for each in installed for pack in each.packs if pack.manifest.region}
+    return sorted(
+        installed,
+        key=lambda family: (
+            any(pack.manifest.id in helpers for pack in family.packs),
+            -len(family.packs[0].manifest.labels),
+        ),
+    )
+
+
+def voxels_state(volume: vtkMRMLScalarVolumeNode) -> tuple[object, ...]:
+    """Return what is another one as soon as the voxels are."""
+    image = volume.GetImageData()
+    return (None, 0) if image is None else (image.GetAddressAsString(""), image.GetMTime())
 
 
 def _basis(inputs: Inputs) -> tuple[object, ...]:

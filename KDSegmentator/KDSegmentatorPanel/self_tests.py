@@ -126,7 +126,8 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         self._wait(lambda: not self.panel.busy)
         self.widget.ui.segmentButton.click()
         self.assertEqual(self.panel.state, State.RUNNING)
-        self.assertEqual(self.widget.ui.segmentButton.text, "Cancel")
+        self.assertTrue(self.widget.ui.cancelButton.enabled)
+        self.assertFalse(self.widget.ui.segmentButton.enabled)
         self._wait(lambda: not self.panel.busy)
         self.assertEqual(self.panel.state, State.DONE, self.panel.view().message.text)
         node = self.widget.ui.resultSelector.currentNode()
@@ -170,7 +171,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         from KDSegmentatorPanel.state import State
 
         nodes = self._start_long_run()
-        self.widget.ui.segmentButton.click()
+        self.widget.ui.cancelButton.click()
         self.assertEqual(self.panel.state, State.CANCELLING)
         started = time.monotonic()
         self._wait(lambda: not self.panel.busy)
@@ -261,11 +262,11 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         second.enter()
         self._wait(lambda: not second.busy)
         self.assertEqual(second.panel.state, State.READY)
-        self.assertEqual(second.ui.segmentButton.text, "Segment")
+        self.assertTrue(second.ui.segmentButton.enabled)
         second.cleanup()
         second.parent.deleteLater()
         self.assertEqual(self.panel.state, State.RUNNING)
-        self.widget.ui.segmentButton.click()
+        self.widget.ui.cancelButton.click()
         self._wait(lambda: not self.panel.busy)
         self.assertEqual(self.panel.state, State.READY)
 

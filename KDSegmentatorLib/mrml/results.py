@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.mrml.grids import quoted
+from KDSegmentatorLib.mrml.label_maps import reference_volume
 from KDSegmentatorLib.mrml.nodes import (
+    ATTRIBUTE_PREFIX,
     REGION_GIVEN_ATTRIBUTE,
     add_node,
     attributes_of,
@@ -27,7 +30,7 @@ from KDSegmentatorLib.mrml.nodes import (
     set_attributes,
     set_provenance,
 )
-from KDSegmentatorLib.mrml.segmentations import replace_segmentation, scene_of, segmentation_node
+from KDSegmentatorLib.mrml.segmentations import replace_segmentation, result_name, scene_of, segmentation_node
 from KDSegmentatorLib.mrml.volumes import check_scan, node_from_volume, put_image, volume_from_node
 from KDSegmentatorLib.segmenter import Segmenter
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from vtk import vtkTable
 
     from KDSegmentatorLib.analysis.statistics import LabelStatistics
-    from KDSegmentatorLib.inference.segmentation import Segmentation
+    from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 
 STATISTICS_ROLE = "KDSegmentator.statistics"
 ENTROPY_ROLE = "KDSegmentator.entropy"
@@ -107,6 +110,9 @@ def place_result(
         if entropy is not None:
             set_provenance(entropy, segmentation.record)
         if into is not None:
+            for each in (into, table):
+                undo.callback(each.SetName, each.GetName())
+            _rename(into, table, reference_node, segmentation.record)
             replace_segmentation(into, segmentation, reference_node)
         undo.pop_all()
     node.SetNodeReferenceID(STATISTICS_ROLE, table.GetID())
@@ -114,6 +120,23 @@ def place_result(
     if entropy is not None and segmentation.entropy is not None:
         _color(entropy, segmentation.entropy, classes=len(segmentation.labels) + 1)
     return PlacedResult(segmentation=node, statistics=table, entropy=entropy)
+
+
+def _rename(
+    node: vtkMRMLSegmentationNode,
+    table: vtkMRMLTableNode,
+    reference_node: vtkMRMLScalarVolumeNode,
+    record: RunRecord,
+) -> None:
+    """Give an overwritten result, and its table, the name of the new one, unless somebody gave it one of their own."""
+    before = reference_volume(node)
+    task, size = (node.GetAttribute(f"{ATTRIBUTE_PREFIX}{name}") for name in ("task", "size"))
+    if before is None or not re.fullmatch(rf"{re.escape(result_name(before, task, size))}(_\d+)?", node.GetName()):
+        return
+    name = result_name(reference_node, record.task, record.size)
+    if not re.fullmatch(rf"{re.escape(name)}(_\d+)?", node.GetName()):
+        node.SetName(reference_node.GetScene().GenerateUniqueName(name))
+        table.SetName(f"{node.GetName()} statistics")
 
 
 def _entropy_node(entropy: Volume, reference_node: vtkMRMLScalarVolumeNode, *, name: str) -> vtkMRMLScalarVolumeNode:

@@ -67,7 +67,7 @@ def segmentation_node(
     _check_grid(segmentation.volume, reference_node)
     segments = _segments(segmentation, _label_map(segmentation.volume, reference_node))
     record = segmentation.record
-    name = name or f"{reference_node.GetName()} {record.task} {record.size}"
+    name = name or result_name(reference_node, record.task, record.size)
 
     node = new_node("vtkMRMLSegmentationNode", scene, name=name)
     _complete(node, segments, reference_node, record)
@@ -80,6 +80,11 @@ def segmentation_node(
             remove_node(node)
             raise
     return node
+
+
+def result_name(reference_node: vtkMRMLScalarVolumeNode, task: str, size: str) -> str:
+    """Return the name of a volume's result that nobody named."""
+    return f"{reference_node.GetName()} {task} {size}"
 
 
 def replace_segmentation(

@@ -113,10 +113,10 @@ class CompareBox:
         family = self._segment.family
         if self._panel.busy:
             return _("Wait until the comparison has ended, or cancel it.")
-        if self._segment.state in (State.RUNNING, State.CANCELLING):
+        if self._segment.state.at_work:
             return _("Wait until the run has ended, or cancel it.")
         if self._segment.state is State.NO_VOLUME:
-            return self._segment.view().controls.action_tooltip
+            return self._segment.view().what
         if family is None or len(family.packs) < 2:
             return _("Only one size of this task is installed.")
         return ""

@@ -13,7 +13,7 @@ from KDSegmentatorPanel.boxes.tooltips import Enabling
 from KDSegmentatorPanel.parameters import Parameters
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.segment_view import LabelRow, ProgressRow, SizeRow, TaskRow
-from KDSegmentatorPanel.state import Controls
+from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.translation import tr as _
 
 _COLOR_PIXELS = 12
@@ -47,12 +47,14 @@ class SegmentBox:
             ui.threadsSpinBox, ui.mirroringCheckBox, ui.entropyCheckBox, ui.surfacesCheckBox,
             ui.checkInputCheckBox,
         )  # fmt: skip
+        self._segment, self._cancel = Enabling(ui.segmentButton), Enabling(ui.cancelButton)
         ui.taskComboBox.currentIndexChanged.connect(self._onTaskChosen)
         ui.labelList.itemChanged.connect(self._onLabelChanged)
         ui.labelSearchEdit.textChanged.connect(self._onLabelSearch)
         ui.allLabelsButton.clicked.connect(self._onAllLabels)
         ui.noLabelsButton.clicked.connect(self._onNoLabels)
         ui.segmentButton.clicked.connect(self._onSegment)
+        ui.cancelButton.clicked.connect(self._onCancel)
         ui.smallerButton.clicked.connect(self._onSmaller)
 
     def setParameters(self, parameters: Parameters | None) -> None:
@@ -65,7 +67,7 @@ class SegmentBox:
         self._showPart("tasks", (view.tasks, view.task), lambda: self._showTasks(view.tasks, view.task))
         self._showPart("sizes", (view.sizes, view.size), lambda: self._showSizes(view.sizes, view.size))
         self._showPart("labels", view.labels, lambda: self._showLabels(view.labels))
-        self._showPart("controls", view.controls, lambda: self._showControls(view.controls))
+        self._showPart("state", (view.state, view.what), lambda: self._showState(view.state, view.what))
         self._showPart("progress", view.progress, lambda: self._showProgress(view.progress))
         self._showPart("message", view.message, lambda: show_message(self._ui.messageLabel, view.message))
         self._showPart("smaller", view.smaller, lambda: self._showSmaller(view.smaller))
@@ -134,13 +136,15 @@ class SegmentBox:
         box.blockSignals(False)
         self._onLabelSearch()
 
-    def _showControls(self, controls: Controls) -> None:
-        self._enabling.set(controls.inputs_enabled, controls.inputs_reason)
-        button = self._ui.segmentButton
-        button.setText(_("Cancel") if controls.action == "cancel" else _("Segment"))
-        button.setEnabled(controls.action_enabled)
-        button.setToolTip(controls.action_tooltip)
-        self._ui.progressBar.setVisible(controls.progress_shown)
+    def _showState(self, state: State, what: str) -> None:
+        self._enabling.set(not state.at_work, _("Wait until the run has ended, or cancel it."))
+        self._segment.set(
+            not state.at_work and state is not State.NO_VOLUME, _("The run is at work.") if state.at_work else what
+        )
+        self._cancel.set(state is State.RUNNING, _("There is no run to stop."))
+        self._ui.whatLabel.setText(what)
+        self._ui.whatLabel.setVisible(not state.at_work)
+        self._ui.progressBar.setVisible(state.at_work)
 
     def _showProgress(self, progress: ProgressRow) -> None:
         self._ui.progressBar.setRange(0, progress.total)  # both 0: busy
@@ -189,20 +193,20 @@ class SegmentBox:
         self._onLabelChanged()
 
     def _onSegment(self) -> None:
-        view = self._panel.view()
-        if view.controls.action == "cancel":
-            self._panel.cancel()
-        else:
-            self._segment()
+        self._start()
+        self._changed()
+
+    def _onCancel(self) -> None:
+        self._panel.cancel()
         self._changed()
 
     def _onSmaller(self) -> None:
         if self._parameters is not None:
             self._parameters.size = self._panel.view().smaller
-            self._segment()
+            self._start()
             self._changed()
 
-    def _segment(self) -> None:
+    def _start(self) -> None:
         name = self._panel.overwritten()
         question = _("“{name}” has segments already. Replace them with the new result?").format(name=name)
         if not name or self._confirm(question):

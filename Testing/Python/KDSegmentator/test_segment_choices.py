@@ -24,7 +24,7 @@ class TestChoices:
         panel = empty_box(mrml, packs).panel
         view = panel.view()
         assert panel.state is State.NO_VOLUME
-        assert view.controls.action_tooltip == view.message.text == "Choose a volume."
+        assert view.what == "Choose a volume."
         assert [row.size for row in view.sizes] == ["x1", "x1/2", "x1/4"]
         panel.segment()
         assert panel.state is State.NO_VOLUME
@@ -34,7 +34,7 @@ class TestChoices:
         assert box.panel.state is State.READY
         assert view.task == "generated"
         assert view.tasks[0].title == "Generated test pack (MR)"
-        assert view.size == "x1"  # the largest one that takes less than ten seconds
+        assert view.size == "x1/4"  # none is recommended: the smallest
         assert view.sizes[0].text == "x1 (teacher) · about 1 s · 0.3 GB · advised"
         assert view.sizes[2].text == "x1/4 · about 1 s · 0.3 GB"
         assert "Dice 0.825 (teacher 0.900), n = 12, Generated" in view.sizes[2].tooltip
@@ -47,18 +47,42 @@ class TestChoices:
         assert view.size == "x1/4"
         assert [row.kept for row in view.labels] == [True, False, True]
         box.choose(size="x1/8")  # from a saved scene of another machine
-        assert box.panel.view().size == "x1"
+        assert box.panel.view().size == "x1/4"
+
+    def test_the_reason_shows_whatever_was_said_before(self, box: Panel) -> None:
+        box.panel.segment()
+        box.end(box.result("x1/4"))
+        box.choose(left_out=frozenset(f"structure {value}" for value in (1, 2, 3)))
+        assert "Choose at least one" in box.panel.view().what
+        box.choose(left_out=frozenset({"structure 1"}))
+        assert box.panel.view().what.startswith("2 structures, about 1 s")
+
+    def test_the_default_is_the_task_with_most_structures_and_stays(self, mrml: MrmlScene, tmp_path: Path) -> None:
+        for task, count in (("a-few", 2), ("many", 3)):
+            build_size(tmp_path / f"{task}-x1_4", "x1/4", task=task)
+            manifest = tmp_path / f"{task}-x1_4" / "manifest.json"
+            content = json.loads(manifest.read_text())
+            content["field_of_view"] = {"smallest": [90.0] * 3, "largest": [99.0] * 3} if task == "many" else None
+            manifest.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+            assert len(content["labels"]) >= count
+        box = empty_box(mrml, PackStore(tmp_path / "none", tmp_path))
+        box.choose(volume=mrml.volume_node(scan()))
+        assert box.panel.view().task == "a-few", "the other one does not fit"
+        box.choose(check_input=False)
+        assert box.panel.view().task == "a-few", "it jumped"
+        box.choose(check_input=True)
+        assert box.panel.view().task == "a-few"
 
     def test_at_least_one_structure(self, box: Panel) -> None:
         box.choose(left_out=frozenset(f"structure {value}" for value in (1, 2, 3)))
         assert box.panel.state is State.NO_VOLUME
-        assert "Choose at least one" in box.panel.view().controls.action_tooltip
+        assert "Choose at least one" in box.panel.view().what
 
     def test_a_task_that_does_not_fit_says_why(self, box: Panel) -> None:
         box.choose(volume=box.mrml.volume_node(scan(scale=400.0, shift=-1000.0), "CT"))
         view = box.panel.view()
         assert "looks like CT" in view.tasks[0].problem
-        assert view.controls.action_tooltip == view.tasks[0].problem
+        assert view.what == view.tasks[0].problem
         assert box.panel.state is State.NO_VOLUME
         box.choose(check_input=False)
         assert box.panel.state is State.READY
@@ -77,7 +101,7 @@ class TestChoices:
         assert problem.endswith("switch off “Check that the volume fits the task” under Advanced.")
         assert (none, box.panel.view().task, box.panel.state) == ("", "other", State.READY)
         box.choose(task="generated")
-        assert box.panel.view().controls.action_tooltip == problem
+        assert box.panel.view().what == problem
         assert box.panel.state is State.NO_VOLUME
         box.choose(check_input=False)
         assert box.panel.state is State.READY
@@ -106,11 +130,11 @@ class TestChoices:
         box.settle()
         assert "about" in box.panel.view().sizes[0].text
 
-    def test_a_run_before_the_estimates_leaves_the_size_to_the_worker(self, mrml: MrmlScene, packs: PackStore) -> None:
+    def test_a_run_before_the_estimates_takes_the_same_size(self, mrml: MrmlScene, packs: PackStore) -> None:
         box = empty_box(mrml, packs, later=True)
         box.choose(volume=mrml.volume_node(scan()))
         box.panel.segment()
-        assert box.start.requests[0].sizes == ("auto",)
+        assert box.start.requests[0].sizes == ("x1/4",)
 
     def test_estimates_of_another_volume_are_dropped(self, mrml: MrmlScene, packs: PackStore) -> None:
         box = empty_box(mrml, packs, later=True)
@@ -125,15 +149,15 @@ class TestChoices:
         box.choose(volume=mrml.volume_node(scan()))
         view = box.panel.view()
         assert box.panel.state is State.NO_VOLUME
-        assert view.controls.action_tooltip == "No pack is installed. Install one under Packs."
+        assert view.what == "No pack is installed. Install one under Packs."
         assert (view.task, view.size, view.sizes, view.labels) == ("", "", (), ())
 
     def test_a_damaged_pack_is_named(self, mrml: MrmlScene, tmp_path: Path) -> None:
         build_size(tmp_path / "generated-x1_4", "x1/4")
         (tmp_path / "generated-x1_4" / "body.onnx").unlink()
         box = empty_box(mrml, PackStore(tmp_path / "none", tmp_path))
-        assert "generated-x1_4: " in box.panel.view().controls.action_tooltip
-        assert "body.onnx is missing" in box.panel.view().controls.action_tooltip
+        assert "generated-x1_4: " in box.panel.view().what
+        assert "body.onnx is missing" in box.panel.view().what
 
 
 class TestUnsuitableVolumes:
@@ -142,7 +166,7 @@ class TestUnsuitableVolumes:
     def check(self, box: Panel, node: Any, reason: str) -> None:
         box.choose(volume=node)
         assert box.panel.state is State.NO_VOLUME
-        assert reason in box.panel.view().controls.action_tooltip
+        assert reason in box.panel.view().what
         box.panel.segment()
         assert not box.start.jobs
 

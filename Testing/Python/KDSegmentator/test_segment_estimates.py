@@ -47,7 +47,7 @@ class TestWhatIsWorkedOut:
         image.GetPointData().GetScalars().Modified()
         box.panel.refresh()
         box.panel.poll()
-        assert "Every voxel has the same value" in box.panel.view().controls.action_tooltip
+        assert "Every voxel has the same value" in box.panel.view().what
 
     def test_a_volume_that_was_moved_is_looked_at_again(self, box: Panel) -> None:
         before = box.estimate.questions[-1].outline.origin

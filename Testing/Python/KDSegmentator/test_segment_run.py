@@ -170,6 +170,41 @@ class TestRun:
         assert box.panel.state is State.DONE
         assert "x1 failed: X1 needs more memory" in box.panel.view().message.text
 
+    def test_earlier_results_of_the_volume_are_hidden(self, box: Panel) -> None:
+        for size in ("x1", "x1/4"):
+            box.panel.segment()
+            box.end(box.result(size))
+            node = box.panel.outcomes[0].nodes.segmentation
+            assert node.GetDisplayNode().GetVisibility()
+            box.mrml.scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Mine").CreateDefaultDisplayNodes()
+        count = box.mrml.scene.GetNumberOfNodesByClass("vtkMRMLSegmentationNode")
+        nodes = [box.mrml.scene.GetNthNodeByClass(n, "vtkMRMLSegmentationNode") for n in range(count)]
+        shown = [each.GetName() for each in nodes if each.GetDisplayNode().GetVisibility()]
+        assert shown == ["Mine", "T1 generated x1/4", "Mine"]
+
+    def test_a_repeated_comparison_replaces_what_nobody_edited(self, box: Panel) -> None:
+        sizes = ("x1", "x1/4")
+        box.panel.segment(sizes)
+        box.end(box.result(*sizes))
+        first, second = (outcome.nodes.segmentation for outcome in box.panel.outcomes)
+        assert [node.GetDisplayNode().GetVisibility() for node in (first, second)] == [0, 1]
+        second.GetSegmentation().GetNthSegment(0).GetRepresentation("Binary labelmap").Modified()  # as if drawn into
+        box.panel.segment(sizes)
+        box.end(box.result(*sizes))
+        again, other = (outcome.nodes.segmentation for outcome in box.panel.outcomes)
+        assert again is first
+        assert other is not second
+        assert second.GetScene() is not None
+
+    def test_voxels_that_change_during_the_run_are_said_first(self, box: Panel) -> None:
+        box.panel.segment()
+        found = box.result("x1/4")
+        box.inputs.volume.GetImageData().Modified()
+        box.end(found)
+        assert box.panel.state is State.DONE
+        assert "x1/4: The voxels of the volume changed during the run" in box.panel.view().message.text
+        assert "as it was at the start" in provenance_text(box.panel.outcomes[0].nodes.segmentation)
+
 
 class TestOutput:
     def test_an_existing_segmentation_is_replaced(self, box: Panel) -> None:
@@ -183,11 +218,22 @@ class TestOutput:
         box.end(box.result("x1/4", labels=(2,)))
         assert box.panel.outcomes[0].nodes.segmentation is node
         assert node.GetAttribute("KDSegmentator.size") == "x1/4"
-        assert node.GetName() == "T1 generated x1"
+        assert node.GetName() == "T1 generated x1/4"
+        assert old_table.GetName() == "T1 generated x1/4 statistics"
         assert box.panel.outcomes[0].nodes.statistics is old_table
         assert old_map is not None
         assert old_map.GetScene() is not None
         assert node.GetNodeReference(ENTROPY_ROLE) is None
+
+    def test_a_name_that_somebody_gave_stays(self, box: Panel) -> None:
+        box.panel.segment()
+        box.end(box.result("x1"))
+        node = box.panel.outcomes[0].nodes.segmentation
+        node.SetName("Follow-up")
+        box.choose(output=node)
+        box.panel.segment()
+        box.end(box.result("x1/4"))
+        assert node.GetName() == "Follow-up"
 
     def test_a_new_or_empty_one_overwrites_nothing(self, box: Panel) -> None:
         assert box.panel.overwritten() == ""

@@ -125,7 +125,7 @@ def test_custom_widgets_are_declared(ui: ET.Element) -> None:
 
 def test_every_control_has_a_tooltip() -> None:
     """Those whose tooltip depends on the state get it from the code."""
-    from_code = {"segmentButton", "batchButton"}
+    from_code = {"batchButton"}
     kinds = {"QPushButton", "QComboBox", "QCheckBox", "QSpinBox", "QLineEdit", "qMRMLNodeComboBox", "ctkPathLineEdit"}
     for name, widget in WIDGETS.items():
         if widget.get("class") in kinds and name not in from_code:

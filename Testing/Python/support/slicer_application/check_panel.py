@@ -21,7 +21,7 @@ import slicer
 import vtk
 
 from support.slicer_application.application import open_module
-from support.slicer_application.pythonqt import slot_errors
+from support.slicer_application.pythonqt import slot_errors, unwrapped
 
 
 class PanelChecks(unittest.TestCase):
@@ -55,6 +55,61 @@ class PanelChecks(unittest.TestCase):
         self._wait(lambda: not self.widget.busy)
         gc.collect()
         self.assertEqual(sorted(set(freed)), [0, 1, 2])
+
+    def test_a_volume_that_is_loaded_is_chosen(self) -> None:
+        """While the panel is open, and after a scene was closed."""
+        for _scene in range(2):
+            volume = self._volume()
+            self._wait(lambda volume=volume: self.widget.parameters.inputVolume is volume)
+            self._wait(lambda: not self.widget.busy)
+            slicer.mrmlScene.Clear()
+
+    def test_a_volume_that_the_user_chooses_is_shown(self) -> None:
+        """As background of the slice views."""
+        first, second = self._volume(), self._volume()
+        selection = slicer.app.applicationLogic().GetSelectionNode()
+        box = self.widget.ui.inputSelector
+        for volume in (first, second):
+            box.setCurrentNode(volume)
+            unwrapped(box).activated.emit(box.currentIndex)
+            self.assertEqual(selection.GetActiveVolumeID(), volume.GetID())
+
+    def test_a_double_click_starts_and_does_not_cancel(self) -> None:
+        """Segment and Cancel are two buttons."""
+        self.widget.parameters.checkInput = False
+        self.widget.parameters.task = "hippocampus"
+        self.widget.parameters.inputVolume = self._volume((40, 40, 40))
+        self._wait(lambda: not self.widget.busy)
+        self.widget.ui.segmentButton.click()
+        self.widget.ui.segmentButton.click()
+        self.assertTrue(self.widget.panel.state.at_work)
+        self._wait(lambda: not self.widget.busy)
+        self.assertEqual(len(self.widget.panel.outcomes), 1, self.widget.panel.view().message.text)
+
+    def test_the_result_of_a_scene_that_is_loaded_is_shown(self) -> None:
+        """Its box is opened."""
+        self.widget.ui.resultBox.collapsed = True
+        node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Result")
+        self.widget.parameters.resultSegmentation = node
+        path = str(Path(slicer.app.temporaryPath) / "scene.mrb")
+        self.assertTrue(slicer.util.saveScene(path))
+        slicer.mrmlScene.Clear()
+        self.assertTrue(slicer.util.loadScene(path))
+        slicer.app.processEvents()
+        self.assertFalse(self.widget.ui.resultBox.collapsed)
+        self.assertEqual(self.widget.ui.resultSelector.currentNode().GetName(), "Result")
+
+    def test_a_run_that_ended_with_the_scene_is_said(self) -> None:
+        """Until another volume is chosen."""
+        self.widget.parameters.checkInput = False
+        self.widget.parameters.task = "hippocampus"
+        self.widget.parameters.inputVolume = self._volume((40, 40, 40))
+        self._wait(lambda: not self.widget.busy)
+        self.widget.ui.segmentButton.click()
+        slicer.mrmlScene.Clear()
+        self._wait(lambda: not self.widget.busy)
+        self.assertIn("scene was closed", self.widget.ui.messageLabel.text)
+        self.assertIn("Choose a volume", self.widget.ui.whatLabel.text)
 
     def test_parameter_nodes_of_earlier_visits_are_freed(self) -> None:
         """A new wrapper is made at each visit."""

@@ -88,9 +88,11 @@ class qMRMLWidget(QWidget):
 
 class qMRMLNodeComboBox(QComboBox):
     currentNodeChanged = Signal(object)
+    nodeActivated = Signal(object)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        self.activated.connect(lambda _index: self.nodeActivated.emit(self._current))
         self._scene: Any = None
         self._nodes: list[Any] = []
         self._current: Any = None
