@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | readme | pictures | clean
+# make demo | test | lint | bench | readme | pictures | thumbnails | clean
 #
 # Each target sets up what it needs in .venv, from the package registry alone. PYTHON chooses the interpreter (3.10 or
 # later); ARGS is handed on: make test ARGS="-k geometry".
@@ -15,7 +15,7 @@ endif
 RUN := $(BIN)/python
 INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint lint-style lint-types lint-imports bench readme pictures clean
+.PHONY: demo test lint lint-style lint-types lint-imports bench readme pictures thumbnails clean
 .DELETE_ON_ERROR:
 
 # What a clinical machine has, and nilearn and pydeface for their heads: no torch.
@@ -50,6 +50,10 @@ pictures: export PYTHONPATH := Testing/Python
 pictures: $(VENV)/dev.stamp
 	$(RUN) docs/make_pictures.py
 	$(RUN) docs/make_panel_picture.py
+
+# Draws KDSegmentator/Resources/Tasks/*.png, what each task finds, from results of the shipped packs.
+thumbnails: $(VENV)/dev.stamp
+	$(RUN) docs/make_thumbnails.py $(ARGS)
 
 clean:
 	rm -rf $(VENV) demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

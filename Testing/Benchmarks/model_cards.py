@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from KDSegmentatorLib.packs.catalogue import families
 from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore, Provenance
@@ -13,10 +14,37 @@ CONTINUED_SEED_OFFSET = 1000
 
 _EXPORT = " (export)"
 
+_PICTURES = Path(__file__).resolve().parents[2] / "KDSegmentator" / "Resources" / "Tasks"
+
 
 def model_cards(packs: Sequence[StudentPack]) -> str:
-    """Return one Markdown section a family, from the packs' manifests alone."""
-    return "\n\n".join(_card(family.packs) for family in families(packs))
+    """Return a table of all families and one Markdown section each, from the packs' manifests alone."""
+    found = families(packs)
+    rows = [
+        "| | Task | Modality | Structures | Sizes, with mean Dice | Licence of the weights |",
+        "|---|---|---|---:|---|---|",
+        *(_row(family.packs) for family in found),
+    ]
+    return "\n\n".join(["\n".join(rows), *(_card(family.packs) for family in found)])
+
+
+def _row(packs: Sequence[StudentPack]) -> str:
+    """Return a family's line in the table of all."""
+    first = packs[0].manifest
+    sizes = [
+        f"{pack.manifest.size} {'not measured' if scores is None else f'{scores.mean_dice.mean:.3f} (n = {scores.cases})'}"
+        for pack in packs
+        for scores in [pack.manifest.evaluation]
+    ]
+    anchor = "".join(each for each in first.title.lower().replace(" ", "-") if each.isalnum() or each == "-")
+    cells = [_picture(first.task, first.title), f"[{first.title}](#{anchor})", first.modality, str(len(first.labels))]
+    return f"| {' | '.join([*cells, ', '.join(sizes), first.weights.license])} |"
+
+
+def _picture(task: str, title: str) -> str:
+    """Return the picture of what a task finds; nothing if there is none."""
+    path = _PICTURES / f"{task}.png"
+    return f"![{title}](../KDSegmentator/Resources/Tasks/{path.name})" if path.is_file() else ""
 
 
 def _card(packs: Sequence[StudentPack]) -> str:

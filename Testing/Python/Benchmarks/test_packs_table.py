@@ -67,7 +67,7 @@ def test_a_card_says_how_its_scores_were_measured() -> None:
 
 def test_a_card_says_one_line_for_all_sizes_that_were_measured_alike() -> None:
     packs = [measured(), shipped("hippocampus-x1_2")]
-    assert model_cards(packs).count("n = 42") == 1
+    assert model_cards(packs).count("n = 42,") == 1
     assert "**Measured on** x1: " in model_cards([measured(cases=41), packs[1]])
 
 

@@ -128,6 +128,17 @@ def test_icon() -> None:
         assert icon.mode == "RGBA"
 
 
+def test_every_shipped_task_has_a_picture() -> None:
+    """Small, as all Slicers load the extension; transparent, for light and dark styles."""
+    manifests = (ROOT / "Resources" / "Packs").glob("*/manifest.json")
+    for task in {json.loads(path.read_text(encoding="utf-8"))["task"] for path in manifests}:
+        path = MODULE / "Resources" / "Tasks" / f"{task}.png"
+        with Image.open(path) as picture:
+            assert (picture.size, picture.mode) == ((160, 160), "RGBA")
+            assert picture.getpixel((0, 0))[3] == 0
+        assert path.stat().st_size < 30_000
+
+
 def test_no_name_clashes_with_a_package_of_slicer(packaged: dict[str, list[str]]) -> None:
     """Everything lies in Slicer's folder for scripted modules, where a top-level name belongs to all extensions."""
     scripts = [name for names in packaged.values() for name in names if name.endswith(".py")]
