@@ -52,6 +52,7 @@ pictures: $(VENV)/dev.stamp
 	$(RUN) docs/make_panel_picture.py
 
 # Draws KDSegmentator/Resources/Tasks/*.png, what each task finds, from results of the shipped packs.
+thumbnails: export PYTHONPATH := demo
 thumbnails: $(VENV)/dev.stamp
 	$(RUN) docs/make_thumbnails.py $(ARGS)
 

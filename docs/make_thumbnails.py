@@ -2,9 +2,8 @@
 
     make thumbnails
 
-Each picture is the result of a shipped pack: on the average head that pydeface ships, on the shipped hippocampus, and on
-a planning CT of OpenKBP, which KDSEG_DATA has to lead to (without it that picture stays as it is). Seen from the
-patient's front and left unless a scene says otherwise, so that the patient's left is on the right of the picture. The
+Each picture is the result of a shipped pack: on the heads that pydeface and nilearn ship, on the shipped hippocampus,
+and on a planning CT of OpenKBP, which KDSEG_DATA has to lead to (without it that picture stays as it is). The
 background is transparent and the edge is dark, for light and dark styles alike.
 """
 
@@ -21,15 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import vtk
 from PIL import Image, ImageFilter
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "demo"))
-
 from real_heads import load_average_head, load_template
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from KDSegmentatorLib import Segmentation, Segmenter, Volume, read_volume
 
+ROOT = Path(__file__).resolve().parents[1]
 TASKS = ROOT / "KDSegmentator" / "Resources" / "Tasks"
 HIPPOCAMPUS = ROOT / "KDSegmentator" / "Resources" / "Samples" / "KDSegmentator-hippocampus.nrrd"
 PLANNING_CT = "Dataset201_HeadNeckCT/imagesTr/HN_017_0000.nii.gz"
@@ -83,13 +79,9 @@ def main() -> None:
         if len(sys.argv) > 1 and scene.task not in sys.argv[1:]:
             continue
         scan = scene.load()
-        if scan is None:
-            print(f"{scene.task}: its scan is not on this computer; the picture stays as it is")
-            continue
-        segmentation = Segmenter(scene.task, scene.size)(scan)
-        path = TASKS / f"{scene.task}.png"
-        thumbnail(drawn(scene, scan, segmentation)).save(path, optimize=True)
-        print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.1f} kB")
+        if scan is not None:
+            segmentation = Segmenter(scene.task, scene.size)(scan)
+            thumbnail(drawn(scene, scan, segmentation)).save(TASKS / f"{scene.task}.png", optimize=True)
 
 
 def drawn(scene: Scene, scan: Volume, segmentation: Segmentation) -> npt.NDArray[np.float64]:

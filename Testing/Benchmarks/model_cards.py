@@ -31,14 +31,14 @@ def model_cards(packs: Sequence[StudentPack]) -> str:
 def _row(packs: Sequence[StudentPack]) -> str:
     """Return a family's line in the table of all."""
     first = packs[0].manifest
-    sizes = [
-        f"{pack.manifest.size} {'not measured' if scores is None else f'{scores.mean_dice.mean:.3f} (n = {scores.cases})'}"
-        for pack in packs
-        for scores in [pack.manifest.evaluation]
-    ]
+    sizes = [f"{pack.manifest.size} {_accuracy(pack.manifest.evaluation)}" for pack in packs]
     anchor = "".join(each for each in first.title.lower().replace(" ", "-") if each.isalnum() or each == "-")
     cells = [_picture(first.task, first.title), f"[{first.title}](#{anchor})", first.modality, str(len(first.labels))]
     return f"| {' | '.join([*cells, ', '.join(sizes), first.weights.license])} |"
+
+
+def _accuracy(found: Evaluation | None) -> str:
+    return "not measured" if found is None else f"{found.mean_dice.mean:.3f} (n = {found.cases})"
 
 
 def _picture(task: str, title: str) -> str:
