@@ -112,6 +112,8 @@ class Volume:
         Raises:
             GeometryError: the shapes differ.
         """
+        if not isinstance(voxels, np.ndarray):
+            raise GeometryError(f"voxels must be a numpy array (z, y, x), got {type(voxels).__name__}")
         if voxels.shape != self.voxels.shape:
             raise GeometryError(f"voxels of shape {voxels.shape} do not fit a grid of shape {self.voxels.shape}")
         return Volume(voxels, self.spacing, self.origin, self.direction)
@@ -250,8 +252,9 @@ def check_axis_codes(axis_codes: str) -> str:
     Raises:
         GeometryError: they do not.
     """
-    found = sorted(axis for letter in axis_codes for axis in range(3) if letter in _AXIS_LETTERS[axis])
-    if len(axis_codes) != 3 or found != [0, 1, 2]:
+    letters = axis_codes if isinstance(axis_codes, str) else ""
+    found = sorted(axis for letter in letters for axis in range(3) if letter in _AXIS_LETTERS[axis])
+    if len(letters) != 3 or found != [0, 1, 2]:
         raise GeometryError(
             f"axis codes must name left/right, posterior/anterior, superior/inferior once each, "
             f"like 'LPS', got {axis_codes!r}"

@@ -6,10 +6,11 @@ Nothing here imports numpy: the worker reads its options before it sets the numb
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Any, Literal, SupportsIndex, TypeVar
 
 import msgspec
 
+from KDSegmentatorLib.arguments import check_known, meant
 from KDSegmentatorLib.errors import InvalidSettingsError
 
 AUTOMATIC = "auto"
@@ -23,9 +24,20 @@ MOST_THREADS = 1024
 """More than any machine has cores; beyond it threads cost memory without end."""
 
 _SIZE = re.compile(r"[xX]?1(/[1-9][0-9]{0,2})?")
+_Options = TypeVar("_Options")
 
 
-class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _NamedFields(msgspec.StructMeta):
+    """Names a field that is not there in a named error, where msgspec would raise a TypeError."""
+
+    def __call__(self: type[_Options], *arguments: Any, **fields: Any) -> _Options:
+        if arguments:
+            raise InvalidSettingsError(f"name the options: RunOptions(size={arguments[0]!r})")
+        check_known(fields, self.__struct_fields__, self.__name__)  # type: ignore[attr-defined]
+        return super().__call__(**fields)  # type: ignore[misc, no-any-return]
+
+
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, metaclass=_NamedFields):
     """How to segment, whatever the volume.
 
     Attributes:
@@ -44,7 +56,8 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             brains do: the earlier stage of a chain is left out. Empty finds the region.
 
     Raises:
-        InvalidSettingsError: a value makes no sense; the message names the field and what is possible.
+        InvalidSettingsError: there is no such field, or its value makes no sense; the message names the field and what
+            is possible.
 
     Examples:
         >>> RunOptions(size="1/4", labels=("Hippocampus-left",)).size
@@ -72,9 +85,13 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             ("region", REGIONS),
         ):
             value = getattr(self, name)
-            if value not in known:
-                raise InvalidSettingsError(f"there is no {name} {value!r}; there are: {', '.join(map(repr, known))}")
-        check_threads(self.threads)
+            found = value.lower() if isinstance(value, str) else value
+            if found not in known:
+                close = meant(value, known) if isinstance(value, str) else ""
+                there_are = ", ".join(map(repr, known))
+                raise InvalidSettingsError(f"there is no {name} {value!r}{close}; there are: {there_are}")
+            msgspec.structs.force_setattr(self, name, found)
+        msgspec.structs.force_setattr(self, "threads", check_threads(self.threads))
         for name in ("mirroring", "entropy", "check_input"):
             if not isinstance(getattr(self, name), bool):
                 raise InvalidSettingsError(f"{name} must be True or False, got {getattr(self, name)!r}")
@@ -82,16 +99,18 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             msgspec.structs.force_setattr(self, name, _names(name, getattr(self, name)))
 
 
-def check_threads(threads: object) -> None:
-    """Check a number of threads; None stands for all that the machine allows.
+def check_threads(threads: object) -> int | None:
+    """Return a number of threads; None stands for all that the machine allows.
 
     Raises:
         InvalidSettingsError: it is not a whole number from 1 to :data:`MOST_THREADS`.
     """
     if threads is None:
-        return
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= MOST_THREADS:
+        return None
+    number = threads.__index__() if isinstance(threads, SupportsIndex) and not isinstance(threads, bool) else 0
+    if not 1 <= number <= MOST_THREADS:
         raise InvalidSettingsError(f"threads must be a whole number from 1 to {MOST_THREADS}, got {threads!r}")
+    return number
 
 
 def _size(size: object) -> str:

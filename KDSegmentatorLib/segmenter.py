@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from KDSegmentatorLib.advisor.selection import Choice, Selection, select
+from KDSegmentatorLib.arguments import check_callable, check_known, described
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
 from KDSegmentatorLib.errors import EngineError, InvalidSettingsError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from KDSegmentatorLib.packs.pack import StudentPack
 
 _log = logging.getLogger(__name__)
+_CANCEL = "lambda: event.is_set()"
 
 
 class Segmenter:
@@ -81,6 +83,10 @@ class Segmenter:
         **choices: Any,
     ) -> None:
         start = time.perf_counter()
+        check_callable(cancel, "cancel", _CANCEL)
+        for name, value, kind in (("store", store, PackStore), ("regions", regions, Regions)):
+            if not isinstance(value, (kind, type(None))):
+                raise InvalidSettingsError(f"{name} must be a {kind.__name__} or None, not {described(value)}")
         self.options = _run_options(options, choices)
         self._regions = regions
         self._lock = threading.RLock()
@@ -202,11 +208,13 @@ class Segmenter:
             training cases.
 
         Raises:
-            InvalidSettingsError: this is no :class:`~KDSegmentatorLib.geometry.Volume`.
+            InvalidSettingsError: this is no :class:`~KDSegmentatorLib.geometry.Volume`, or no function.
             KDSegmentatorError: see :func:`KDSegmentatorLib.inference.pipeline.segment` and :meth:`engine_for`.
         """
         if not isinstance(volume, Volume):
             raise InvalidSettingsError(_no_volume(volume))
+        check_callable(progress, "progress", "lambda step: print(step.done, step.total)")
+        check_callable(cancel, "cancel", _CANCEL)
         with self._own():
             asked = time.perf_counter()
             if self._pack is None:
@@ -328,12 +336,14 @@ def _run_options(options: RunOptions | str, choices: dict[str, Any]) -> RunOptio
     """Return the options of a constructor's arguments.
 
     Raises:
-        InvalidSettingsError: a value makes no sense.
-        TypeError: there is no such option.
+        InvalidSettingsError: there is no such option, or a value makes no sense.
     """
+    check_known(choices, RunOptions.__struct_fields__, "a Segmenter")
     if not isinstance(options, RunOptions):
         if "size" in choices:
-            raise TypeError("the size was given twice")
+            if options != "":
+                raise InvalidSettingsError(f"the size was given twice, {options!r} and {choices['size']!r}")
+            return RunOptions(**choices)
         return RunOptions(size=options, **choices)
     return RunOptions(**{**msgspec.structs.asdict(options), **choices})
 
@@ -356,9 +366,10 @@ def _without_earlier_stage(selection: Selection) -> Selection:
 def _no_volume(given: object) -> str:
     if isinstance(given, (str, os.PathLike)):
         return f"a Segmenter takes a Volume, not the name of a file: segmenter(read_volume({os.fspath(given)!r}))"
-    shape = f" of shape {given.shape}" if hasattr(given, "shape") else ""
+    if isinstance(given, Segmentation):
+        return "a Segmenter takes a Volume, a scan, not a Segmentation; its label map is segmentation.volume"
     return (
-        f"a Segmenter takes a Volume, got {type(given).__name__}{shape}: give voxels (z, y, x) their place with "
+        f"a Segmenter takes a Volume, not {described(given)}: give voxels (z, y, x) their place with "
         "Volume(voxels, spacing, origin, direction), or read a file with read_volume"
     )
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from KDSegmentatorLib.advisor.advice import advise, memory_warning
 from KDSegmentatorLib.advisor.calibration import Calibration
 from KDSegmentatorLib.advisor.workload import RunOptions
+from KDSegmentatorLib.arguments import described
 from KDSegmentatorLib.engines.candidates import EngineRequest
-from KDSegmentatorLib.errors import PackError
+from KDSegmentatorLib.errors import InvalidSettingsError, PackError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.machine.hardware import detect_hardware
 from KDSegmentatorLib.packs.catalogue import Family, families, find
@@ -119,11 +120,14 @@ def select(store: PackStore, task: str, size: str = "") -> Selection:
         size: for example ``x1/4``; empty for the recommended one, or :data:`AUTOMATIC`.
 
     Raises:
+        InvalidSettingsError: the task is no text.
         PackError: there is no such pack, it is damaged, or so is the pack of its earlier stage; with
             :data:`AUTOMATIC`, all of the task are.
         ManifestError: its manifest is not valid.
     """
-    task = task.casefold()
+    if not isinstance(task, str):
+        raise InvalidSettingsError(f"the task must be a name, such as 'hippocampus', not {described(task)}")
+    task = task.strip().casefold().replace("_", "-").replace(" ", "-")
     fixed = size not in ("", AUTOMATIC)
     if fixed and (pack := store.find(pack_id(task, size))) is not None:
         earlier = region_pack(pack, store.find)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 
+from KDSegmentatorLib.arguments import close_names, plain
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.manifest import Label, Manifest
 
-_NAMES_A_LINE = 4
+_MOST_LISTED = 8
+"""More names than these are left to ``kdseg packs show``."""
 
 
 def check_options(manifest: Manifest, options: RunOptions) -> None:
@@ -33,29 +34,23 @@ def select_labels(manifest: Manifest, wanted: Sequence[str]) -> tuple[Label, ...
     if not wanted:
         return manifest.labels
     by_key = {str(label.value): label for label in manifest.labels}
-    by_key |= {_plain(label.name): label for label in manifest.labels}
+    by_key |= {plain(label.name): label for label in manifest.labels}
     chosen = set()
     for key in wanted:
-        found = by_key.get(_plain(key))
+        found = by_key.get(plain(key))
         if found is None:
             raise InvalidSettingsError(f"{manifest.id} has no label {key!r}{_meant(key, manifest)}")
         chosen.add(found.value)
     return tuple(label for label in manifest.labels if label.value in chosen)
 
 
-def _plain(name: str) -> str:
-    """Return a name as it is compared: ``Left_thalamus`` is ``left-thalamus``, and ``Brainstem`` is ``Brain stem``."""
-    return name.casefold().replace("_", "").replace("-", "").replace(" ", "")
-
-
 def _meant(key: str, manifest: Manifest) -> str:
-    """Return what to write instead of a wrong name: close names, or the pack's labels a few to a line."""
-    names = {_plain(label.name): label.name for label in manifest.labels}
-    parts = [name for name in names if _plain(key) in name]
-    close = parts or get_close_matches(_plain(key), names, n=2)
+    """Return what to write instead of a wrong name: close names, or all if there are few."""
+    close = close_names(key, [label.name for label in manifest.labels])
+    show = f"'kdseg packs show {manifest.id}' lists all {len(manifest.labels)}"
     if close:
-        meant = " or ".join(names[name] for name in close[:3])
-        return f" (do you mean {meant}?); 'kdseg packs show {manifest.id}' lists all {len(names)}"
-    known = [f"{label.name} ({label.value})" for label in manifest.labels]
-    lines = [", ".join(known[start : start + _NAMES_A_LINE]) for start in range(0, len(known), _NAMES_A_LINE)]
-    return "; it has: " + ",\n  ".join(lines)
+        return f" (do you mean {' or '.join(close)}?); {show}"
+    if len(manifest.labels) > _MOST_LISTED:
+        first = ", ".join(f"{label.name} ({label.value})" for label in manifest.labels[:_MOST_LISTED])
+        return f"; it has {first}, ...; {show}"
+    return f"; it has: {', '.join(f'{label.name} ({label.value})' for label in manifest.labels)}"

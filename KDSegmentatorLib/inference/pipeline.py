@@ -19,9 +19,16 @@ from KDSegmentatorLib.inference.label_selection import check_options, select_lab
 from KDSegmentatorLib.inference.plausibility import check
 from KDSegmentatorLib.inference.preprocessing import preprocess
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
-from KDSegmentatorLib.inference.region import FoundRegion, check_region, region_record, region_warnings, visible_part
+from KDSegmentatorLib.inference.region import (
+    FoundRegion,
+    check_region,
+    region_record,
+    visible_part,
+    with_region_warnings,
+)
 from KDSegmentatorLib.inference.restoration import blend_and_restore
 from KDSegmentatorLib.inference.sanity import judge
+from KDSegmentatorLib.inference.scan_quality import noise_warnings, without_spikes
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.inference.windows import mirrored_axes
 from KDSegmentatorLib.machine.hardware import usable_cores
@@ -86,6 +93,8 @@ def segment(
         steps = Steps("preprocess", 4, progress, cancel)
         visible = visible_part(volume, found, manifest, steps.check)
         findings = check(visible, manifest, found, steps.check, refuse=options.check_input)
+        visible, spikes = without_spikes(visible, manifest, steps.check)
+        findings += (*spikes, *noise_warnings(visible, manifest, steps.check))
         steps.advance()
         grid, image = preprocess(visible, manifest, steps, threads)
         preprocessed = watch.elapsed()
@@ -104,7 +113,9 @@ def segment(
         )
         del image
         labels = clean(grid.on_input_grid(maps.labels, volume), visible, manifest, steps.check)
-        findings += judge(labels, wanted, manifest, volume, advance=steps.advance, check=steps.check)
+        findings += judge(
+            labels, wanted, manifest, visible if spikes else volume, advance=steps.advance, check=steps.check
+        )
         if passes > 1:
             drop_unwanted(labels.voxels, wanted, steps.advance)
         entropy = None if maps.entropy is None else grid.on_input_grid(maps.entropy, volume)
@@ -133,7 +144,7 @@ def segment(
         region=None if found is None or manifest.region is None else region_record(found, manifest.region.margin_mm),
         warnings=tuple(
             sorted(
-                findings if found is None else (*region_warnings(found), *findings),
+                findings if found is None else with_region_warnings(found, findings),
                 key=lambda warning: warning.kind != "implausible",  # gravest first; the others stay in their order
             )
         ),

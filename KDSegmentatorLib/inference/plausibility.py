@@ -28,14 +28,8 @@ TIMES_LARGEST, TIMES_SMALLEST = 1.25, 2 / 3
 
 # Of the outermost layers of a CT that shows the patient to the end, at most this share is no air: the table
 MOST_BODY_AT_END = 0.1
-# Spikes lie so many times farther from the median than these percentiles, and widen the standard deviation so often
-SPIKE_PERCENTILES, TIMES_SPIKE, SPIKE_SPREAD = (0.1, 99.9), 3.0, 1.1
-# What is brighter than this share of the 99th percentile, in so many voxels of a layer, is body; its box fills so much
-BODY_BRIGHTNESS, BODY_PROFILE, LEAST_BODY = 0.15, 0.01, 0.25
 _LARGEST_INTENSITY = 1e12
 """Beyond it the sum of squares of a large volume is too large for float32; no scanner gives such numbers."""
-
-_SAMPLE = 1_000_000
 
 # Neighbours along each axis that are looked at, of each value, and the fewest values that tell something
 _PAIRS, _PAIRS_A_VALUE, _SEEN_VALUES = 200_000, 5, 8
@@ -82,7 +76,7 @@ def check(
             if refuse:
                 raise
             findings.append(input_warning(error.finding, manifest))
-    return (*findings, *intensity_warnings(volume, manifest, stop))
+    return tuple(findings)
 
 
 def check_finite(volume: Volume, check: Callable[[], None] = lambda: None, what: str = "the volume") -> None:
@@ -101,10 +95,12 @@ def check_finite(volume: Volume, check: Callable[[], None] = lambda: None, what:
     if voxels.dtype.kind not in "biuf":
         raise UnsuitableVolumeError(f"voxels of type {voxels.dtype} are no intensities; give real numbers")
     if voxels.dtype.kind == "f":
+        largest = min(_LARGEST_INTENSITY, float(np.finfo(voxels.dtype).max))  # float16 ends earlier
         unusable = 0
         for part in slabs(voxels):
             check()
-            usable = np.abs(voxels[part]) <= _LARGEST_INTENSITY  # False for NaN as well
+            piece = voxels[part]  # comparisons are False for NaN as well
+            usable = (piece <= largest) & (piece >= -largest)
             unusable += usable.size - int(np.count_nonzero(usable))
         if unusable:
             raise UnsuitableVolumeError(
@@ -204,62 +200,6 @@ def check_field_of_view(
             f"{what if large else 'the volume'} is {' and '.join(problems)} for the pack, which was trained on images "
             f"of {field_of_view_text(manifest)}. {' '.join(remedies)}"
         )
-
-
-def intensity_warnings(
-    volume: Volume, manifest: Manifest, stop: Callable[[], None] = lambda: None
-) -> tuple[ResultWarning, ...]:
-    """Return what spoils the normalisation of a scan by its own mean and standard deviation: spikes, or much noise.
-
-    Args:
-        volume: the scan, or what the network may see of it, without NaN.
-        manifest: of the pack; one with fixed numbers, for CT, is not spoilt.
-        stop: called now and then; may raise to stop.
-    """
-    if manifest.preprocessing.normalization.scheme != "ZScore":
-        return ()
-    image = volume.voxels[nonzero_box(volume.voxels)]
-    sample = image.reshape(-1)[:: max(1, image.size // _SAMPLE)].astype(np.float64)
-    if manifest.preprocessing.normalization.use_mask:
-        sample = sample[sample != 0]
-    stop()
-    low, middle, high = np.percentile(sample, [SPIKE_PERCENTILES[0], 50, SPIKE_PERCENTILES[1]])
-    spread = float(np.clip(sample, low, high).std())
-    far = max(high - middle, middle - low) * TIMES_SPIKE
-    least, largest = (float(value) for value in _range(image, stop))
-    found = []
-    if spread > 0 and max(largest - middle, middle - least) > far:
-        beyond = 0
-        for part in slabs(image):
-            stop()
-            beyond += int(np.count_nonzero(np.abs(image[part].astype(np.float64) - middle) > far))
-        if float(image.std(dtype=np.float64)) > SPIKE_SPREAD * spread:
-            found.append(
-                f"{beyond:,} voxels are spikes (up to {largest if largest - middle > far else least:g}; nearly all "
-                f"others lie between {low:g} and {high:g}): the contrast of all else is lost beside them. Do not use "
-                "this result; clip the scan to that range first, or export it again."
-            )
-    stop()
-    share = _body_share(image)
-    if share < LEAST_BODY:
-        found.append(
-            f"What the scan shows fills only {share:.0%} of it, and the rest is not 0 but noise, which shifts the "
-            f"contrast. Check the result, or crop the scan to the {manifest.body_part.lower()} first."
-        )
-    return tuple(
-        ResultWarning(kind="intensities", pack_id=manifest.id, sentence=sentence, found=None) for sentence in found
-    )
-
-
-def _body_share(image: npt.NDArray[Any]) -> float:
-    """Return the share of an image (z, y, x) that the box round everything bright takes."""
-    bright = image > BODY_BRIGHTNESS * np.percentile(image.reshape(-1)[:: max(1, image.size // _SAMPLE)], 99)
-    share = 1.0
-    for axis in range(3):
-        profile = bright.mean(axis=tuple(other for other in range(3) if other != axis))
-        inside = np.flatnonzero(profile > BODY_PROFILE)
-        share *= (inside[-1] - inside[0] + 1) / len(profile) if inside.size else 1.0
-    return float(share)
 
 
 def _ends_in_air(volume: Volume, code: str) -> bool:

@@ -138,9 +138,24 @@ def region_record(found: FoundRegion, margin_mm: float) -> RegionRecord:
     )
 
 
-def region_warnings(found: FoundRegion) -> tuple[ResultWarning, ...]:
-    """Return what the later pack's user has to know about the region: the earlier pack's warnings, with its title."""
-    return tuple(replace(warning, sentence=f"{found.title}: {warning.sentence}") for warning in found.record.warnings)
+def with_region_warnings(found: FoundRegion, warnings: tuple[ResultWarning, ...]) -> tuple[ResultWarning, ...]:
+    """Return what the user of a chain has to know: the earlier pack's warnings, with its title, and the later pack's.
+
+    What is wrong with the scan itself is said once: spikes and noise as the earlier pack sees them, which sees all of
+    the scan, and thick slices as the later one does, which names the structures.
+
+    Args:
+        found: the region.
+        warnings: of the later pack.
+    """
+    later = {warning.kind for warning in warnings}
+    earlier = [warning for warning in found.record.warnings if {warning.kind} & later != {"thick slices"}]
+    said = {warning.kind for warning in earlier} & {"spikes", "noise"}
+    titled = [
+        warning if warning.kind in said else replace(warning, sentence=f"{found.title}: {warning.sentence}")
+        for warning in earlier
+    ]
+    return (*titled, *(warning for warning in warnings if warning.kind not in said))
 
 
 def shows_little_else(volume: Volume, mask: npt.NDArray[np.bool_]) -> bool:

@@ -10,7 +10,8 @@ from KDSegmentatorLib.packs.manifest import Label, Manifest
 
 WarningKind = Literal[
     "input",
-    "intensities",
+    "spikes",
+    "noise",
     "thick slices",
     "implausible",
     "contrast",
@@ -30,14 +31,14 @@ class ResultWarning:
 
     Attributes:
         kind: ``input`` is a volume that does not look like what the pack was made for, segmented all the same because
-            the check was switched off; ``intensities`` one whose brightness is spoilt, by spikes or by noise far
-            round the body; ``thick slices`` one that is coarser than the training images, with all structures whose
-            size or place is odd for that reason; ``implausible`` a result that is odd in many of its structures;
-            ``contrast`` one whose structures are not bright and dark as in the training images; ``displaced`` says
-            which structures are far from their places in the training set, the farthest first; ``cut off`` is a
-            structure that touches the edge of the volume and usually does not, or is too small, or much smaller than
-            its other side; with less than :data:`KDSegmentatorLib.inference.sanity.CUT_OFF_SHARE` of it left it is
-            ``small``.
+            the check was switched off; ``spikes`` one with single voxels far from all others, which were clipped;
+            ``noise`` one that is mostly noise round the body; ``thick slices`` one that is coarser than the training
+            images, with all structures whose size or place is odd for that reason; ``implausible`` a result that is odd
+            in many of its structures; ``contrast`` one whose structures are not bright and dark as in the training
+            images; ``displaced`` says which structures are far from their places in the training set, the farthest
+            first; ``cut off`` is a structure that touches the edge of the volume and usually does not, or is too small,
+            or much smaller than its other side; with less than :data:`KDSegmentatorLib.inference.sanity.CUT_OFF_SHARE`
+            of it left it is ``small``.
         pack_id: the pack that made it, in a chain possibly the earlier one.
         labels: names of the structures, the left one first of a pair; none if it is about all of them.
         found: the slice distance in mm for ``thick slices``; volume in ml, or the difference

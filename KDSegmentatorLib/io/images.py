@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from KDSegmentatorLib.arguments import as_path, described
 from KDSegmentatorLib.errors import GeometryError, ImageReadError, ImageWriteError
 from KDSegmentatorLib.geometry import Volume, slabs
 from KDSegmentatorLib.io.files import atomic_output
@@ -71,7 +72,7 @@ def read_volume(path: Path | str, *, frame: int | None = None, allow_constant: b
         >>> volume = read_volume("t1.nii.gz")
         >>> fourth = read_volume("perfusion.nii.gz", frame=3)
     """
-    path = Path(path)
+    path = as_path(path, "the name of an image", ImageReadError)
 
     def read() -> Volume:
         header = _READERS[_checked_suffix(path)](path)
@@ -90,7 +91,7 @@ def read_grid(path: Path | str) -> Volume:
 
     The header passes the same checks as in :func:`read_volume`, and raises the same errors.
     """
-    path = Path(path)
+    path = as_path(path, "the name of an image", ImageReadError)
 
     def read() -> Volume:
         header = _READERS[_checked_suffix(path)](path)
@@ -129,7 +130,16 @@ def write_volume(
     Examples:
         >>> write_volume(segmentation.volume, "labels.nii.gz", like="t1.nii.gz")
     """
-    path = Path(path)
+    path = as_path(path, "the name of the file to write", ImageWriteError)
+    if not isinstance(volume, Volume):
+        hint = "; of a Segmentation give .volume" if hasattr(volume, "volume") else ""
+        raise ImageWriteError(f"cannot write {path}: give a Volume, not {described(volume)}{hint}")
+    if labels is not None and not isinstance(labels, Mapping):
+        raise ImageWriteError(
+            f"cannot write {path}: labels must be like {{1: ('Liver', (221, 130, 101))}}, not {described(labels)}"
+        )
+    if like is not None:
+        like = as_path(like, "the name of the image that the volume was made from (like)", ImageWriteError)
     suffix = image_suffix(path)
     if suffix not in SUFFIXES:
         raise ImageWriteError(f"cannot write {path}: the name must end in one of {', '.join(SUFFIXES)}")

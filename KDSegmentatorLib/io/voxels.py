@@ -14,11 +14,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, Literal, SupportsIndex, cast
 
 import numpy as np
 import numpy.typing as npt
 
+from KDSegmentatorLib.arguments import described
 from KDSegmentatorLib.errors import GeometryError, ImageReadError
 from KDSegmentatorLib.geometry import Matrix, Vector, Volume, check_placement, check_size, slabs
 from KDSegmentatorLib.io.files import CHUNK_BYTES
@@ -215,6 +216,8 @@ def numbered_files(header_path: Path, pattern: str, numbers: range) -> tuple[Pat
 
 
 def _check_frame(header: Header, frame: int | None) -> None:
+    if isinstance(frame, bool) or not (frame is None or isinstance(frame, SupportsIndex)):
+        raise ImageReadError(f"frame must be a whole number, 0 for the first volume, not {described(frame)}")
     if frame is None and header.frames > 1:
         sizes = " x ".join(map(str, (*header.size, header.frames)))
         raise ImageReadError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from KDSegmentatorLib.arguments import meant
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.rules import divisor
@@ -48,9 +49,10 @@ def find(packs: Iterable[StudentPack], task: str, size: str) -> StudentPack:
             raise PackError(
                 f"{task!r} is the id of a pack, not a task; give the task {named.task!r} and the size {named.size!r}"
             )
-        tasks = ", ".join(family.task for family in known) or "none, no pack is installed"
+        tasks = [family.task for family in known]
         raise PackError(
-            f"there is no pack for the task {task!r}; tasks: {tasks}. Install one with 'kdseg packs install'"
+            f"there is no pack for the task {task!r}{meant(task, tasks)}; tasks: "
+            f"{', '.join(tasks) or 'none, no pack is installed'}. Install one with 'kdseg packs install'"
         )
     for pack in family.packs:
         if pack.manifest.size == size:

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from KDSegmentatorLib.arguments import meant
 from KDSegmentatorLib.errors import KDSegmentatorError, ManifestError, PackError
 from KDSegmentatorLib.io.files import TEMPORARY_PREFIX, delete_tree, new_name, replace, sync_folder, sync_listing
 from KDSegmentatorLib.packs.archive import extract_archive
@@ -221,8 +222,8 @@ class PackStore:
         of_task = [pack.manifest.id for pack in packs if pack.manifest.task == pack_id]
         if of_task:
             return f"{pack_id!r} is a task, not a pack; its packs: {', '.join(of_task)}"
-        known = ", ".join(pack.manifest.id for pack in packs) or "none"
-        return f"there is no pack {pack_id!r}; packs: {known}"
+        known = [pack.manifest.id for pack in packs]
+        return f"there is no pack {pack_id!r}{meant(pack_id, known)}; packs: {', '.join(known) or 'none'}"
 
     def _is_shipped_folder(self, pack_id: str) -> bool:
         return _is_id(pack_id) and (self.shipped_folder / pack_id).is_dir()

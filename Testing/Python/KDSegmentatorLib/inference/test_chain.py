@@ -281,3 +281,16 @@ def test_warnings_of_the_earlier_stage_come_first_with_its_title(store: PackStor
     assert (first.pack_id, first.labels, first.expected) == (EARLIER, ("structure 1",), (40.0, 80.0))
     assert first.sentence.startswith("Bright tissue: structure 1 is ")
     assert {warning.pack_id for warning in others} <= {LATER}
+
+
+def test_what_is_wrong_with_the_scan_itself_is_said_once(store: PackStore, tmp_path: Path) -> None:
+    install_earlier(store, tmp_path)
+    install_later(store, tmp_path, region=after_earlier())
+    scan = blob()
+    spiked = scan.with_voxels(scan.voxels.copy())
+    spiked.voxels[scan.voxels == scan.voxels.max()] = 1e6
+    thick = Volume(spiked.voxels, (*spiked.spacing[:2], 9.0), spiked.origin, spiked.direction)
+    for volume, kind in ((spiked, "spikes"), (thick, "thick slices")):
+        warnings = segmenter(store)(volume).record.warnings
+        assert [warning.kind for warning in warnings].count(kind) == 1
+        assert not any(warning.sentence.startswith("Bright tissue") for warning in warnings if warning.kind == kind)

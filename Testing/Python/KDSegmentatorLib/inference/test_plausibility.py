@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,8 @@ from KDSegmentatorLib.inference.plausibility import (
     LABEL_MAP_VALUES,
     check_finite,
     check_intensities,
-    intensity_warnings,
 )
 from KDSegmentatorLib.io.images import read_volume
-from support.generated_packs import manifest
 
 RANDOM = np.random.default_rng(0)
 MR = RANDOM.gamma(2, 150, size=(20, 20, 20))
@@ -211,39 +208,3 @@ def test_real_scans_are_no_label_maps(pattern: str) -> None:
                 check_intensities(volume(changed), "MR")
             except UnsuitableVolumeError as error:
                 assert "label map" not in str(error), (path, name)
-
-
-class TestIntensities:
-    """What spoils a normalisation by the scan's own mean and deviation."""
-
-    @staticmethod
-    def head(padding: int = 0) -> Volume:
-        rng = np.random.default_rng(4)
-        z, y, x = np.ogrid[-32:32, -32:32, -32:32]
-        ball = z**2 + y**2 + x**2 < 28**2
-        voxels = np.pad(ball * rng.normal(150, 30, size=ball.shape), padding)
-        return Volume(np.abs(voxels + rng.normal(0, 4, size=voxels.shape)).astype(np.float32), (1.0, 1.0, 1.0))
-
-    def test_nothing_is_said_of_a_usual_scan(self) -> None:
-        assert intensity_warnings(self.head(), manifest()) == ()
-
-    @pytest.mark.parametrize("sign", [1, -1])
-    def test_spikes_are_named(self, sign: int) -> None:
-        volume = self.head()
-        volume.voxels.reshape(-1)[np.random.default_rng(0).integers(volume.voxels.size, size=10)] = sign * 30_000
-        (warning,) = intensity_warnings(volume, manifest())
-        assert warning.kind == "intensities"
-        assert re.search(rf"\d+ voxels are spikes \(up to {sign * 30_000}; .* Do not use this result", warning.sentence)
-
-    def test_a_few_bright_voxels_that_change_nothing_are_not(self) -> None:
-        volume = self.head()
-        volume.voxels[10, 10, 10] = 900
-        assert intensity_warnings(volume, manifest()) == ()
-
-    def test_noise_far_round_the_body_is_named(self) -> None:
-        (warning,) = intensity_warnings(self.head(padding=30), manifest())
-        assert re.search(r"fills only \d+% of it, and the rest is not 0 but noise", warning.sentence)
-
-    def test_zeros_far_round_the_body_are_cropped_anyway(self) -> None:
-        volume = self.head()
-        assert intensity_warnings(Volume(np.pad(volume.voxels, 30), volume.spacing), manifest()) == ()
