@@ -8,7 +8,7 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,10 +28,14 @@ _ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplemente
 
 
 @contextmanager
-def extracted(path: Path) -> Iterator[dict[str, Path]]:
+def extracted(path: Path, check: Callable[[], None] = lambda: None) -> Iterator[dict[str, Path]]:
     """Give the files of an archive while the block runs: each one's name in the archive, and where it lies.
 
     On disk they have numbers for names, so that no name in the archive can lead anywhere.
+
+    Args:
+        path: the archive.
+        check: called again and again; may raise to stop.
 
     Raises:
         ImageReadError: it is no archive, damaged, encrypted, too large, or it unpacks like a zip bomb.
@@ -39,7 +43,7 @@ def extracted(path: Path) -> Iterator[dict[str, Path]]:
     with tempfile.TemporaryDirectory(prefix="kdseg-dicom-") as folder:
         try:
             with zipfile.ZipFile(path) as archive:
-                files = _extract(archive, path, Path(folder))
+                files = _extract(archive, path, Path(folder), check)
         except _ERRORS as error:
             raise ImageReadError(f"cannot read {path}: the archive is damaged ({error}); export it again") from error
         except OSError as error:
@@ -49,7 +53,7 @@ def extracted(path: Path) -> Iterator[dict[str, Path]]:
         yield files
 
 
-def _extract(archive: zipfile.ZipFile, path: Path, folder: Path) -> dict[str, Path]:
+def _extract(archive: zipfile.ZipFile, path: Path, folder: Path, check: Callable[[], None]) -> dict[str, Path]:
     entries = [entry for entry in archive.infolist() if not entry.is_dir()]
     if len(entries) > MAXIMUM_ENTRIES:
         raise ImageReadError(f"cannot read {path}: it holds {len(entries):,} files, more than {MAXIMUM_ENTRIES:,}")
@@ -72,6 +76,7 @@ def _extract(archive: zipfile.ZipFile, path: Path, folder: Path) -> dict[str, Pa
         left = entry.file_size
         with archive.open(entry) as content, target.open("xb") as file:
             while chunk := content.read(min(_CHUNK_BYTES, left + 1)):
+                check()
                 left -= len(chunk)
                 if left < 0:
                     raise ImageReadError(f"cannot read {path}: {entry.filename} is longer than the archive says")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,9 @@ SPACING_TOLERANCE = 1e-3
 
 COSINE_TOLERANCE = 1e-3
 """Largest difference of a direction cosine of two images: 0.06 degrees."""
+
+MAXIMUM_TILT = 45.0
+"""In degrees; gantries tilt by up to 30."""
 
 _SAME_PLACE = 0.01
 """Images that are closer than this, in mm, lie at one place."""
@@ -63,22 +66,21 @@ def slice_grid(planes: Sequence[ImagePlane]) -> SliceGrid:
     positions = np.stack([plane.position for plane in order])
     distance = _slice_distance(order, positions @ axes[:, 2])
     spacing = vector([*planes[0].spacing, distance])
-    rows, columns = int(planes[0].dataset.Rows), int(planes[0].dataset.Columns)
+    rows, columns = planes[0].size
     check_size((columns, rows, len(order)))
     limits = np.minimum(DEVIATION_SHARE * np.asarray(spacing), MAXIMUM_DEVIATION)
     number = np.arange(len(order))
-    straight = positions[0] + np.outer(number * distance, axes[:, 2])
     tilt = None
-    if (np.abs((positions - straight) @ axes) > limits).any():
-        line = positions[0] + np.outer(number / (len(order) - 1), positions[-1] - positions[0])
-        off = (positions - line) @ axes
-        worst = int((np.abs(off) / limits).max(axis=1).argmax())
-        if (np.abs(off[worst]) > limits).any():
-            raise GeometryError(
-                f"{order[worst].name} lies {np.linalg.norm(off[worst]):.2f} mm out of place, beside the line of the "
-                "other slices; export the series again"
-            )
+    if (np.abs((positions - positions[0]) @ axes - np.outer(number * distance, (0, 0, 1))) > limits).any():
         tilt = tilted_slices(positions, rows, columns, spacing, matrix(axes))
+        line = np.outer(number / (len(order) - 1), positions[-1] - positions[0])
+        if (np.abs((positions - positions[0] - line) @ axes) > limits).any():
+            _raise_out_of_place(order, positions @ axes, limits)
+        if tilt.degrees > MAXIMUM_TILT:
+            raise GeometryError(
+                f"the images are shifted in their planes, as by a tilt of {tilt.degrees:.0f} degrees; no gantry tilts "
+                f"by more than {MAXIMUM_TILT:g}: their positions are damaged, export the series again"
+            )
         check_size(tilt.shape[::-1])
     return SliceGrid(
         planes=tuple(order),
@@ -91,16 +93,17 @@ def slice_grid(planes: Sequence[ImagePlane]) -> SliceGrid:
 
 def _check_alike(planes: Sequence[ImagePlane]) -> None:
     """Compare each image with what most of them have in common."""
-    for what, key in (
-        ("rows and columns", lambda plane: (int(plane.dataset.Rows), int(plane.dataset.Columns))),
-        ("frame of reference", lambda plane: str(plane.dataset.get("FrameOfReferenceUID", ""))),
-    ):
+    keys: dict[str, Callable[[ImagePlane], str]] = {
+        "number of rows and columns": lambda plane: f"{plane.size[0]} x {plane.size[1]}",
+        "frame of reference": lambda plane: str(plane.dataset.get("FrameOfReferenceUID", "")),
+    }
+    for what, key in keys.items():
         common = Counter(key(plane) for plane in planes).most_common(1)[0][0]
         other = next((plane for plane in planes if key(plane) != common), None)
         if other is not None:
             raise GeometryError(
-                f"{other.name} has other {what} than the other images ({key(other)}, not {common}); a volume needs "
-                "images of one kind: take it out, or export the series again"
+                f"{other.name} has another {what} ({key(other)}, not {common}) than the other images; take it out, or "
+                "export the series again"
             )
     spacing = np.median([plane.spacing for plane in planes], axis=0)
     cosines = np.median([plane.axes for plane in planes], axis=0)
@@ -156,6 +159,27 @@ def _raise_same_place(order: Sequence[ImagePlane], gaps: npt.NDArray[np.float64]
         )
     first = int((gaps <= _SAME_PLACE).argmax())
     raise GeometryError(
-        f"{order[first].name} and {order[first + 1].name} lie at the same place ({gaps[first]:.3f} mm apart); remove "
+        f"{order[first].name} and {order[first + 1].name} lie in one plane ({gaps[first]:.3f} mm apart); remove "
         "the one that does not belong to the series"
+    )
+
+
+def _raise_out_of_place(
+    order: Sequence[ImagePlane], positions: npt.NDArray[np.float64], limits: npt.NDArray[np.float64]
+) -> None:
+    """Name the image that is farthest from the line of the others, whichever that is.
+
+    Args:
+        order: the images along their normal.
+        positions: (slices, 3), mm along the axes of the images.
+        limits: of the deviation along each axis, mm.
+    """
+    half = len(order) // 2
+    steps = np.median((positions[half:] - positions[:-half]) / half, axis=0)  # one image does not move a median
+    rest = positions - np.outer(np.arange(len(order)), steps)
+    off = rest - np.median(rest, axis=0)
+    worst = int((np.abs(off) / limits).max(axis=1).argmax())
+    raise GeometryError(
+        f"{order[worst].name} lies {np.linalg.norm(off[worst]):.2f} mm from its place on the line of the other images; "
+        "take it out if it does not belong to the series, or export that again"
     )

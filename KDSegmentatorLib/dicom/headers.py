@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from pydicom import dcmread
-from pydicom.uid import UID
+from pydicom import Dataset, dcmread
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from KDSegmentatorLib.dicom.archive import MAXIMUM_RATIO, RATIO_FREE_BYTES
 from KDSegmentatorLib.errors import ImageReadError
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 IMAGE_CLASSES = frozenset(
     {
@@ -34,9 +36,14 @@ IMAGE_CLASSES = frozenset(
 """SOP classes whose images have a place in the patient."""
 
 _SUMMARY_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "Modality", "SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber",
-    "SeriesDescription",
+    "SOPClassUID", "Modality", "SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber", "SeriesDescription",
+    "NumberOfFrames",
 ]  # fmt: skip
+_START_BYTES = 1024
+_META_LENGTH_AT = 140
+"""Where the length of the file's own header is: after preamble, prefix, tag and VR."""
+
+_LARGEST_COSINE_ERROR = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +51,12 @@ class SeriesSummary:
     """A series that was found, from its headers alone. No patient data.
 
     Attributes:
-        uid: Series Instance UID.
-        study_uid: Study Instance UID.
+        uid: Series Instance UID; empty if it was anonymised away.
+        study_uid: Study Instance UID; empty if it was anonymised away.
         modality: ``CT``, ``MR``, ``SEG``, ...
         number: Series Number; None if there is none.
         description: Series Description, or empty.
-        images: number of files.
+        images: number of images: files, or frames of multi-frame files.
         files: how they are called: paths below the folder, or names in the archive.
         obstacle: why it cannot be a volume (a segmentation, a report, a plain picture); empty if it may be one.
     """
@@ -66,7 +73,7 @@ class SeriesSummary:
     @property
     def title(self) -> str:
         """How it is called in messages, for example ``12 "T1post" (MR, 22 images)``."""
-        number = "?" if self.number is None else str(self.number)
+        number = "without a number" if self.number is None else str(self.number)
         description = f' "{self.description}"' if self.description else ""
         return f"{number}{description} ({self.modality}, {self.images} image{'s' * (self.images != 1)})"
 
@@ -80,35 +87,70 @@ class ImagePlane:
         path: of the file.
         dataset: its header.
         frame: its number in the file, from 0.
+        size: rows and columns.
         position: (L, P, S) of the centre of the first pixel, mm.
         axes: 3 x 3; columns: along a row, down a column, their normal; orthonormal.
         spacing: distance of columns (along a row) and of rows, mm.
+        rescaling: holds Rescale Slope and Intercept, or a modality LUT, if there are any.
     """
 
     name: str
     path: Path
     dataset: Dataset
     frame: int
+    size: tuple[int, int]
     position: npt.NDArray[np.float64]
     axes: npt.NDArray[np.float64]
     spacing: tuple[float, float]
+    rescaling: Dataset
 
 
-def summaries(files: Mapping[str, Path]) -> tuple[SeriesSummary, ...]:
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep pydicom's warnings, which are about values that are not used here, from the user."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pydicom")
+        yield
+
+
+def summaries(files: Mapping[str, Path], check: Callable[[], None] = lambda: None) -> tuple[SeriesSummary, ...]:
     """Return the series that files belong to, by number and UID.
 
     Args:
         files: names for messages, and paths.
+        check: called for every file; may raise to stop.
 
     Raises:
         ImageReadError: a file is damaged.
     """
-    found: dict[str, list[tuple[str, Dataset]]] = {}
+    found: dict[str, SeriesSummary] = {}
+    members: dict[str, list[str]] = {}
+    images: dict[str, int] = {}
+    classes: dict[str, set[str]] = {}
     for name, path in files.items():
+        check()
         header = read_header(path, name, _SUMMARY_TAGS)
-        if "SeriesInstanceUID" in header:  # a DICOMDIR has none
-            found.setdefault(str(header.SeriesInstanceUID), []).append((name, header))
-    series = [_summary(uid, members) for uid, members in found.items()]
+        sop_class = _text(header, "SOPClassUID")
+        if sop_class == "1.2.840.10008.1.3.10":  # a DICOMDIR is of no series
+            continue
+        uid = _text(header, "SeriesInstanceUID")
+        if uid not in found:
+            found[uid] = SeriesSummary(
+                uid=uid,
+                study_uid=_text(header, "StudyInstanceUID"),
+                modality=_text(header, "Modality") or "no modality",
+                number=_whole(header, "SeriesNumber"),
+                description=_text(header, "SeriesDescription"),
+                images=0,
+                files=(),
+            )
+        members.setdefault(uid, []).append(name)
+        images[uid] = images.get(uid, 0) + (_whole(header, "NumberOfFrames") or 1)
+        classes.setdefault(uid, set()).add(sop_class)
+    series = [
+        replace(one, images=images[uid], files=tuple(members[uid]), obstacle=_obstacle(classes[uid]))
+        for uid, one in found.items()
+    ]
     return tuple(sorted(series, key=lambda one: (one.number is None, one.number or 0, one.uid)))
 
 
@@ -116,72 +158,121 @@ def read_header(path: Path, name: str, tags: list[str] | None = None) -> Dataset
     """Return a file's header without its pixel data.
 
     Raises:
-        ImageReadError: it is damaged.
+        ImageReadError: it is damaged, or unpacks like a zip bomb.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's, about values that are not used here
-            header = dcmread(path, stop_before_pixels=True, specific_tags=tags)
-            for keyword in ("SOPClassUID", "SOPInstanceUID"):  # anonymised away, yet in the file's own header
-                if not header.get(keyword) and f"MediaStorage{keyword}" in header.file_meta:
-                    setattr(header, keyword, header.file_meta[f"MediaStorage{keyword}"].value)
-            return header
+        with path.open("rb") as file:
+            if DeflatedExplicitVRLittleEndian.encode() in file.read(_START_BYTES):
+                _check_deflated(file, name)
+            file.seek(0)
+            header = dcmread(file, stop_before_pixels=True, specific_tags=tags)
+        for keyword in ("SOPClassUID", "SOPInstanceUID"):  # anonymised away, yet in the file's own header
+            if not header.get(keyword) and f"MediaStorage{keyword}" in header.file_meta:
+                setattr(header, keyword, header.file_meta[f"MediaStorage{keyword}"].value)
+        return header
+    except (ImageReadError, MemoryError):
+        raise
     except Exception as error:  # pydicom raises nearly everything on damaged files
-        raise ImageReadError(f"cannot read {name}: the file is damaged ({error}); copy or export it again") from error
+        raise damaged(name, error) from error
 
 
-def planes(files: Mapping[str, Path]) -> list[ImagePlane]:
-    """Return every image of the files of one series, in the order of the files.
+def damaged(name: str, error: Exception) -> ImageReadError:
+    """Return the error to raise when a file cannot be read."""
+    return ImageReadError(f"cannot read {name}: the file is damaged ({error}); copy or export it again")
+
+
+def planes(files: Mapping[str, Path], check: Callable[[], None] = lambda: None) -> list[ImagePlane]:
+    """Return every image of the files of one series, in the order of the files; of files that are equal, the first.
+
+    Args:
+        files: names for messages, and paths.
+        check: called for every file; may raise to stop.
 
     Raises:
-        ImageReadError: a header is damaged, or does not say where an image lies.
+        ImageReadError: a header is damaged, does not say where an image lies, or two images have one UID.
     """
-    return [plane for name, path in files.items() for plane in _planes_of(name, path, read_header(path, name))]
+    found: list[ImagePlane] = []
+    names: dict[str, tuple[str, Path]] = {}
+    for name, path in files.items():
+        check()
+        header = read_header(path, name)
+        uid = _text(header, "SOPInstanceUID")
+        if uid and uid in names:
+            if _digest(path) != _digest(names[uid][1]):
+                raise ImageReadError(
+                    f"{names[uid][0]} and {name} have one UID ({uid}), and are different images; remove the one that "
+                    "does not belong to the series"
+                )
+            continue
+        names[uid] = (name, path)
+        try:
+            found.extend(_planes_of(name, path, header))
+        except (ImageReadError, MemoryError):
+            raise
+        except Exception as error:  # a value of another kind than its name says
+            raise damaged(name, error) from error
+    return found
+
+
+def _check_deflated(file: BinaryIO, name: str) -> None:
+    """Check what a deflated file unpacks to, since pydicom unpacks it in one piece.
+
+    The deflated part starts after the file's own header, whose length is its first element.
+    """
+    file.seek(_META_LENGTH_AT)
+    (length,) = struct.unpack("<I", file.read(4))
+    file.seek(_META_LENGTH_AT + 4 + length)
+    packed = file.read()
+    limit = max(RATIO_FREE_BYTES, MAXIMUM_RATIO * len(packed))
+    unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
+    unpacking.decompress(packed, limit)
+    if unpacking.unconsumed_tail:
+        raise ImageReadError(
+            f"cannot read {name}: its {len(packed):,} bytes would unpack to more than {limit:,}, as a zip bomb does; "
+            "export it without compression"
+        )
 
 
 def _planes_of(name: str, path: Path, header: Dataset) -> Iterator[ImagePlane]:
     if "PerFrameFunctionalGroupsSequence" not in header:
-        yield _plane(name, path, header, 0, header, header, header)
+        if (_whole(header, "NumberOfFrames") or 1) > 1:
+            raise ImageReadError(
+                f"{name} has several frames and does not say where each lies; give the series as slices"
+            )
+        yield _plane(name, path, header, 0, [header] * 4)
         return
-    shared = header.get("SharedFunctionalGroupsSequence") or [None]
+    shared = (header.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     for number, frame in enumerate(header.PerFrameFunctionalGroupsSequence):
-        groups = [
-            _group(keyword, frame, shared[0], f"frame {number + 1} of {name}")
-            for keyword in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
-        ]
-        yield _plane(f"frame {number + 1} of {name}", path, header, number, *groups)
+        title = f"frame {number + 1} of {name}"
+        groups = []
+        for keyword in ("PlanePosition", "PlaneOrientation", "PixelMeasures", "PixelValueTransformation"):
+            items = frame.get(f"{keyword}Sequence") or shared.get(f"{keyword}Sequence") or [Dataset()]
+            groups.append(items[0])
+        yield _plane(title, path, header, number, groups)
 
 
-def _group(keyword: str, frame: Dataset, shared: Dataset | None, name: str) -> Dataset:
-    for place in (frame, shared):
-        if place is not None and place.get(keyword):
-            group: Dataset = place[keyword].value[0]
-            return group
-    raise ImageReadError(f"{name} has no {keyword}: it is not said where it lies in the patient; export it again")
-
-
-def _plane(
-    name: str, path: Path, header: Dataset, frame: int, position: Dataset, orientation: Dataset, measures: Dataset
-) -> ImagePlane:
-    first = _numbers(position, "ImagePositionPatient", 3, name)
+def _plane(name: str, path: Path, header: Dataset, frame: int, groups: list[Dataset]) -> ImagePlane:
+    position, orientation, measures, rescaling = groups
     cosines = _numbers(orientation, "ImageOrientationPatient", 6, name)
-    between_rows, between_columns = _numbers(measures, "PixelSpacing", 2, name)
+    between_rows, between_columns = (float(value) for value in _numbers(measures, "PixelSpacing", 2, name))
     if min(between_rows, between_columns) <= 0:
         raise ImageReadError(
             f"{name} has a Pixel Spacing of {between_rows:g} x {between_columns:g} mm; export it again"
         )
+    rows, columns = _whole(header, "Rows"), _whole(header, "Columns")
+    if not rows or not columns:
+        raise ImageReadError(f"{name} has no image: its header gives no Rows or Columns; export it again")
     return ImagePlane(
         name=name,
         path=path,
         dataset=header,
         frame=frame,
-        position=first,
+        size=(rows, columns),
+        position=_numbers(position, "ImagePositionPatient", 3, name),
         axes=_orthonormal(cosines.reshape(2, 3), name),
-        spacing=(float(between_columns), float(between_rows)),
+        spacing=(between_columns, between_rows),
+        rescaling=rescaling,
     )
-
-
-_LARGEST_COSINE_ERROR = 1e-2
 
 
 def _orthonormal(rows: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
@@ -202,7 +293,7 @@ def _numbers(dataset: Dataset, keyword: str, count: int, name: str) -> npt.NDArr
     try:
         value: Any = dataset.get(keyword)
         numbers = np.asarray([] if value is None else value, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         numbers = np.empty(0)
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
         raise ImageReadError(
@@ -211,21 +302,28 @@ def _numbers(dataset: Dataset, keyword: str, count: int, name: str) -> npt.NDArr
     return numbers
 
 
-def _summary(uid: str, members: list[tuple[str, Dataset]]) -> SeriesSummary:
-    header = members[0][1]
+def _whole(dataset: Dataset, keyword: str) -> int | None:
     try:
-        number = int(header.get("SeriesNumber"))
-    except (TypeError, ValueError):
-        number = None
-    others = sorted({str(one.get("SOPClassUID", "")) for _, one in members} - IMAGE_CLASSES)
+        return int(dataset.get(keyword))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    """Return a value as text that can be printed, or an empty text."""
+    try:
+        value = dataset.get(keyword)
+    except (TypeError, ValueError, OverflowError, LookupError):
+        return ""
+    text = "" if value is None else str(value)
+    return "".join(character if character.isprintable() else " " for character in text).strip()
+
+
+def _obstacle(classes: set[str]) -> str:
+    others = sorted(classes - IMAGE_CLASSES)
     names = [UID(other).name.removesuffix(" Storage") or "no SOP class" for other in others]
-    return SeriesSummary(
-        uid=uid,
-        study_uid=str(header.get("StudyInstanceUID", "")),
-        modality=str(header.get("Modality") or "no modality"),
-        number=number,
-        description=str(header.get("SeriesDescription") or ""),
-        images=len(members),
-        files=tuple(name for name, _ in members),
-        obstacle=f"it holds {', '.join(names)}, not a CT, MR or PET scan" if names else "",
-    )
+    return f"it holds {', '.join(names)}, not a CT, MR or PET scan" if names else ""
+
+
+def _digest(path: Path) -> bytes:
+    return sha256(path.read_bytes()).digest()

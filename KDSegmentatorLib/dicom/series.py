@@ -6,6 +6,7 @@ images (row direction x column direction), so that the grid is right-handed, as 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from KDSegmentatorLib.dicom.grid import slice_grid
-from KDSegmentatorLib.dicom.headers import SeriesSummary, planes, summaries
+from KDSegmentatorLib.dicom.headers import SeriesSummary, planes, summaries, without_warnings
 from KDSegmentatorLib.dicom.pixels import check_pixels, read_images
 from KDSegmentatorLib.dicom.sources import Source, opened
 from KDSegmentatorLib.dicom.tilt import TiltedSlices
@@ -74,28 +75,33 @@ class DicomSeries:
         return labels.voxels if self.tilt is None else self.tilt.bring_back(labels.voxels)
 
 
-def find_series(source: Source) -> tuple[SeriesSummary, ...]:
+def find_series(source: Source, *, check: Callable[[], None] = lambda: None) -> tuple[SeriesSummary, ...]:
     """Return the series of a source, by number; what is no DICOM file is left out. Headers alone are read.
 
+    Args:
+        source: a folder (looked through to the bottom), a .zip, one DICOM file (a multi-frame image, or a slice of the
+            series in its folder that it belongs to), or files.
+        check: called for every file; may raise to stop.
+
     Raises:
-        ImageReadError: there is no such source, it cannot be read, or it holds no DICOM file.
+        ImageReadError: there is no such source, it cannot be read, it holds no DICOM file or more than
+            :data:`~KDSegmentatorLib.dicom.sources.MAXIMUM_FILES`, or one is damaged.
 
     Examples:
         >>> for series in find_series("study/"):
         ...     print(series.title, series.uid)
     """
-    with opened(source) as files:
-        return summaries(files)
+    with opened(source, check) as files, without_warnings():
+        return _found(source, files, check)
 
 
 def read_series(source: Source, *, series: str | None = None, check: Callable[[], None] = lambda: None) -> DicomSeries:
     """Read one series.
 
     Args:
-        source: a folder (looked through to the bottom), a .zip, one DICOM file (of the series in its folder that it
-            belongs to), or files.
+        source: as in :func:`find_series`.
         series: which one, if there are several: its UID, its number, or its description.
-        check: called again and again; may raise to stop.
+        check: called for every file, again and again; may raise to stop.
 
     Raises:
         ImageReadError: there is no such source, no series that can be a volume, or a file is damaged, truncated, in
@@ -103,16 +109,17 @@ def read_series(source: Source, *, series: str | None = None, check: Callable[[]
         InvalidSettingsError: there are several series, or ``series`` is none of them or several.
         GeometryError: the images do not lie on one regular grid; the message says which one is wrong, and by how many
             mm.
+        MissingPackageError: the images are compressed, and their decoder is not installed.
 
     Examples:
         >>> series = read_series("study/", series="12")
-        >>> segmentation = Segmenter("brain")(series.volume)
+        >>> segmentation = Segmenter("brain-t1")(series.volume)
         >>> on_images = series.on_images(segmentation.volume)
     """
-    with opened(source) as files:
-        summary = _chosen(summaries(files), series)
+    with opened(source, check) as files, without_warnings():
+        summary = _chosen(_found(source, files, check), series)
         members = {name: files[name] for name in summary.files}
-        images = planes(members)
+        images = planes(members, check)
         check_pixels(images)
         grid = slice_grid(images)
         voxels = read_images(grid.planes, check)
@@ -120,9 +127,9 @@ def read_series(source: Source, *, series: str | None = None, check: Callable[[]
     if grid.tilt is None:
         volume = Volume(voxels, grid.spacing, grid.origin, grid.direction)
     else:
-        volume = grid.tilt.straighten(voxels)
-    multiframe = len(members) == 1
+        volume = grid.tilt.straighten(voxels, check)
     header = grid.planes[0].dataset
+    multiframe = len(members) == 1
     return DicomSeries(
         volume=volume,
         datasets=(header,) if multiframe else tuple(plane.dataset for plane in grid.planes),
@@ -137,39 +144,44 @@ def read_series(source: Source, *, series: str | None = None, check: Callable[[]
     )
 
 
-def _chosen(found: tuple[SeriesSummary, ...], wanted: str | None) -> SeriesSummary:
+def _found(source: Source, files: Mapping[str, Path], check: Callable[[], None]) -> tuple[SeriesSummary, ...]:
+    """Return the series of files; if the source is one file, that file alone or its series."""
+    if not isinstance(source, (str, os.PathLike)) or Path(source).name not in files or Path(source).is_dir():
+        return summaries(files, check)
+    name = Path(source).name
+    alone = summaries({name: files[name]}, check)
+    if not alone or alone[0].images > 1 or alone[0].obstacle:
+        return alone
+    return tuple(one for one in summaries(files, check) if name in one.files)
+
+
+def _chosen(found: Sequence[SeriesSummary], wanted: str | None) -> SeriesSummary:
     """Return the series that was asked for, or the only one that can be a volume."""
-    if wanted is not None:
+    if wanted is None:
+        matches = [one for one in found if not one.obstacle] or found
+        if len(matches) > 1 and not matches[0].obstacle:
+            raise InvalidSettingsError(
+                f"there are {len(matches)} series: {_listing(matches)}. Choose one with --series (series=)"
+            )
+    else:
         matches = [one for one in found if wanted in (one.uid, str(one.number), one.description)]
         if len(matches) != 1:
-            problem = (
-                f"there is no series {wanted!r}" if not matches else f"{len(matches)} series are called {wanted!r}"
-            )
-            raise InvalidSettingsError(f"{problem}; there are: {_listing(found)}. Name one by its UID or number")
-    else:
-        matches = [one for one in found if not one.obstacle]
-        if len(matches) > 1:
+            problem = f"{len(matches)} series are called" if matches else "there is no series"
             raise InvalidSettingsError(
-                f"there are {len(matches)} series: {_listing(matches)}. Choose one with --series"
+                f"{problem} {wanted!r}; there are: {_listing(found)}. Name one by its UID or its number"
             )
-        if not matches:
-            raise ImageReadError(
-                "there is no series that could be segmented: "
-                + "; ".join(f"{one.title}: {one.obstacle}" for one in found)
-            )
-    if matches[0].obstacle:
-        raise ImageReadError(
-            f"series {matches[0].title} cannot be segmented: {matches[0].obstacle}; give the scan itself"
-        )
+    if not matches or matches[0].obstacle:
+        what = "; ".join(f"series {one.title}: {one.obstacle}" for one in matches) or "there is no series"
+        raise ImageReadError(f"there is nothing to segment: {what}. Give the scan itself")
     return matches[0]
 
 
 def _listing(series: Sequence[SeriesSummary]) -> str:
-    return ", ".join(f"{one.title} {one.uid}" for one in series)
+    return ", ".join(f"{one.title} {one.uid}".strip() for one in series)
 
 
 def _sha256(files: Mapping[str, Path]) -> str:
     digest = sha256()
-    for content in sorted(file_sha256(path) for path in files.values()):
+    for content in sorted({file_sha256(path) for path in files.values()}):
         digest.update(content.encode())
     return digest.hexdigest()

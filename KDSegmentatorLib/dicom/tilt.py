@@ -8,6 +8,7 @@ for labels. Nothing is interpolated from one slice to the next.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,18 +48,20 @@ class TiltedSlices:
         row, column = np.max(self.shifts, axis=0)
         return len(self.shifts), self.rows + math.ceil(row), self.columns + math.ceil(column)
 
-    def straighten(self, images: npt.NDArray[Any]) -> Volume:
+    def straighten(self, images: npt.NDArray[Any], check: Callable[[], None] = lambda: None) -> Volume:
         """Return images (slice, row, column) on the straight grid.
 
         What lies beside an image gets its lowest value, which is air in a CT.
 
         Args:
             images: of any numeric type, which is kept; integers are rounded.
+            check: called for every image; may raise to stop.
         """
         _, height, width = self.shape
         straight = np.empty(self.shape, dtype=images.dtype)
         outside = images.min()
         for target, image, (down, right) in zip(straight, images, self.shifts, strict=True):
+            check()
             padded = np.full((height, width), outside, dtype=np.float32 if images.dtype != np.float64 else np.float64)
             padded[: self.rows, : self.columns] = image
             moved = ndimage.shift(padded, (down, right), order=1, mode="grid-constant", cval=float(outside))
