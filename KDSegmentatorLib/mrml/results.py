@@ -131,12 +131,17 @@ def _rename(
     """Give an overwritten result, and its table, the name of the new one, unless somebody gave it one of their own."""
     before = reference_volume(node)
     task, size = (node.GetAttribute(f"{ATTRIBUTE_PREFIX}{name}") for name in ("task", "size"))
-    if before is None or not re.fullmatch(rf"{re.escape(result_name(before, task, size))}(_\d+)?", node.GetName()):
+    old, new = node.GetName(), result_name(reference_node, record.task, record.size)
+    if before is None or not _is_numbered(old, result_name(before, task, size)) or _is_numbered(old, new):
         return
-    name = result_name(reference_node, record.task, record.size)
-    if not re.fullmatch(rf"{re.escape(name)}(_\d+)?", node.GetName()):
-        node.SetName(reference_node.GetScene().GenerateUniqueName(name))
+    node.SetName(reference_node.GetScene().GenerateUniqueName(new))
+    if _is_numbered(table.GetName(), f"{old} statistics"):
         table.SetName(f"{node.GetName()} statistics")
+
+
+def _is_numbered(name: str, base: str) -> bool:
+    """Return whether a name is another one, or that with the number that a scene adds."""
+    return re.fullmatch(rf"{re.escape(base)}(_\d+)?", name) is not None
 
 
 def _entropy_node(entropy: Volume, reference_node: vtkMRMLScalarVolumeNode, *, name: str) -> vtkMRMLScalarVolumeNode:
