@@ -13,7 +13,7 @@ import vtk
 from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 from slicer.i18n import tr as _
 from slicer.i18n import translate
-from slicer.parameterNodeWrapper import WithinRange, parameterNodeWrapper
+from slicer.parameterNodeWrapper import Choice, WithinRange, parameterNodeWrapper, parameterPack
 from slicer.ScriptedLoadableModule import (
     ScriptedLoadableModule,
     ScriptedLoadableModuleLogic,
@@ -30,7 +30,7 @@ except ImportError:  # run from a source checkout, where it lies beside the modu
 # Slicer imports all modules at its start: these take next to no time and need no package that Slicer lacks; everything
 # else is imported when the panel is built. The path is known only now.
 from KDSegmentatorPanel.about import acknowledgement_text, help_text  # noqa: E402
-from KDSegmentatorPanel.choices import EngineChoice, Inputs, PairView, PrecisionChoice  # noqa: E402
+from KDSegmentatorPanel.choices import PairView  # noqa: E402
 from KDSegmentatorPanel.observation import Observation  # noqa: E402
 from KDSegmentatorPanel.sample_data import register_sample_data  # noqa: E402
 from KDSegmentatorPanel.self_tests import KDSegmentatorTest  # noqa: E402
@@ -79,21 +79,32 @@ def _registerSampleData() -> None:
     register_sample_data(_RESOURCES)
 
 
+@parameterPack
+class KDSegmentatorOptions:
+    """How to segment: the fields of KDSegmentatorLib.options.RunOptions that can be chosen here, by their names.
+
+    Another option is a field here, a widget with its name in KDSegmentatorSegment.ui, and its use in the library.
+    """
+
+    size: str = ""
+    engine: Annotated[str, Choice(["auto", "openvino", "onnxruntime"])] = "auto"
+    precision: Annotated[str, Choice(["auto", "float32", "bfloat16", "int8"])] = "auto"
+    threads: Annotated[int, WithinRange(0, 1024)] = 0  # 0 for what the computer allows
+    mirroring: bool = False
+    entropy: bool = False
+    check_input: bool = True
+    region_given: bool = False  # RunOptions.region
+
+
 @parameterNodeWrapper
 class KDSegmentatorParameterNode:
-    """What is stored in the scene; KDSegmentatorPanel.choices.Inputs says what the choices mean."""
+    """What is stored in the scene; KDSegmentatorPanel.selection.Inputs says what the choices mean."""
 
     inputVolume: vtkMRMLScalarVolumeNode
     task: str = ""
-    size: str = ""
+    options: KDSegmentatorOptions
     outputSegmentation: vtkMRMLSegmentationNode
     leftOut: list[str]
-    engine: EngineChoice = EngineChoice.AUTOMATIC
-    precision: PrecisionChoice = PrecisionChoice.AUTOMATIC
-    threads: Annotated[int, WithinRange(0, 256)] = 0
-    mirroring: bool = False
-    entropy: bool = False
-    checkInput: bool = True
     surfaces: bool = False
     resultSegmentation: vtkMRMLSegmentationNode
     firstSegmentation: vtkMRMLSegmentationNode
@@ -240,7 +251,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.compareBox.hidePair()
         self.comparePanel.close()
         self.panel.close(_("The run was cancelled because the scene was closed."))
-        self.panel.update(Inputs())
+        self.panel.update()
         self.comparePanel.update(None, None)
         self._show()
 
@@ -305,14 +316,15 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self._onParametersChanged()
 
     def _onParametersChanged(self, _caller: Any = None, _event: Any = None) -> None:
-        from KDSegmentatorPanel.parameters import batch_inputs_of, inputs_of
+        from KDSegmentatorPanel.batch_panel import BatchInputs
+        from KDSegmentatorPanel.selection import Inputs
 
         parameters = self._parameterNode
         if parameters is not None:
             self._observeVolume(parameters.inputVolume)
-            self.panel.update(inputs_of(parameters))
+            self.panel.update(Inputs.of(parameters))
             self.comparePanel.update(parameters.firstSegmentation, parameters.secondSegmentation)
-            self.batchPanel.update(batch_inputs_of(parameters))
+            self.batchPanel.update(BatchInputs.of(parameters))
             self._show()
 
     def _observeVolume(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
@@ -394,9 +406,20 @@ class KDSegmentatorLogic(ScriptedLoadableModuleLogic):
     """The module without its panel, for scripts."""
 
     def getParameterNode(self) -> Any:
-        """Return the scene's KDSegmentatorParameterNode; it is made if there is none."""
+        """Return the scene's KDSegmentatorParameterNode; it is made if there is none.
+
+        What another version of the module saved, and this one cannot read, is forgotten.
+        """
         wrapped: Any = KDSegmentatorParameterNode  # the decorator gives it another constructor
-        return wrapped(super().getParameterNode())
+        node = super().getParameterNode()
+        try:
+            return wrapped(node)
+        except (KeyError, TypeError, ValueError):
+            logging.warning("KDSegmentator: the choices in the scene are of another version, and start anew")
+            with slicer.util.NodeModify(node):
+                for name in node.GetParameterNames():
+                    node.UnsetParameter(name)
+            return wrapped(node)
 
     @staticmethod
     def suggestedVolume() -> vtkMRMLScalarVolumeNode | None:
@@ -435,8 +458,8 @@ class KDSegmentatorLogic(ScriptedLoadableModuleLogic):
 
         :param volumeNode: the scan, a vtkMRMLScalarVolumeNode.
         :param task: for example "hippocampus"; empty takes the first one that fits the volume.
-        :param size: for example "x1/4"; empty takes the one that is advised for this computer.
-        :param choices: further fields of KDSegmentatorPanel.choices.Inputs.
+        :param size: for example "x1/4"; empty takes the one that the task recommends.
+        :param choices: further fields of KDSegmentatorLib.options.RunOptions, for example threads=4.
         :returns: the new vtkMRMLSegmentationNode.
         :raises RuntimeError: with the reason, if it did not work.
         """
@@ -444,11 +467,13 @@ class KDSegmentatorLogic(ScriptedLoadableModuleLogic):
         if missing:
             text = _("Python packages are missing ({packages}): open the KDSegmentator module and install them there.")
             raise RuntimeError(text.format(packages=", ".join(missing)))
+        from KDSegmentatorLib.options import RunOptions
         from KDSegmentatorPanel import application
+        from KDSegmentatorPanel.selection import Inputs
 
         panel = application.segment_panel()
         try:
-            panel.update(Inputs(volume=volumeNode, task=task, size=size, **choices))
+            panel.update(Inputs(volume=volumeNode, task=task, options=RunOptions(size=size, **choices)))
             self.waitFor(panel)
             panel.segment()
             self.waitFor(panel)

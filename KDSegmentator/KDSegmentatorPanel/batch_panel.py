@@ -7,8 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.jobs.batch_files import find_scans
@@ -45,14 +44,22 @@ class BatchInputs:
         output_folder: for the results; empty if none is chosen.
         pattern: which files, as in ``Path.glob``.
         resume: leave out the files that have a result already.
-        size: of the student; ``auto`` for each volume's own.
     """
 
     input_folder: str = ""
     output_folder: str = ""
     pattern: str = "*"
     resume: bool = True
-    size: str = "auto"
+
+    @classmethod
+    def of(cls, parameters: Any) -> BatchInputs:
+        """Return the choices in a ``KDSegmentatorParameterNode``."""
+        return cls(
+            input_folder=parameters.batchInputFolder,
+            output_folder=parameters.batchOutputFolder,
+            pattern=parameters.batchPattern,
+            resume=parameters.batchResume,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +177,7 @@ class BatchPanel:
             task=settings.task,
             user_packs=settings.user_packs,
             shipped_packs=settings.shipped_packs,
-            options=msgspec.structs.replace(settings.options, size=inputs.size),
+            options=settings.options,
             input_folder=str(Path(inputs.input_folder).absolute()),
             inputs=self._found,
             output_folder=str(Path(inputs.output_folder).absolute()),
@@ -256,9 +263,8 @@ class BatchPanel:
         settings = self._choices.settings
         if settings is None:
             return ""
-        size = _("each volume's advised size") if self._inputs.size == "auto" else self._inputs.size
         return _("Task {task}, {size}, with the labels and options of the Segment box.").format(
-            task=settings.task, size=size
+            task=settings.task, size=settings.options.size
         )
 
     def _obstacle(self) -> str:

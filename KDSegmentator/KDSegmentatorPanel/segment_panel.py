@@ -29,12 +29,11 @@ from KDSegmentatorLib.mrml.results import PlacedResult, place_result
 from KDSegmentatorLib.mrml.slice_views import hide
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.packs.catalogue import Family
-from KDSegmentatorPanel.choices import Inputs
 from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Estimate, Job, Packs, StartSegmentation
 from KDSegmentatorPanel.run_texts import about_size, done_message
 from KDSegmentatorPanel.segment_view import Message, ProgressRow, SegmentView
-from KDSegmentatorPanel.selection import Selection, voxels_state
+from KDSegmentatorPanel.selection import Inputs, Selection, voxels_state
 from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.surfaces import Surfaces
 from KDSegmentatorPanel.translation import tr as _
@@ -159,8 +158,9 @@ class SegmentPanel:
         """Look again which packs there are."""
         self._selection.refresh()
 
-    def update(self, inputs: Inputs) -> None:
-        """Take over what the user has chosen."""
+    def update(self, inputs: Inputs | None = None) -> None:
+        """Take over what the user has chosen; None for nothing."""
+        inputs = inputs or Inputs()
         before = self._selection.inputs
         if self._run is None and inputs.volume is not before.volume:
             self._ended, self._smaller = State.READY, ""

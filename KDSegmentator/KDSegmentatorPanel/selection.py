@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace as with_fields
 
 from KDSegmentatorLib.advisor.selection import recommended
 from KDSegmentatorLib.errors import KDSegmentatorError
@@ -14,7 +17,6 @@ from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.catalogue import Family, families
 from KDSegmentatorPanel.assessment import Assessment, CheckedVolume, TaskAssessment, assess, check, with_estimates
-from KDSegmentatorPanel.choices import Inputs
 from KDSegmentatorPanel.estimation import Answer, Question
 from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Estimate, Packs, Pending
@@ -23,10 +25,53 @@ from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import duration, for_people
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLScalarVolumeNode
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 
 SETTLE_SECONDS = 0.3
 """How long the options have to stay as they are before the estimates are asked for: every answer takes a process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What the user has chosen.
+
+    Attributes:
+        volume: the scan.
+        task: the family of packs; empty for the most useful one that fits the volume.
+        options: how to segment; without a size, the one that the task recommends. Labels are in ``left_out``.
+        output: the segmentation to put the result into; None makes a new one.
+        left_out: names of the structures that are not wanted, of any task.
+        surfaces: show the result in 3-D.
+    """
+
+    volume: vtkMRMLScalarVolumeNode | None = None
+    task: str = ""
+    options: RunOptions = field(default_factory=RunOptions)
+    output: vtkMRMLSegmentationNode | None = None
+    left_out: frozenset[str] = frozenset()
+    surfaces: bool = False
+
+    @classmethod
+    def of(cls, parameters: Any) -> Inputs:
+        """Return the choices in a ``KDSegmentatorParameterNode``."""
+        chosen = parameters.options
+        return cls(
+            volume=parameters.inputVolume,
+            task=parameters.task,
+            options=RunOptions(
+                size=chosen.size,
+                engine=chosen.engine,
+                precision=chosen.precision,
+                threads=chosen.threads or None,
+                mirroring=chosen.mirroring,
+                entropy=chosen.entropy,
+                check_input=chosen.check_input,
+                region="given" if chosen.region_given else "",
+            ),
+            output=parameters.outputSegmentation,
+            left_out=frozenset(parameters.leftOut),
+            surfaces=parameters.surfaces,
+        )
 
 
 class Selection:
@@ -99,8 +144,8 @@ class Selection:
         if family is None:
             return ""
         sizes = [pack.manifest.size for pack in family.packs]
-        if self._inputs.size in sizes:
-            return self._inputs.size
+        if self._inputs.options.size in sizes:
+            return self._inputs.options.size
         return recommended(family.packs).manifest.size
 
     @property
@@ -153,7 +198,7 @@ class Selection:
         before, self._inputs = self._inputs, inputs
         if inputs.volume is not before.volume:
             self.consider_volume()
-        elif _basis(inputs) != _basis(before):
+        elif with_fields(inputs.options, size="") != with_fields(before.options, size=""):
             self._reassess(self._clock() + SETTLE_SECONDS)
 
     def consider_volume(self, *, anew: bool = False) -> None:
@@ -238,7 +283,7 @@ class Selection:
         """Say at once which tasks fit, and ask for the estimates when it is time, if it is another question."""
         if self._checked is None:
             return  # it is being looked at, and its options are asked for then
-        assessment = assess(self._checked, self._families, check_input=self._inputs.check_input)
+        assessment = assess(self._checked, self._families, check_input=self._inputs.options.check_input)
         question = self._question(assessment)
         if question is not None and question == self._asked:
             return
@@ -254,21 +299,18 @@ class Selection:
 
     def settings_of(self, family: Family) -> Request:
         """Return how volumes are segmented with a family."""
-        inputs = self._inputs
-        rows = label_rows(family, inputs.left_out)
+        rows = label_rows(family, self._inputs.left_out)
         kept = tuple(row.name for row in rows if row.kept)
+        region = self._inputs.options.region if family.packs[0].manifest.region is not None else ""
         return Request(
             task=family.task,
             user_packs=str(self._packs.user_folder),
             shipped_packs=str(self._packs.shipped_folder),
-            options=RunOptions(
-                engine=inputs.engine.value,
-                precision=inputs.precision.value,
-                threads=inputs.threads or None,
-                mirroring=inputs.mirroring,
+            options=with_fields(
+                self._inputs.options,
+                size=self.size,
                 labels=() if len(kept) == len(rows) else kept,
-                entropy=inputs.entropy,
-                check_input=inputs.check_input,
+                region=region,
             ),
         )
 
@@ -296,11 +338,11 @@ class Selection:
             tasks=tasks,
             user_packs=str(self._packs.user_folder),
             shipped_packs=str(self._packs.shipped_folder),
-            engine=inputs.engine.value,
-            precision=inputs.precision.value,
-            threads=inputs.threads or None,
-            mirroring=inputs.mirroring,
-            entropy=inputs.entropy,
+            engine=inputs.options.engine,
+            precision=inputs.options.precision,
+            threads=inputs.options.threads,
+            mirroring=inputs.options.mirroring,
+            entropy=inputs.options.entropy,
         )
 
     def _most_useful(self) -> Family | None:
@@ -332,13 +374,6 @@ def voxels_state(volume: vtkMRMLScalarVolumeNode) -> tuple[object, ...]:
     """Return what is another one as soon as the voxels are."""
     image = volume.GetImageData()
     return (None, 0) if image is None else (image.GetAddressAsString(""), image.GetMTime())
-
-
-def _basis(inputs: Inputs) -> tuple[object, ...]:
-    """Return the options that decide which tasks fit and how long a run takes."""
-    return (
-        inputs.engine, inputs.precision, inputs.threads, inputs.mirroring, inputs.entropy, inputs.check_input
-    )  # fmt: skip
 
 
 def _state_of(volume: vtkMRMLScalarVolumeNode) -> tuple[object, ...]:

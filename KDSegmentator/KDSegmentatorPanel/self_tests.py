@@ -102,7 +102,11 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         """The choices survive saving and loading the scene."""
         parameters = self.widget.parameters
         parameters.inputVolume = _generated_volume()
-        parameters.size, parameters.mirroring, parameters.leftOut = STUDENT, True, ["Anterior hippocampus"]
+        parameters.options.size, parameters.options.mirroring, parameters.leftOut = (
+            STUDENT,
+            True,
+            ["Anterior hippocampus"],
+        )
         with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
             path = str(Path(folder) / "scène.mrb")
             self.assertTrue(slicer.util.saveScene(path))
@@ -111,7 +115,8 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         loaded = self.widget.logic.getParameterNode()
         self.assertEqual(loaded.inputVolume.GetName(), "Generated")
         self.assertEqual(
-            (loaded.size, loaded.mirroring, list(loaded.leftOut)), (STUDENT, True, ["Anterior hippocampus"])
+            (loaded.options.size, loaded.options.mirroring, list(loaded.leftOut)),
+            (STUDENT, True, ["Anterior hippocampus"]),
         )
 
     def test_sample(self) -> None:
@@ -121,8 +126,8 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
         volume, reference = _sample()
         parameters = self.widget.parameters
-        parameters.inputVolume, parameters.size = volume, STUDENT
-        parameters.surfaces, parameters.entropy = True, True
+        parameters.inputVolume, parameters.options.size = volume, STUDENT
+        parameters.surfaces, parameters.options.entropy = True, True
         self._wait(lambda: not self.panel.busy)
         self.widget.ui.segmentButton.click()
         self.assertEqual(self.panel.state, State.RUNNING)
@@ -210,7 +215,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         if slicer.util.mainWindow() is None:
             self.skipTest("needs a main window")
         parameters = self.widget.parameters
-        parameters.inputVolume, parameters.size = _generated_volume(), STUDENT
+        parameters.inputVolume, parameters.options.size = _generated_volume(), STUDENT
         self._wait(lambda: not self.panel.busy)
         self.widget.ui.segmentButton.click()
         slicer.util.selectModule("Data")
@@ -277,7 +282,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
         volume, _reference = _sample()
         parameters = self.widget.parameters
-        parameters.inputVolume, parameters.size = volume, STUDENT
+        parameters.inputVolume, parameters.options.size = volume, STUDENT
         with tempfile.TemporaryDirectory(dir=slicer.app.temporaryPath) as folder:
             scans, results = Path(folder) / "scans é", Path(folder) / "results"
             scans.mkdir()
@@ -317,8 +322,9 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
     def _start_long_run(self) -> int:
         """Start a run that takes minutes, wait until it is at its windows; return how many nodes the scene had."""
         parameters = self.widget.parameters
-        parameters.checkInput = False  # so large a volume does not fit the task
-        parameters.inputVolume, parameters.size, parameters.mirroring = _generated_volume(side=160), TEACHER, True
+        parameters.options.check_input = False  # so large a volume does not fit the task
+        parameters.inputVolume, parameters.options.size = _generated_volume(side=160), TEACHER
+        parameters.options.mirroring = True
         self._wait(lambda: not self.panel.busy)
         nodes = int(slicer.mrmlScene.GetNumberOfNodes())
         self.widget.ui.segmentButton.click()

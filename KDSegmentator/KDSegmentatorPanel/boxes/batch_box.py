@@ -10,7 +10,6 @@ import qt
 from KDSegmentatorPanel.batch_panel import BatchPanel, FileRow
 from KDSegmentatorPanel.boxes.message_line import show_message
 from KDSegmentatorPanel.boxes.tooltips import Enabling
-from KDSegmentatorPanel.parameters import Parameters
 from KDSegmentatorPanel.translation import tr as _
 
 
@@ -27,7 +26,7 @@ class BatchBox:
         self._ui = ui
         self._panel = panel
         self._changed = changed
-        self._parameters: Parameters | None = None
+        self._parameters: Any = None
         self._rows: tuple[FileRow, ...] | None = None
         self._inputs = Enabling(ui.batchInputEdit, ui.batchOutputEdit, ui.batchPatternEdit, ui.batchResumeCheckBox)
         ui.batchInputEdit.currentPathChanged.connect(self._onInputFolder)
@@ -35,7 +34,7 @@ class BatchBox:
         ui.batchButton.clicked.connect(self._onStart)
         ui.batchOpenButton.clicked.connect(self._onOpen)
 
-    def setParameters(self, parameters: Parameters | None) -> None:
+    def setParameters(self, parameters: Any) -> None:
         """Take the choices from, and store them in, this node; None for none."""
         self._parameters = None  # what the edits say below is not the user's choice
         if parameters is not None:

@@ -14,7 +14,6 @@ from KDSegmentatorPanel.boxes.message_line import show_message
 from KDSegmentatorPanel.boxes.tooltips import Enabling
 from KDSegmentatorPanel.compare_panel import ComparePanel, CompareRow
 from KDSegmentatorPanel.failures import in_words
-from KDSegmentatorPanel.parameters import Parameters
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.slice_layouts import SliceLayouts
 from KDSegmentatorPanel.state import State
@@ -49,7 +48,7 @@ class CompareBox:
         self._layouts = layouts
         self._jump = jump
         self._changed = changed
-        self._parameters: Parameters | None = None
+        self._parameters: Any = None
         self._rows: tuple[CompareRow, ...] | None = None
         self._compare = Enabling(ui.compareButton)
         self._all = Enabling(ui.compareAllButton)
@@ -61,7 +60,7 @@ class CompareBox:
         ui.saveComparisonButton.clicked.connect(self._onSave)
         ui.comparisonTable.cellClicked.connect(self._onRow)
 
-    def setParameters(self, parameters: Parameters | None) -> None:
+    def setParameters(self, parameters: Any) -> None:
         """Take the choices from this node; None for none."""
         self._parameters = parameters
 

@@ -10,7 +10,6 @@ import qt
 
 from KDSegmentatorPanel.boxes.message_line import show_message
 from KDSegmentatorPanel.boxes.tooltips import Enabling
-from KDSegmentatorPanel.parameters import Parameters
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.segment_view import LabelRow, ProgressRow, SizeRow, TaskRow
 from KDSegmentatorPanel.state import State
@@ -36,7 +35,7 @@ class SegmentBox:
         self._panel = panel
         self._confirm = confirm
         self._changed = changed
-        self._parameters: Parameters | None = None
+        self._parameters: Any = None
         self._shown: dict[str, object] = {}
         self._sizes: tuple[SizeRow, ...] = ()
         self._size_buttons: list[Any] = []
@@ -45,7 +44,7 @@ class SegmentBox:
             ui.inputSelector, ui.taskComboBox, ui.sizesWidget, ui.outputSelector, ui.labelSearchEdit,
             ui.allLabelsButton, ui.noLabelsButton, ui.labelList, ui.engineComboBox, ui.precisionComboBox,
             ui.threadsSpinBox, ui.mirroringCheckBox, ui.entropyCheckBox, ui.surfacesCheckBox,
-            ui.checkInputCheckBox,
+            ui.checkInputCheckBox, ui.regionGivenCheckBox,
         )  # fmt: skip
         self._segment, self._cancel = Enabling(ui.segmentButton), Enabling(ui.cancelButton)
         ui.taskComboBox.currentIndexChanged.connect(self._onTaskChosen)
@@ -57,7 +56,7 @@ class SegmentBox:
         ui.cancelButton.clicked.connect(self._onCancel)
         ui.smallerButton.clicked.connect(self._onSmaller)
 
-    def setParameters(self, parameters: Parameters | None) -> None:
+    def setParameters(self, parameters: Any) -> None:
         """Take the choices from, and store them in, this node; None for none."""
         self._parameters = parameters
 
@@ -159,12 +158,12 @@ class SegmentBox:
     def _onTaskChosen(self) -> None:
         index = self._ui.taskComboBox.currentIndex  # not from the signal, which Qt 5 has with a text too
         if self._parameters is not None and index >= 0:
-            self._parameters.size = ""  # advice again: another family, other sizes
+            self._parameters.options.size = ""  # advice again: another family, other sizes
             self._parameters.task = self._ui.taskComboBox.itemData(index)
 
     def _onSizeChosen(self, size: str, _checked: bool = True) -> None:
         if self._parameters is not None:
-            self._parameters.size = size
+            self._parameters.options.size = size
 
     def _onLabelChanged(self) -> None:
         if self._parameters is not None:
@@ -202,7 +201,7 @@ class SegmentBox:
 
     def _onSmaller(self) -> None:
         if self._parameters is not None:
-            self._parameters.size = self._panel.view().smaller
+            self._parameters.options.size = self._panel.view().smaller
             self._start()
             self._changed()
 

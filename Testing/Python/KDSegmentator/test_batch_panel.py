@@ -11,11 +11,12 @@ import pytest
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 from KDSegmentatorLib.errors import JobError
 from KDSegmentatorLib.jobs.messages import BatchFile, BatchFinished, Failed, Log, Progressed, Request, RunChanged
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorPanel.batch_panel import SETTLE_SECONDS, BatchInputs, BatchPanel
 from support.job_processes import changed
 from support.panel_doubles import AtOnce, Clock, FakeChoices, FakeStartBatch
 
-SETTINGS = Request(task="hippocampus", user_packs="/user", shipped_packs="/shipped")
+SETTINGS = Request(task="hippocampus", user_packs="/user", shipped_packs="/shipped", options=RunOptions(size="x1/4"))
 NAMES = ("a.nii.gz", "b.nrrd", "sub é/c.mha")
 
 
@@ -54,7 +55,6 @@ def box(tmp_path: Path) -> Box:
     panel = BatchPanel(start, choices, background, clock)
     result = Box(panel, start, choices, background, clock, BatchInputs())
     result.choose(
-        size="x1/4",
         pattern="**/*",
         input_folder=str(tmp_path / "scans"),
         output_folder=str(tmp_path / "results"),

@@ -10,7 +10,6 @@ from KDSegmentatorLib.errors import EngineUnavailableError, InsufficientMemoryEr
 from KDSegmentatorLib.jobs.messages import Failed, Progressed
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel import segment_panel, selection, surfaces
-from KDSegmentatorPanel.choices import Inputs
 from KDSegmentatorPanel.estimation import Answer, Question
 from KDSegmentatorPanel.state import State
 from support.mrml_scene import MrmlScene
@@ -94,7 +93,7 @@ class TestEnds:
         job = box.start.job
         box.panel.close("The run was cancelled because the scene was closed.")
         assert job.cancelled == 1
-        box.panel.update(Inputs())
+        box.panel.update()
         assert "scene was closed" in box.panel.view().message.text, "nobody would ever read it"
         job.events.append(box.result("x1"))
         assert not box.panel.poll()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
@@ -20,8 +18,7 @@ class TestWhatIsWorkedOut:
     def test_options_ask_for_one_estimate_and_copy_nothing(self, box: Panel) -> None:
         submitted, asked = box.background.submitted, len(box.estimate.questions)
         for inputs in ({"mirroring": True}, {"entropy": True}, *({"threads": number} for number in range(1, 6))):
-            box.inputs = replace(box.inputs, **inputs)
-            box.panel.update(box.inputs)
+            box.change(**inputs)
             box.panel.poll()
         assert box.panel.busy
         assert box.background.submitted == submitted

@@ -14,7 +14,6 @@ from KDSegmentatorLib.inference.sanity import judge
 from KDSegmentatorLib.jobs.messages import FailedSize, Log, Progressed, Started
 from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
 from KDSegmentatorLib.mrml.volumes import volume_from_node
-from KDSegmentatorPanel.choices import EngineChoice, PrecisionChoice
 from KDSegmentatorPanel.provenance import provenance_text
 from KDSegmentatorPanel.state import State
 from support.mrml_scene import affine
@@ -26,8 +25,8 @@ class TestRun:
         box.choose(
             size="x1/2",
             left_out=frozenset({"structure 2"}),
-            engine=EngineChoice.ONNXRUNTIME,
-            precision=PrecisionChoice.FLOAT32,
+            engine="onnxruntime",
+            precision="float32",
             threads=3,
             mirroring=True,
             entropy=True,

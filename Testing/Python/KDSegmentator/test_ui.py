@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from KDSegmentatorLib.options import RunOptions
+
 MODULE = Path(__file__).parents[3] / "KDSegmentator"
 UIS = {path.stem: ET.parse(path).getroot() for path in sorted((MODULE / "Resources" / "UI").glob("*.ui"))}
 CODE = sorted([MODULE / "KDSegmentator.py", *(MODULE / "KDSegmentatorPanel").rglob("*.py")])
@@ -25,17 +27,29 @@ CONNECTORS = {
 
 
 def parameters() -> dict[str, str]:
-    """Return the fields of the parameter node with their types, without annotations."""
+    """Return the fields of the parameter node with their types; those of the pack with its name before theirs."""
+    found = fields_of("KDSegmentatorParameterNode", "parameterNodeWrapper")
+    assert found.pop("options") == "KDSegmentatorOptions"
+    return found | {f"options.{name}": kind for name, kind in OPTIONS.items()}
+
+
+def fields_of(name: str, decorator: str) -> dict[str, str]:
+    """Return the fields of a class of the module with their types, without annotations but for choices."""
     tree = ast.parse((MODULE / "KDSegmentator.py").read_text(encoding="utf-8"))
-    node = next(
-        each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "KDSegmentatorParameterNode"
-    )
-    assert [ast.unparse(each) for each in node.decorator_list] == ["parameterNodeWrapper"]
+    node = next(each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
+    assert [ast.unparse(each) for each in node.decorator_list] == [decorator]
     return {
-        ast.unparse(field.target): re.sub(r"^Annotated\[(\w+),.*$", r"\1", ast.unparse(field.annotation))
+        ast.unparse(field.target): re.sub(
+            r"^Annotated\[(\w+), (\w+).*$",
+            lambda found: "choice" if found[2] == "Choice" else found[1],
+            ast.unparse(field.annotation),
+        )
         for field in node.body
         if isinstance(field, ast.AnnAssign)
     }
+
+
+OPTIONS = fields_of("KDSegmentatorOptions", "parameterPack")
 
 
 def bound() -> dict[str, str]:
@@ -92,11 +106,10 @@ def test_every_bound_parameter_is_a_field_and_the_widget_can_show_it() -> None:
         assert widget in CONNECTORS.get(kind, {"QComboBox"}), f"no connector of {widget} to {kind}"
 
 
-def test_parameters_are_what_the_boxes_expect() -> None:
-    tree = ast.parse((MODULE / "KDSegmentatorPanel" / "parameters.py").read_text(encoding="utf-8"))
-    protocol = next(each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == "Parameters")
-    expected = [ast.unparse(field.target) for field in protocol.body if isinstance(field, ast.AnnAssign)]
-    assert sorted(expected) == sorted(parameters())
+def test_options_have_the_names_of_the_library() -> None:
+    assert {name for name in OPTIONS if name != "region_given"} <= set(RunOptions.__struct_fields__)
+    unbound = {name for name in OPTIONS if f"options.{name}" not in bound()}
+    assert unbound == {"size"}, "the size is bound by code: its buttons depend on the task"
 
 
 def test_widgets_of_the_scene_get_it() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace as with_fields
 
 from KDSegmentatorLib.advisor.speed import nominal_speed
 from KDSegmentatorLib.geometry import Volume
@@ -13,10 +14,9 @@ from KDSegmentatorLib.jobs.messages import Segmented
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorPanel.choices import Inputs
 from KDSegmentatorPanel.estimation import Answer, Question, estimate_here
 from KDSegmentatorPanel.segment_panel import SegmentPanel
-from KDSegmentatorPanel.selection import SETTLE_SECONDS
+from KDSegmentatorPanel.selection import SETTLE_SECONDS, Inputs
 from support.mrml_scene import TILTED, MrmlScene, placed
 from support.panel_doubles import AtOnce, Clock, FakeStart, size_result
 
@@ -61,10 +61,18 @@ class Panel:
     inputs: Inputs
 
     def choose(self, **inputs: Any) -> None:
-        self.inputs = replace(self.inputs, **inputs)
-        self.panel.update(self.inputs)
+        """Choose fields of the inputs, or of their options, and wait a moment."""
+        self.change(**inputs)
         self.clock.now += SETTLE_SECONDS
         self.panel.poll()
+
+    def change(self, **inputs: Any) -> None:
+        """Choose fields of the inputs, or of their options."""
+        own = {each.name for each in fields(Inputs)}
+        options = {name: value for name, value in inputs.items() if name not in own}
+        changed = {name: value for name, value in inputs.items() if name in own}
+        self.inputs = replace(self.inputs, options=with_fields(self.inputs.options, **options), **changed)
+        self.panel.update(self.inputs)
 
     def settle(self) -> None:
         """Let everything be found out that was held back."""

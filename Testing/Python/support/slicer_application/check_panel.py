@@ -76,7 +76,7 @@ class PanelChecks(unittest.TestCase):
 
     def test_a_double_click_starts_and_does_not_cancel(self) -> None:
         """Segment and Cancel are two buttons."""
-        self.widget.parameters.checkInput = False
+        self.widget.parameters.options.check_input = False
         self.widget.parameters.task = "hippocampus"
         self.widget.parameters.inputVolume = self._volume((40, 40, 40))
         self._wait(lambda: not self.widget.busy)
@@ -101,7 +101,7 @@ class PanelChecks(unittest.TestCase):
 
     def test_a_run_that_ended_with_the_scene_is_said(self) -> None:
         """Until another volume is chosen."""
-        self.widget.parameters.checkInput = False
+        self.widget.parameters.options.check_input = False
         self.widget.parameters.task = "hippocampus"
         self.widget.parameters.inputVolume = self._volume((40, 40, 40))
         self._wait(lambda: not self.widget.busy)
@@ -110,6 +110,15 @@ class PanelChecks(unittest.TestCase):
         self._wait(lambda: not self.widget.busy)
         self.assertIn("scene was closed", self.widget.ui.messageLabel.text)
         self.assertIn("Choose a volume", self.widget.ui.whatLabel.text)
+
+    def test_choices_of_another_version_start_anew(self) -> None:
+        """A scene that this version cannot read must not make the panel unusable."""
+        node = self.widget.parameters.parameterNode
+        slicer.util.selectModule("Data")
+        node.SetParameter("options.engine", "tensorrt")
+        node.SetParameter("options.size", "x1/2")
+        slicer.util.selectModule("KDSegmentator")
+        self.assertEqual(self.widget.parameters.options.engine, "auto")
 
     def test_parameter_nodes_of_earlier_visits_are_freed(self) -> None:
         """A new wrapper is made at each visit."""
