@@ -16,12 +16,14 @@ from KDSegmentatorLib.version import __version__
 
 if TYPE_CHECKING:
     from KDSegmentatorLib.analysis.comparison import compare
+    from KDSegmentatorLib.dicom.series import read_series
     from KDSegmentatorLib.errors import KDSegmentatorError
     from KDSegmentatorLib.geometry import Volume
     from KDSegmentatorLib.inference.segmentation import Segmentation
-    from KDSegmentatorLib.io.images import read_volume, write_volume
+    from KDSegmentatorLib.io.images import write_volume
     from KDSegmentatorLib.options import RunOptions
     from KDSegmentatorLib.packs.store import PackStore
+    from KDSegmentatorLib.scan import read_volume
     from KDSegmentatorLib.segmenter import Segmenter
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Volume",
     "__version__",
     "compare",
+    "read_series",
     "read_volume",
     "write_volume",
 ]
@@ -45,7 +48,8 @@ _HOMES = {
     "Segmenter": "segmenter",
     "Volume": "geometry",
     "compare": "analysis.comparison",
-    "read_volume": "io.images",
+    "read_series": "dicom.series",
+    "read_volume": "scan",
     "write_volume": "io.images",
 }
 

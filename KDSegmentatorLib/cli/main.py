@@ -172,13 +172,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "input", type=Path, metavar="INPUT", help="the scan: .nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd, .mgz or .mgh"
+        "input",
+        type=Path,
+        metavar="INPUT",
+        help="the scan: .nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd, .mgz or .mgh; or DICOM: a folder, a .zip or a file",
     )
     parser.add_argument(
         "output",
         type=Path,
         metavar="OUTPUT",
         help="the label map to write: .nii.gz, .nii, .nrrd or .mha; .seg.nrrd is 3D Slicer's, with names and colours",
+    )
+    parser.add_argument(
+        "--series", metavar="SERIES", help="which of several DICOM series: its number, UID or description"
     )
     parser.add_argument("--frame", type=int, metavar="N", help="which volume of a 4-D scan, from 0")
     _add_options(parser)

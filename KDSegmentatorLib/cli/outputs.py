@@ -14,8 +14,9 @@ from KDSegmentatorLib.cli.terminal import Interrupt
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io import files
-from KDSegmentatorLib.io.files import atomic_output, file_sha256
+from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import shadowing_reason
+from KDSegmentatorLib.scan import Scan
 
 Writer = Callable[[Path], None]
 
@@ -90,13 +91,13 @@ def _identity(path: Path) -> str:
 
 
 def write_record(
-    result: Segmentation, scan: Path, reason: str, path: Path, *, region_given: bool, frame: int | None = None
+    result: Segmentation, scan: Scan, reason: str, path: Path, *, region_given: bool, frame: int | None = None
 ) -> None:
     """Write a run's record as JSON (UTF-8): the fields of ``RunRecord``, the input and the labels.
 
     Args:
         result: of the run.
-        scan: the scan's file; its name is written without its folder, and its SHA-256.
+        scan: what was segmented; the name of its file or folder is written without that above, and its SHA-256.
         reason: why this engine was taken.
         path: the file.
         region_given: whether the earlier stage of a chain was left out; ``region`` is null then, as for single packs.
@@ -106,9 +107,10 @@ def write_record(
         ImageWriteError: the file could not be written; nothing was left behind.
     """
     content = {
-        "input": os.fsencode(scan.name).decode("utf-8", errors="backslashreplace"),
-        "input_sha256": file_sha256(scan),
+        "input": os.fsencode(Path(str(scan.source)).name).decode("utf-8", errors="backslashreplace"),
+        "input_sha256": scan.sha256,
         "input_frame": frame,
+        "input_series": _series(scan),
         "engine_reason": reason,
         "region_given": region_given,
         "labels": [{"value": label.value, "name": label.name} for label in result.labels],
@@ -116,3 +118,17 @@ def write_record(
     }
     with atomic_output(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _series(scan: Scan) -> dict[str, object] | None:
+    """Return which DICOM series was segmented; nothing about the patient."""
+    if scan.series is None:
+        return None
+    tilt = scan.series.tilt
+    return {
+        "uid": scan.series.uid,
+        "study_uid": scan.series.study_uid,
+        "modality": scan.series.modality,
+        "images": len(scan.series.frame_numbers) or len(scan.series.datasets),
+        "tilt_degrees": None if tilt is None else tilt.degrees,
+    }

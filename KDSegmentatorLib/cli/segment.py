@@ -1,4 +1,4 @@
-"""``kdseg segment``: an image file in, a label map and whatever else was asked for out."""
+"""``kdseg segment``: an image file or a DICOM series in, a label map and whatever else was asked for out."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.label_selection import select_labels
 from KDSegmentatorLib.inference.segmentation import RegionRecord, Segmentation
-from KDSegmentatorLib.io.images import SUFFIXES, image_suffix, read_volume, write_volume
+from KDSegmentatorLib.io.images import SUFFIXES, image_suffix, write_volume
 from KDSegmentatorLib.machine.peak_memory import peak_memory
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
+from KDSegmentatorLib.scan import Scan, read_scan, segment_scan
 from KDSegmentatorLib.segmenter import Segmenter
 
 MANY_WARNINGS = 8
@@ -45,7 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.split is not None and not arguments.split.is_dir():
         raise InvalidSettingsError(f"--split {arguments.split}: there is no such folder; create it first")
     with listening() as interrupt:
-        segmenter, volume = _loaded(arguments, interrupt)
+        segmenter, scan = _loaded(arguments, interrupt)
+        volume = scan.volume
         for damaged in segmenter.damaged:
             print(f"kdseg: {damaged.id} is left out: {damaged.error}", file=sys.stderr)
         interrupt.check()
@@ -53,12 +55,12 @@ def run(arguments: argparse.Namespace) -> None:
         if choice.reason and not arguments.quiet:
             print(f"Size {choice.pack.manifest.size}: {choice.reason}", file=sys.stderr)
         begun = time.perf_counter()
-        result = _segment(segmenter, volume, arguments, interrupt)
+        result = _segment(segmenter, scan, arguments, interrupt)
         finished = time.perf_counter()
         reason = segmenter.engine_for(choice.pack).reason
         with ThreadPoolExecutor(max_workers=1) as executor:  # counts while the labels, the first output, are written
             statistics = executor.submit(label_statistics, result.volume, result.labels, volume)
-            writers = _writers(result, statistics, volume, choice.pack, reason, arguments)
+            writers = _writers(result, statistics, scan, choice.pack, reason, arguments)
             written = [(output.path, writers[output.option]) for output in outputs]
             if arguments.split is not None:
                 written += _structures(result, arguments)
@@ -100,10 +102,12 @@ def run_options(arguments: argparse.Namespace) -> RunOptions:
     )
 
 
-def _loaded(arguments: argparse.Namespace, interrupt: Interrupt) -> tuple[Segmenter, Volume]:
+def _loaded(arguments: argparse.Namespace, interrupt: Interrupt) -> tuple[Segmenter, Scan]:
     """Return the pack with its engine, and the scan: both are loaded at the same time."""
     with ThreadPoolExecutor(max_workers=1) as executor:
-        reading = executor.submit(read_volume, arguments.input, frame=arguments.frame)
+        reading = executor.submit(
+            read_scan, arguments.input, series=arguments.series, frame=arguments.frame, check=interrupt.check
+        )
         segmenter = Segmenter(arguments.pack, run_options(arguments), cancel=interrupt.requested)
         return segmenter, reading.result()
 
@@ -183,10 +187,10 @@ def _planned_outputs(arguments: argparse.Namespace) -> list[PlannedOutput]:
     return planned
 
 
-def _segment(segmenter: Segmenter, volume: Volume, arguments: argparse.Namespace, interrupt: Interrupt) -> Segmentation:
+def _segment(segmenter: Segmenter, scan: Scan, arguments: argparse.Namespace, interrupt: Interrupt) -> Segmentation:
     progress = None if arguments.quiet else ProgressLine(sys.stderr)
     try:
-        return segmenter(volume, progress=progress, cancel=interrupt.requested)
+        return segment_scan(segmenter, scan, progress=progress, cancel=interrupt.requested)
     finally:
         if progress is not None:
             progress.clear()
@@ -195,7 +199,7 @@ def _segment(segmenter: Segmenter, volume: Volume, arguments: argparse.Namespace
 def _writers(
     result: Segmentation,
     statistics: Future[tuple[LabelStatistics, ...]],
-    volume: Volume,
+    scan: Scan,
     pack: StudentPack,
     reason: str,
     arguments: argparse.Namespace,
@@ -218,10 +222,10 @@ def _writers(
         write_statistics(statistics.result(), path, intensity_unit=unit, record=result.record)
 
     def write_picture(path: Path) -> None:
-        write_overlay(volume, result.volume, result.labels, path, title=title, modality=manifest.modality)
+        write_overlay(scan.volume, result.volume, result.labels, path, title=title, modality=manifest.modality)
 
     def write_run(path: Path) -> None:
-        write_record(result, arguments.input, reason, path, region_given=bool(arguments.region), frame=arguments.frame)
+        write_record(result, scan, reason, path, region_given=bool(arguments.region), frame=arguments.frame)
 
     def image(map_: Volume) -> Writer:
         return lambda path: write_volume(map_, path, like=arguments.input)

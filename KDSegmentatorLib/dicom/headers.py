@@ -37,7 +37,7 @@ IMAGE_CLASSES = frozenset(
 
 _SUMMARY_TAGS = [
     "SOPClassUID", "Modality", "SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber", "SeriesDescription",
-    "NumberOfFrames",
+    "BodyPartExamined", "NumberOfFrames",
 ]  # fmt: skip
 _START_BYTES = 1024
 _META_LENGTH_AT = 140
@@ -53,9 +53,10 @@ class SeriesSummary:
     Attributes:
         uid: Series Instance UID; empty if it was anonymised away.
         study_uid: Study Instance UID; empty if it was anonymised away.
-        modality: ``CT``, ``MR``, ``SEG``, ...
+        modality: ``CT``, ``MR``, ``SEG``, ...; empty if it is not said.
         number: Series Number; None if there is none.
         description: Series Description, or empty.
+        body_part: Body Part Examined, or empty.
         images: number of images: files, or frames of multi-frame files.
         files: how they are called: paths below the folder, or names in the archive.
         obstacle: why it cannot be a volume (a segmentation, a report, a plain picture); empty if it may be one.
@@ -66,6 +67,7 @@ class SeriesSummary:
     modality: str
     number: int | None
     description: str
+    body_part: str
     images: int
     files: tuple[str, ...]
     obstacle: str = ""
@@ -75,7 +77,9 @@ class SeriesSummary:
         """How it is called in messages, for example ``12 "T1post" (MR, 22 images)``."""
         number = "without a number" if self.number is None else str(self.number)
         description = f' "{self.description}"' if self.description else ""
-        return f"{number}{description} ({self.modality}, {self.images} image{'s' * (self.images != 1)})"
+        return (
+            f"{number}{description} ({self.modality or 'no modality'}, {self.images} image{'s' * (self.images != 1)})"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,9 +142,10 @@ def summaries(files: Mapping[str, Path], check: Callable[[], None] = lambda: Non
             found[uid] = SeriesSummary(
                 uid=uid,
                 study_uid=_text(header, "StudyInstanceUID"),
-                modality=_text(header, "Modality") or "no modality",
+                modality=_text(header, "Modality"),
                 number=_whole(header, "SeriesNumber"),
                 description=_text(header, "SeriesDescription"),
+                body_part=_text(header, "BodyPartExamined"),
                 images=0,
                 files=(),
             )

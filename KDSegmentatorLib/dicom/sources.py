@@ -9,6 +9,7 @@ from pathlib import Path
 
 from KDSegmentatorLib.dicom.archive import extracted
 from KDSegmentatorLib.errors import ImageReadError
+from KDSegmentatorLib.io.dicom_file import is_dicom_file
 
 Source = Path | str | Sequence[Path | str]
 """A folder (looked through to the bottom), a .zip, a DICOM file (a multi-frame image, or a slice of the series in its
@@ -16,9 +17,6 @@ folder that it belongs to), or files."""
 
 MAXIMUM_FILES = 20_000
 """DICOM files of one source. A series has fewer; what has more is an archive, whose headers take minutes to read."""
-
-_PREFIX = b"DICM"
-_PREFIX_START = 128
 
 
 @contextmanager
@@ -55,15 +53,6 @@ def opened(source: Source, check: Callable[[], None] = lambda: None) -> Iterator
         raise ImageReadError(f"cannot read {path}: it is not a DICOM file (it does not have DICOM's prefix)")
     else:
         yield _dicom_files(_below(path.parent, nested=False), f"the folder {path.parent}", check)
-
-
-def is_dicom_file(path: Path) -> bool:
-    """Return whether a file starts as DICOM files do: 128 bytes and ``DICM``."""
-    try:
-        with path.open("rb", buffering=0) as file:
-            return file.read(_PREFIX_START + len(_PREFIX))[_PREFIX_START:] == _PREFIX
-    except OSError:
-        return False
 
 
 def holds_dicom(folder: Path) -> bool:

@@ -10,6 +10,7 @@ from KDSegmentatorLib.packs.manifest import Label, Manifest
 
 WarningKind = Literal[
     "input",
+    "tilted",
     "spikes",
     "noise",
     "thick slices",
@@ -31,7 +32,8 @@ class ResultWarning:
 
     Attributes:
         kind: ``input`` is a volume that does not look like what the pack was made for, segmented all the same because
-            the check was switched off; ``spikes`` one with single voxels far from all others, which were clipped;
+            the check was switched off; ``tilted`` a DICOM series whose tilted images were resampled onto a straight
+            grid; ``spikes`` one with single voxels far from all others, which were clipped;
             ``noise`` one that is mostly noise round the body; ``thick slices`` one that is coarser than the training
             images, with all structures whose size or place is odd for that reason; ``implausible`` a result that is odd
             in many of its structures; ``contrast`` one whose structures are not bright and dark as in the training
@@ -41,7 +43,7 @@ class ResultWarning:
             of it left it is ``small``.
         pack_id: the pack that made it, in a chain possibly the earlier one.
         labels: names of the structures, the left one first of a pair; none if it is about all of them.
-        found: the slice distance in mm for ``thick slices``; volume in ml, or the difference
+        found: the slice distance in mm for ``thick slices``; degrees for ``tilted``; volume in ml, or the difference
             ``|L - R| / ((L + R) / 2)`` of a pair; the correlation
             for ``contrast``, None there if all structures are equally bright; the largest distance in mm for
             ``displaced``; None for ``input``, ``implausible``, ``empty`` and ``missing``.

@@ -210,7 +210,7 @@ def _naming(path: Path, read: Callable[[], Volume]) -> Volume:
 def _checked_suffix(path: Path) -> str:
     """Return the suffix of an existing file of a format that is read."""
     if path.is_dir():
-        raise ImageReadError("it is a folder; give the image's file (convert a DICOM series to .nii.gz or .nrrd first)")
+        raise ImageReadError("it is a folder; give the image's file (read_scan reads the DICOM series in a folder)")
     if not path.exists():
         raise ImageReadError("there is no such file; check the name")
     if not path.is_file():

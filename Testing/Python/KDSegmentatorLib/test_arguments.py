@@ -40,7 +40,7 @@ def wrong(value: Any) -> Any:
         (lambda: read_volume(wrong(None)), "give the name of an image, .* not None"),
         (lambda: read_volume(""), "give the name of an image, .* not ''"),
         (lambda: read_volume(wrong(b"t1.nii")), "give the name of an image"),
-        (lambda: read_volume(wrong(["t1.nii"])), "give the name of an image, .* not a list"),
+        (lambda: read_volume(wrong([])), "give the name of an image, .* not a list"),
         (lambda: read_volume(wrong(SMALL)), "give the name of an image, .* not a KDSegmentatorLib.geometry.Volume"),
         (lambda: write_volume(SMALL, wrong(None)), "give the name of the file to write"),
         (

@@ -13,7 +13,8 @@ LIBRARY = Path(__file__).resolve().parents[3] / "KDSegmentatorLib"
 CLINICAL = {"msgspec", "numpy", "psutil", "scipy", "PIL", "packaging", "onnxruntime", "openvino"}
 """The dependencies of the distribution."""
 
-SLICER = {"slicer", "vtk"}
+FURTHER = {"mrml": {"slicer", "vtk"}, "dicom": {"pydicom", "highdicom", "dicomweb_client"}}
+"""What a package of the library may import beside them: what 3D Slicer has, what the extra ``dicom`` brings."""
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -28,7 +29,5 @@ def imported(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: str(path.relative_to(LIBRARY)))
 def test_a_clinical_machine_has_all_that_is_imported(path: Path) -> None:
-    allowed = {"KDSegmentatorLib", *CLINICAL, *sys.stdlib_module_names}
-    if path.parent == LIBRARY / "mrml":
-        allowed |= SLICER
+    allowed = {"KDSegmentatorLib", *CLINICAL, *FURTHER.get(path.parent.name, ()), *sys.stdlib_module_names}
     assert set(imported(path)) <= allowed
