@@ -80,6 +80,14 @@ class JobError(KDSegmentatorError):
     """The separate process of a segmentation could not be started, or broke before its result was complete."""
 
 
+class NodeError(KDSegmentatorError):
+    """The inference node cannot go on: a service is missing, its queue is damaged, a job does not exist."""
+
+
+class DeliveryError(KDSegmentatorError):
+    """A target did not take a result; it is tried again later."""
+
+
 class WheelhouseError(KDSegmentatorError):
     """The wheels of the engines could not be downloaded or put into their folder."""
 
