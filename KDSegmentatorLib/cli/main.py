@@ -34,7 +34,7 @@ INTERRUPTED = 130
 FORMATS = (".nii.gz", ".nii", ".nrrd", ".mha")
 WHEEL_PLATFORMS = ("linux", "windows", "macos-arm64", "macos-x86_64")
 
-_BAD_INPUT_ERRORS = (
+BAD_INPUT_ERRORS = (
     GeometryError,
     ImageReadError,
     InvalidSettingsError,
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CancelledError, KeyboardInterrupt):
         return _failed("cancelled; nothing was written", INTERRUPTED)
     except KDSegmentatorError as error:
-        return _failed(str(error), BAD_INPUT if isinstance(error, _BAD_INPUT_ERRORS) else FAILURE)
+        return _failed(str(error), BAD_INPUT if isinstance(error, BAD_INPUT_ERRORS) else FAILURE)
     except MemoryError:
         return _failed("there is not enough memory for this volume; take a smaller size, or crop the volume", FAILURE)
     except ImportError as error:  # a library that does not fit below `ulimit -v`, or a damaged installation
@@ -255,7 +255,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="number format (default: the fastest that the pack was accepted in and this machine gets right)",
     )
     parser.add_argument("--device", choices=(AUTOMATIC, *DEVICES), default="auto", help="what the engine computes on")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all that may be used)")
+    parser.add_argument("--threads", type=positive, metavar="N", help="CPU threads (default: all that may be used)")
     parser.add_argument(
         "--unchecked",
         action="store_true",
@@ -326,7 +326,8 @@ def _python_version(text: str) -> str:
     return text
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return a whole number of at least 1, for argparse."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)

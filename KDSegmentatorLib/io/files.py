@@ -149,7 +149,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         >>> with atomic_folder(Path("packs/brain-x1_4")) as temporary:
         ...     (temporary / "manifest.json").write_text("{}", encoding="utf-8")
     """
-    temporary = folder.with_name(new_name(f".{folder.name}-new-"))
+    temporary = folder.with_name(new_name(_unfinished_prefix(folder)))
     previous = folder.with_name(new_name(_previous_prefix(folder)))
     try:
         restore_folder(folder)
@@ -182,6 +182,14 @@ def restore_folder(folder: Path) -> None:
             delete_tree(path)
         else:
             replace(path, folder)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes left of :func:`atomic_folder`, for a folder that no other process writes now."""
+    name = re.compile(re.escape(_unfinished_prefix(folder)) + "[0-9a-f]{12}")
+    left = [path for path in folder.parent.glob(".*") if name.fullmatch(path.name)] if folder.parent.is_dir() else []
+    for path in left:
+        delete_tree(path)
 
 
 def write_together(
@@ -321,6 +329,11 @@ def _reason(error: OSError) -> str:
             f"({error.strerror})"
         )
     return f"{error.strerror or error}; check the disk or write somewhere else"
+
+
+def _unfinished_prefix(folder: Path) -> str:
+    """Return how the names start that a new folder has until it is complete."""
+    return f".{folder.name}-new-"
 
 
 def _previous_prefix(folder: Path) -> str:

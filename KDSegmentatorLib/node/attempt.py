@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,7 @@ class Attempts:
         guard: asked every two seconds, with the seconds that the job takes so far, for a reason to end this process at
             once; None to go on. The reason ends the job.
         end_process: ends it.
+        worker: name of this process, for the queue.
     """
 
     def __init__(
@@ -60,8 +62,9 @@ class Attempts:
         queue: Queue,
         deliveries: Deliveries,
         fetch: Callable[[Job, OrthancSeries], Path],
-        guard: Callable[[float], str | None] = lambda seconds: None,
+        guard: Callable[[float], str | None] = lambda _: None,
         end_process: Callable[[], None] = lambda: None,
+        worker: str = "",
     ) -> None:
         self._places = places
         self._settings = settings
@@ -70,28 +73,34 @@ class Attempts:
         self._fetch = fetch
         self._guard = guard
         self._end_process = end_process
+        self._worker = worker
+        self._stopping = threading.Event()
         self._segmenters = Segmenters(places.store(settings.packs))
+
+    def stop(self) -> None:
+        """Put the job at work back, and begin no more; another thread may call this."""
+        self._stopping.set()
 
     def do_next(self) -> bool:
         """Do the next job; return whether there was one.
 
         A fault of the scan refuses the job; one that every job would meet puts it back and suspends the queue.
         """
-        job = self._queue.claim(LEASE_SECONDS)
+        job = None if self._stopping.is_set() else self._queue.claim(LEASE_SECONDS, self._worker)
         if job is None:
             return False
         source = decode(job.source)
-        life = SignsOfLife(self._queue, job, self._guard, self._end_process)
+        life = SignsOfLife(self._queue, job, self._guard, self._end_process, self._stopping.is_set)
         try:
-            with life:
-                self._do(job, source, life)
-        except (LeaseLostError, CancelledError):
-            _log.info("job %d is not ours any more", job.id)
-        except Exception as error:
             try:
+                with life:
+                    self._do(job, source, life)
+            except CancelledError:
+                self._queue.give_back(job, "the node was stopped", counts=False)
+            except Exception as error:
                 self._judge(job, error, names_of(source, self._watched))
-            except LeaseLostError:
-                _log.info("job %d is not ours any more", job.id)
+        except LeaseLostError:
+            _log.info("job %d is not ours any more", job.id)
         return True
 
     def _do(self, job: Job, source: ScanSource, life: SignsOfLife) -> None:
@@ -128,7 +137,9 @@ class Attempts:
                 self._queue.move(connection, job.id, "refused", refusal)
                 return
             new = self._queue.admit_known(connection, content=content, series=series, source=job.source, rules=rules)
-            self._queue.move(connection, job.id, "superseded", f"by job {', '.join(map(str, new))}, for a rule fits now")
+            self._queue.move(
+                connection, job.id, "superseded", f"by job {', '.join(map(str, new))}, for a rule fits now"
+            )
 
     def _judge(self, job: Job, error: Exception, names: list[str]) -> None:
         """Decide what becomes of a job that failed.

@@ -1,8 +1,8 @@
 """Which result still has to go to which target: a row a job and target, in the queue's file.
 
 A target that does not answer is asked again after a pause that grows, while the other targets go on. What is delivered
-are the bytes in the job's folder: after a kill between a target's "stored" and our own note of it the same bytes go once
-more, with the same UIDs, and the target has them once.
+are the bytes in the job's folder: after a kill between a target's "stored" and our own note of it the same bytes go
+once more, with the same UIDs, and the target has them once.
 """
 
 from __future__ import annotations
@@ -111,8 +111,9 @@ class Deliveries:
     def unconfirmed(self, target: str) -> list[Delivery]:
         """Return what a target took, but has not committed to keep, and may be asked now."""
         rows = self._queue.connection.execute(
-            f"SELECT {_COLUMNS} FROM deliveries WHERE target = ? AND state = 'delivered' AND commitment AND next_try <= ? "  # noqa: S608
-            "AND job IN (SELECT id FROM jobs WHERE state IN ('delivering', 'waiting', 'delivered', 'failed')) ORDER BY job",
+            f"SELECT {_COLUMNS} FROM deliveries WHERE target = ? AND state = 'delivered' "  # noqa: S608
+            "AND commitment AND next_try <= ? AND job IN "
+            "(SELECT id FROM jobs WHERE state IN ('delivering', 'waiting', 'delivered', 'failed')) ORDER BY job",
             (target, self._queue.clock()),
         )
         return [_delivery(row) for row in rows]
@@ -224,7 +225,8 @@ class Deliveries:
         queue = self._queue
         with queue.changing() as connection:
             connection.execute(
-                "UPDATE deliveries SET state = ?, reason = ?, next_try = 0, commitment = ? WHERE job = ? AND target = ?",
+                "UPDATE deliveries SET state = ?, reason = ?, next_try = 0, commitment = ? "
+                "WHERE job = ? AND target = ?",
                 (state, reason, commitment, delivery.job, delivery.target),
             )
             history.append(connection, queue.clock(), delivery.job, event, {"target": delivery.target, **detail})

@@ -1,19 +1,19 @@
 """Orthanc beside the node: which series it has, and their images; it receives, and does nothing else.
 
-Its list of changes is polled, because that is quick, and all of its series are looked through every minute, because a series
-that came just before Orthanc was killed never appears as stable among the changes (1.10.1 and 1.12.7).
+Its list of changes is polled, because that is quick, and all of its series are looked through every minute, because a
+series that came just before Orthanc was killed never appears as stable among the changes (1.10.1 and 1.12.7).
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from KDSegmentatorLib.errors import NodeError
-from KDSegmentatorLib.io.files import atomic_folder
+from KDSegmentatorLib.errors import ImageReadError, NodeError
+from KDSegmentatorLib.io.files import atomic_folder, remove_unfinished
 from KDSegmentatorLib.node.queue import Queue
 from KDSegmentatorLib.node.rules import Facts, fitting
 from KDSegmentatorLib.node.scan import OrthancSeries, encode
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _LAST_CHANGE = "orthanc change"
 _CHANGES_AT_ONCE = 100
-_EXPECTED_IMAGES = "ExpectedNumberOfInstances"
 
 _log = logging.getLogger(__name__)
 
@@ -76,13 +75,30 @@ class Orthanc:
         """
         return self._ask("POST", path, json=content)
 
+    def find_series(self, series: str) -> dict[str, Any] | None:
+        """Return a series by Orthanc's id, None if it is not there any more.
+
+        Raises:
+            OrthancFaultError: Orthanc does not answer.
+        """
+        found: dict[str, Any] | None = self._ask("GET", f"/series/{series}", missing=True)
+        return found
+
+    def sender(self, image: str) -> str:
+        """Return the AE title that sent an image; empty if it did not come by DICOM, or is not there any more.
+
+        Raises:
+            OrthancFaultError: Orthanc does not answer.
+        """
+        return str(self._ask("GET", f"/instances/{image}/metadata/RemoteAET", missing=True, text=True) or "")
+
     def delete_series(self, series: str) -> None:
         """Delete a series; nothing happens if it is not there any more.
 
         Raises:
             OrthancFaultError: Orthanc does not answer.
         """
-        self._ask("DELETE", f"/series/{series}", missing={})
+        self._ask("DELETE", f"/series/{series}", missing=True)
 
     def series(self) -> list[dict[str, Any]]:
         """Return all series, each with its tags and images.
@@ -98,17 +114,24 @@ class Orthanc:
         They come by WADO-RS, which brings compressed ones uncompressed, as far as Orthanc's plugins decode them.
 
         Raises:
-            OrthancFaultError: Orthanc does not answer, or has other images by now.
+            ImageReadError: the series is not there any more, or has other images by now.
+            OrthancFaultError: Orthanc does not answer.
             OSError: they cannot be written.
         """
         if folder.is_dir():
             return folder
+        there = self.find_series(series.id)
+        if there is None:
+            raise ImageReadError("the series is not in Orthanc any more; send it again, then run the job again")
+        if len(there["Instances"]) != series.images:
+            raise ImageReadError("the series has other images by now; it is taken again as it is now, as a new job")
         from dicomweb_client.api import DICOMwebClient
         from requests import RequestException
 
         client = DICOMwebClient(f"{self.url}/dicom-web", session=self.session)
         client.set_http_retry_params(retry=False)
         try:
+            remove_unfinished(folder)
             with atomic_folder(folder) as temporary:
                 for number, image in enumerate(client.iter_series(series.study_uid, series.uid)):
                     image.save_as(temporary / f"{number}.dcm", enforce_file_format=True)
@@ -122,15 +145,40 @@ class Orthanc:
             raise OrthancFaultError(f"Orthanc does not send a series: {_said(error)}") from error
         return folder
 
-    def _ask(self, method: str, path: str, *, missing: Any = None, **content: Any) -> Any:
+    def ask_commitment(self, modality: str, instances: Sequence[tuple[str, str]]) -> str:
+        """Ask a PACS of Orthanc's configuration to commit to keep instances; return the transaction.
+
+        Args:
+            modality: its name there, which is the target's.
+            instances: SOP Class UID and SOP Instance UID of each.
+
+        Raises:
+            OrthancFaultError: Orthanc does not answer, or the PACS does not take the request.
+        """
+        answer = self.post(
+            f"/modalities/{modality}/storage-commitment", {"DicomInstances": [list(i) for i in instances]}
+        )
+        return str(answer["ID"])
+
+    def commitment(self, transaction: str) -> tuple[str, list[str]]:
+        """Return ``Pending``, ``Success`` or ``Failure``, and the UIDs of what the PACS does not have.
+
+        Raises:
+            OrthancFaultError: Orthanc does not answer, or knows no such transaction (any more).
+        """
+        answer = self.get(f"/storage-commitment/{transaction}")
+        return str(answer["Status"]), [str(each["SOPInstanceUID"]) for each in answer.get("Failures", [])]
+
+    def _ask(self, method: str, path: str, *, missing: bool = False, text: bool = False, **content: Any) -> Any:
+        """Return what an answer says; None if there is no such thing, where that may be."""
         from requests import RequestException
 
         try:
             answer = self.session.request(method, self.url + path, timeout=self._timeout, **content)
-            if answer.status_code == 404 and missing is not None:
-                return missing
+            if missing and answer.status_code == 404:
+                return None
             answer.raise_for_status()
-            return answer.json()
+            return answer.text if text else answer.json()
         except (RequestException, ValueError) as error:
             raise OrthancFaultError(
                 f"Orthanc does not answer at {self.url} ({_said(error)}); look whether it runs, and whether user and "
@@ -164,8 +212,8 @@ class Intake:
             answer = self._orthanc.get("/changes", since=since, limit=_CHANGES_AT_ONCE)
             for change in answer["Changes"]:
                 if change["ChangeType"] == "StableSeries":
-                    series = self._orthanc._ask("GET", f"/series/{change['ID']}", missing={})
-                    made += self._admit(series) if series else 0
+                    series = self._orthanc.find_series(change["ID"])
+                    made += 0 if series is None else self._admit(series)
                 elif change["ChangeType"] == "Deleted" and change["ResourceType"] == "Series":
                     self._queue.withdraw(change["ID"], "its series was deleted from Orthanc")
             self._queue.set_fact(_LAST_CHANGE, str(answer["Last"]))
@@ -200,7 +248,7 @@ class Intake:
             modality=tags.get("Modality", ""),
             description=tags.get("SeriesDescription", ""),
             body_part=tags.get("BodyPartExamined", ""),
-            calling_aet=self._sender(images),
+            calling_aet=self._orthanc.sender(images[0]),
             images=len(images),
         )
         uid = tags["SeriesInstanceUID"]
@@ -213,15 +261,6 @@ class Intake:
             content=content, series=identity, source=encode(source), rules=rules, refusal=refusal, audit=audit
         )
         return len(numbers)
-
-    def _sender(self, images: Iterable[str]) -> str:
-        """Return the AE title that sent the images; empty if they did not come by DICOM, or of several."""
-        for image in images:
-            answer = self._orthanc._ask("GET", f"/instances/{image}/metadata", missing={}, params={"expand": ""})
-            if isinstance(answer, dict):
-                return str(answer.get("RemoteAET", ""))
-            return str(self._orthanc.text(f"/instances/{image}/metadata/RemoteAET"))
-        return ""
 
 
 def _said(error: Exception) -> str:

@@ -12,7 +12,7 @@ from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import IMAGE_UNITS, label_statistics, write_statistics
 from KDSegmentatorLib.errors import UnsuitableVolumeError
 from KDSegmentatorLib.inference.segmentation import Segmentation
-from KDSegmentatorLib.io.files import atomic_folder, file_sha256
+from KDSegmentatorLib.io.files import atomic_folder, file_sha256, remove_unfinished
 from KDSegmentatorLib.io.images import write_volume
 from KDSegmentatorLib.node.scan import Scan
 from KDSegmentatorLib.node.settings import DICOM_OUTPUTS, FolderTarget, Rule, Settings
@@ -65,6 +65,7 @@ def write_outputs(
         OSError: the folder cannot be made.
         KDSegmentatorError: a DICOM object cannot be made of this series.
     """
+    remove_unfinished(folder)
     with atomic_folder(folder) as temporary:
         _write_images(temporary, scan, result, rule, manifest)
         uids = _write_dicom(temporary, scan, result, rule)
@@ -92,4 +93,7 @@ def _write_images(folder: Path, scan: Scan, result: Segmentation, rule: Rule, ma
 
 def _write_dicom(folder: Path, scan: Scan, result: Segmentation, rule: Rule) -> dict[str, dict[str, str]]:
     """Write the DICOM objects; return their UIDs by the names of their files."""
-    return {}
+    forms = [output for output in rule.outputs if output in DICOM_OUTPUTS]
+    if scan.series is None or not forms:
+        return {}
+    raise UnsuitableVolumeError(f"{', '.join(forms)} cannot be written yet, {folder} and {result.volume.size}")

@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS jobs (
     attempt INTEGER NOT NULL DEFAULT 0,
     attempts_left INTEGER NOT NULL,
     lease REAL NOT NULL DEFAULT 0,
+    worker TEXT NOT NULL DEFAULT '',
     progress REAL NOT NULL DEFAULT 0,
     pack TEXT NOT NULL DEFAULT '',
     pack_sha256 TEXT NOT NULL DEFAULT '',
@@ -145,8 +146,8 @@ class Queue:
     ) -> list[int]:
         """Add a job for every rule that fits a scan, unless its content is known.
 
-        Older jobs of the same series and rule that are not delivered are superseded. Where no rule fits, one refused job
-        says so.
+        Older jobs of the same series and rule that are not delivered are superseded. Where no rule fits, one refused
+        job says so.
 
         Args:
             content: identifies the scan with all it consists of.
@@ -160,13 +161,18 @@ class Queue:
             The numbers of the new jobs; none if the content is known.
         """
         with self.changing() as connection:
-            if connection.execute(
-                "SELECT 1 FROM jobs WHERE key >= ? || ':' AND key < ? || ';'", (content, content)
-            ).fetchone():
+            if self.knows(content):
                 return []
             return self.admit_known(
                 connection, content=content, series=series, source=source, rules=rules, refusal=refusal, audit=audit
             )
+
+    def knows(self, content: str) -> bool:
+        """Return whether a content has jobs."""
+        found = self.connection.execute(
+            "SELECT 1 FROM jobs WHERE key >= ? || ':' AND key < ? || ';' LIMIT 1", (content, content)
+        )
+        return found.fetchone() is not None
 
     def admit_known(
         self,
@@ -185,8 +191,9 @@ class Queue:
         for rule, priority in (rules or {"": 0}).items():
             subject = f"{series}:{rule}"
             inserted = connection.execute(
-                "INSERT OR IGNORE INTO jobs (key, subject, rule, source, priority, state, reason, attempts_left, received, "
-                "changed) VALUES (?, ?, ?, ?, ?, 'received', '', ?, ?, ?)",
+                "INSERT OR IGNORE INTO jobs "
+                "(key, subject, rule, source, priority, state, reason, attempts_left, received, changed) "
+                "VALUES (?, ?, ?, ?, ?, 'received', '', ?, ?, ?)",
                 (f"{content}:{rule}", subject, rule, source, priority, MOST_ATTEMPTS, now, now),
             )
             if inserted.rowcount == 0:
@@ -214,13 +221,14 @@ class Queue:
                 self.move(connection, number, "withdrawn", reason)
         return found
 
-    def claim(self, lease_seconds: float) -> Job | None:
+    def claim(self, lease_seconds: float, worker: str = "") -> Job | None:
         """Take the next job; None if there is none, or the queue is suspended.
 
         A job whose worker's lease ran out is taken again, :data:`MOST_ATTEMPTS` times.
 
         Args:
             lease_seconds: how long no sign of life means that the worker is dead; :meth:`renew` prolongs it.
+            worker: name of the worker, for :meth:`expire`.
         """
         now = self.clock()
         with self.changing() as connection:
@@ -245,11 +253,16 @@ class Queue:
             job = _job(row)
             connection.execute(
                 "UPDATE jobs SET attempt = attempt + 1, attempts_left = attempts_left - 1, lease = ?, progress = 0, "
-                "started = ? WHERE id = ?",
-                (now + lease_seconds, now, job.id),
+                "started = ?, worker = ? WHERE id = ?",
+                (now + lease_seconds, now, worker, job.id),
             )
             self.move(connection, job.id, "segmenting", "", attempt=job.attempt + 1)
             return self._get(connection, job.id)
+
+    def expire(self, worker: str) -> None:
+        """End the lease of a worker whose process has ended: its job is taken again at once."""
+        with self.changing() as connection:
+            connection.execute("UPDATE jobs SET lease = 0 WHERE state = 'segmenting' AND worker = ?", (worker,))
 
     def renew(self, job: Job, lease_seconds: float, progress: float) -> bool:
         """Prolong a lease, with the progress so far; False if the job is not this worker's any more."""
@@ -375,6 +388,10 @@ class Queue:
             (*states, limit),
         )
         return [_job(row) for row in rows]
+
+    def open_jobs(self) -> list[Job]:
+        """Return the jobs that may still change by themselves, the newest first."""
+        return self.jobs(OPEN_STATES)
 
     def counts(self) -> dict[State, int]:
         """Return how many jobs are in each state, all states included."""

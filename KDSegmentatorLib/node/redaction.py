@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from KDSegmentatorLib.io.images import image_suffix
@@ -24,7 +25,7 @@ def redacted(text: str, names: list[str]) -> str:
     for part in sorted(parts, key=len, reverse=True):
         if len(part) > _SHORT:
             text = text.replace(part, "...")
-    return text
+    return re.sub(r"\.\.\.([/\\]\.\.\.)+", "...", text)
 
 
 def names_of(source: ScanSource, watched: Path | None) -> list[str]:

@@ -19,10 +19,10 @@ SETTINGS_NAME = "kdseg-node.toml"
 IMAGE_OUTPUTS = ("labels", "statistics", "overlay")
 """What is made of any scan; a record of the run always is."""
 
-DICOM_OUTPUTS = ("seg", "rtstruct", "sr", "capture")
+DICOM_OUTPUTS = ("seg", "labelmap", "rtstruct", "sr", "capture")
 """What can be made of a DICOM series only."""
 
-Output: TypeAlias = Literal["labels", "statistics", "overlay", "seg", "rtstruct", "sr", "capture"]
+Output: TypeAlias = Literal["labels", "statistics", "overlay", "seg", "labelmap", "rtstruct", "sr", "capture"]
 Name: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=65535)]
 Aet: TypeAlias = Annotated[
@@ -74,19 +74,23 @@ class Orthanc(_Table, frozen=True, kw_only=True):
         poll_seconds: between two looks at its changes.
         reconcile_seconds: between two looks at all of its series.
         tls: of the DICOM port; None without TLS.
+        plain: whether scans may come over the network without TLS.
         sender: who may send.
+        plugins: files of Orthanc's plugins, of which DICOMweb is needed.
     """
 
     url: str = "http://127.0.0.1:8042"
     user: str = "kdseg-node"
-    password: str = "secrets/orthanc-password"
+    password: str = "secrets/orthanc-password"  # noqa: S105 - the name of a file
     aet: Aet = "KDSEG"
     port: Port = 4242
     stable_seconds: Annotated[int, msgspec.Meta(ge=1)] = 60
     poll_seconds: Seconds = 5
     reconcile_seconds: Seconds = 60
     tls: Tls | None = None
+    plain: bool = False
     sender: tuple[Sender, ...] = ()
+    plugins: tuple[str, ...] = ("/usr/share/orthanc/plugins/libOrthancDicomWeb.so",)
 
 
 class Watch(_Table, frozen=True, kw_only=True):
@@ -120,6 +124,7 @@ class DicomTarget(_Table, frozen=True, kw_only=True, tag_field="kind", tag="dico
         aet: its AE title.
         calling_aet: ours; empty for that of Orthanc.
         tls: None without TLS.
+        plain: whether results may go over the network without TLS.
         commitment: ask it, through Orthanc, to commit to keep what it took.
     """
 
@@ -129,6 +134,7 @@ class DicomTarget(_Table, frozen=True, kw_only=True, tag_field="kind", tag="dico
     aet: Aet
     calling_aet: str = ""
     tls: Tls | None = None
+    plain: bool = False
     commitment: bool = False
 
 

@@ -8,18 +8,22 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.errors import CancelledError
 from KDSegmentatorLib.inference.progress import REGION_PREFIX, Progress
 from KDSegmentatorLib.node.job import Job
 from KDSegmentatorLib.node.queue import LeaseLostError, Queue
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 LEASE_SECONDS = 30.0
 """A worker that gives no sign of life for so long is taken for dead; it gives one every two seconds."""
 
 _EVERY_SECONDS = 2.0
 _SHARES = {"preprocess": (0.0, 0.15), "windows": (0.15, 0.8), "restore": (0.95, 0.05)}
-"""Where each stage begins and how much of the work it is, as a bar shows it; a first stage of a chain is the first half."""
+"""Where each stage begins and how much of the work it is, as a bar shows it; the first pack of a chain is one half."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +36,7 @@ class SignsOfLife:
         job: as it was claimed.
         guard: asked with the seconds that the job takes so far for a reason to end this process; None to go on.
         end_process: ends it at once; the job has failed with the reason by then.
+        stopping: whether the worker shall stop.
     """
 
     def __init__(
@@ -40,18 +45,20 @@ class SignsOfLife:
         job: Job,
         guard: Callable[[float], str | None],
         end_process: Callable[[], None],
+        stopping: Callable[[], bool],
     ) -> None:
         self._queue = queue
         self._job = job
         self._guard = guard
         self._end_process = end_process
+        self._stopping = stopping
         self._progress = 0.0
         self._chained = False
         self._lost = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"signs of life of job {job.id}", daemon=True)
 
-    def __enter__(self) -> SignsOfLife:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -62,17 +69,17 @@ class SignsOfLife:
         self._thread.join()
 
     def lost(self) -> bool:
-        """Return whether the job is not this worker's any more: superseded, withdrawn, or given to another."""
-        return self._lost.is_set()
+        """Return whether to stop: the job was superseded, withdrawn or given to another, or the worker shall end."""
+        return self._lost.is_set() or self._stopping()
 
     def check(self) -> None:
-        """Stop if the job is not this worker's any more.
+        """Stop where :meth:`lost` says so.
 
         Raises:
-            CancelledError: it is not.
+            CancelledError: it does.
         """
         if self.lost():
-            raise CancelledError("the job is not this worker's any more")
+            raise CancelledError("the job is not this worker's any more, or the worker shall end")
 
     def report(self, progress: Progress) -> None:
         """Take note of how far the segmentation is."""

@@ -1,8 +1,9 @@
 """The watched folder: image files and DICOM series that are put into it become jobs.
 
-An entry of the folder, a file or a sub-folder with all in it, is taken when it has not changed for a while, so that what is
-still being copied is left alone. Loose DICOM files, beside each other in the folder itself, are one entry. Nothing in the
-folder is changed, moved or deleted. Hidden files, links, and names that programs give to unfinished files are left out.
+An entry of the folder, a file or a sub-folder with all in it, is taken when it has not changed for a while, so that
+what is still being copied is left alone. Loose DICOM files, beside each other in the folder itself, are one entry.
+Nothing in the folder is changed, moved or deleted. Hidden files, links, and names that programs give to unfinished
+files are left out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from KDSegmentatorLib.io.images import image_suffix
 from KDSegmentatorLib.node.queue import Queue
 from KDSegmentatorLib.node.redaction import redacted
 from KDSegmentatorLib.node.rules import Facts, fitting
-from KDSegmentatorLib.node.scan import FolderSeries, ImageFile, OrthancSeries, ScanSource, decode, encode
+from KDSegmentatorLib.node.scan import FolderSeries, ImageFile, OrthancSeries, decode, encode
 from KDSegmentatorLib.node.settings import Settings
 
 UNFINISHED_SUFFIXES = (".part", ".partial", ".tmp", ".crdownload", ".filepart")
