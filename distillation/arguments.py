@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from distillation.evaluations import CALIBRATION_WINDOWS
 from distillation.recipe import shipped_recipes
 from distillation.run.steps import STAGES
-from distillation.stages import CALIBRATION_WINDOWS
 
 PROGRAM = "kdseg-distill"
 

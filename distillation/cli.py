@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillation.arguments import PROGRAM, build_parser
+from distillation.evaluations import CALIBRATION_WINDOWS
 from distillation.launch import Workspace
 from distillation.recipe import read_recipe
 from distillation.run.runner import describe_steps, run
 from distillation.run.steps import RunSettings, describe_agreement, describe_pack, parse_stages, steps_of
-from distillation.stages import CALIBRATION_WINDOWS, Stages
+from distillation.stages import Stages
 from distillation.students import TEACHER_SIZE, Student, TeacherSource, select_students
 from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError, KDSegmentatorError
 from KDSegmentatorLib.packs.rules import pack_id
@@ -162,13 +163,13 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
         _run_stages(stages, options, "evaluate")
         return
     if options.packs is not None:
-        packs = stages.packs_in(options.packs)
+        packs = stages.exports.packs_in(options.packs)
     else:
-        packs = [stages.teacher_pack(options.storage, _print_agreement)]
+        packs = [stages.exports.teacher_pack(options.storage, _print_agreement)]
         for student in _students(stages, options):
-            packs.append(stages.student_pack(student, options.storage, _print_agreement))
+            packs.append(stages.exports.student_pack(student, options.storage, _print_agreement))
     if options.test is not None:
-        tested = stages.evaluate_outside(
+        tested = stages.evaluations.evaluate_outside(
             packs,
             options.test,
             whole=options.whole,
@@ -177,9 +178,9 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
             progress=_print_progress,
         )
         print(tested.table)
-        print(f"written to {stages.test_folder(options.test, whole=options.whole)}")
+        print(f"written to {stages.evaluations.test_folder(options.test, whole=options.whole)}")
         return
-    result = stages.evaluate(
+    result = stages.evaluations.evaluate(
         packs,
         mirroring=options.mirroring,
         threads=options.threads,
@@ -189,7 +190,7 @@ def _evaluate(stages: Stages, options: argparse.Namespace) -> None:
     )
     print(result.table)
     if not options.mirroring and options.packs is None:  # what a network costs is stated the way it is run by default
-        stages.measure_efficiency(packs, threads=options.threads)
+        stages.evaluations.measure_efficiency(packs, threads=options.threads)
     print(f"written to {stages.folder / 'evaluation'}")
 
 
@@ -221,11 +222,11 @@ def _export_some(stages: Stages, options: argparse.Namespace) -> list[Path]:
 
     packs = []
     if options.student in (None, TEACHER_SIZE):
-        packs.append(stages.teacher_pack(options.storage, _print_agreement))
+        packs.append(stages.exports.teacher_pack(options.storage, _print_agreement))
     if options.student != TEACHER_SIZE:
         method = options.method or stages.recipe.pack.method
         for student in select_students(stages.recipe, options.student, method):
-            packs.append(stages.student_pack(student, options.storage, _print_agreement))
+            packs.append(stages.exports.student_pack(student, options.storage, _print_agreement))
     folders = []
     for pack in packs:
         copied = copy_pack(pack, options.output)
@@ -233,7 +234,7 @@ def _export_some(stages: Stages, options: argparse.Namespace) -> list[Path]:
         folders.append(copied.folder)
         if options.bundles:
             made_by = copied.manifest.provenance.method
-            print(f"{stages.bundle(copied.manifest.size, made_by, options.bundles)}: MONAI bundle")
+            print(f"{stages.exports.bundle(copied.manifest.size, made_by, options.bundles)}: MONAI bundle")
     return folders
 
 

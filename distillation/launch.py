@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillation.allocator import kept_memory
-from distillation.files import write_json
 from distillation.plans import read_plans
 from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.torch_tuning import kept_memory
 from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
+from KDSegmentatorLib.io.files import write_json
 from KDSegmentatorLib.packs.manifest import Method
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def train_side_by_side(
                 trainer.initialize()
             trainers.append(trainer)
         if trainers:
-            from distillation.trainers import train_together
+            from distillation.side_by_side import train_together
 
             with kept_memory() if device == "cpu" else nullcontext():
                 train_together(trainers)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distillation.dataset import find_dataset, read_description
-from distillation.files import write_json
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume, nonzero_box
-from KDSegmentatorLib.io.files import atomic_folder
+from KDSegmentatorLib.io.files import atomic_folder, write_json
 from KDSegmentatorLib.io.images import read_volume, write_volume
 
 if TYPE_CHECKING:

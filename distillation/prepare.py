@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from distillation.dataset import RawDataset, check_grids, find_dataset
-from distillation.files import write_json
 from distillation.plans import check_architecture, read_plans, resolve_configuration
 from distillation.source_files import changed_sources, clear_prepared, record_sources
 from distillation.splits import SPLITS_NAME, read_splits, write_splits
 from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError, TrainingError
+from KDSegmentatorLib.io.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

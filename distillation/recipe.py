@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from distillation.augmentation.settings import NNUNETS_OWN, AugmentationSettings
 from distillation.evaluation.scores import SurfaceSettings
 from distillation.mixture import MixturePart
-from distillation.settings import MINIMUM_WIDTH, Optimizer, Precision, SoftLabelSettings, TrainingSettings
-from distillation.sizes import alpha_of
+from distillation.plans import alpha_of
+from distillation.settings import (
+    MINIMUM_WIDTH,
+    NNUNETS_OWN,
+    AugmentationSettings,
+    Optimizer,
+    Precision,
+    SoftLabelSettings,
+    TrainingSettings,
+)
 from distillation.synthesis.synthesis_recipe import SynthesisRecipe
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.packs.manifest import Credit, Label, Manifest, Method, Modality, Region

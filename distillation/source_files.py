@@ -6,10 +6,9 @@ import json
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from distillation.files import write_json
 from distillation.splits import SPLITS_NAME
 from KDSegmentatorLib.errors import TrainingError
-from KDSegmentatorLib.io.files import file_sha256
+from KDSegmentatorLib.io.files import file_sha256, write_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING
 
-from distillation.files import write_json
 from KDSegmentatorLib.errors import TrainingError
+from KDSegmentatorLib.io.files import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.launch import model_folder
-from distillation.plans import resolve_configuration, student_plans
+from distillation.plans import alpha_of, resolve_configuration, student_plans
 from distillation.settings import DistillationSettings, TeacherSettings, TrainingSettings
-from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.packs.rules import name_part

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from distillation.dataset import check_grids
-from distillation.instance_norm import keep_channels_last
 from distillation.pack_weights import load_pack_weights
 from distillation.plans import resolve_configuration, student_plans
 from distillation.settings import MINIMUM_WIDTH, TrainingSettings
@@ -17,6 +16,7 @@ from distillation.soft_labels import TeachingNetwork, teach
 from distillation.splits import SPLITS_NAME, read_splits
 from distillation.students import soft_label_folder
 from distillation.teacher import build_network, load_teacher_fold
+from distillation.torch_tuning import keep_channels_last
 from KDSegmentatorLib.errors import TeacherError
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import open_pack

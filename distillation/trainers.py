@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,23 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from torch.nn.parallel import DistributedDataParallel
 
 from distillation import distributed
-from distillation.augmentation.pipeline import with_augmentation
+from distillation.augmentation import with_augmentation
 from distillation.distiller import Distiller, load_teachers
-from distillation.gradient_checkpointing import checkpoint_stages
-from distillation.instance_norm import keep_channels_last
-from distillation.losses.dice_cross_entropy import segmentation_loss
-from distillation.losses.soft_segmentation import SoftSegmentationLoss
+from distillation.losses.segmentation import SoftSegmentationLoss, segmentation_loss
 from distillation.pack_weights import load_pack_weights
-from distillation.precision import training_dtype
 from distillation.settings import PLANS_KEY, TrainingSettings
 from distillation.soft_labels import SoftLabelLoader
 from distillation.teacher import load_weights, read_checkpoint
-from distillation.training_log import Epoch, LossMeans, TimeLeft, TrainingLog, duration_text
-from distillation.versions import TRAINING_PACKAGES, package_versions
+from distillation.torch_tuning import checkpoint_stages, keep_channels_last, training_dtype
+from distillation.training_log import (
+    TRAINING_PACKAGES,
+    Epoch,
+    LossMeans,
+    TimeLeft,
+    TrainingLog,
+    duration_text,
+    package_versions,
+)
 from KDSegmentatorLib.errors import ImageWriteError, TeacherError, TrainingError
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.pack import open_pack
@@ -439,81 +443,3 @@ def _seed_everything(*numbers: int) -> None:
     state = np.random.SeedSequence(numbers).generate_state(2)
     np.random.seed(state[0])
     torch.manual_seed(int(state[1]))
-
-
-def train_together(trainers: Sequence[KDSegPlainTrainer]) -> None:
-    """Train networks on one stream of batches, so that they are paired and augmentation is paid for once.
-
-    Each keeps its own optimiser, log and checkpoints. The batches of an epoch depend on the seed and the epoch alone,
-    so that one that a kill left an epoch behind the others sees the ones that it missed.
-
-    Args:
-        trainers: initialised, with the same seed, number of iterations, batch and patch size.
-
-    Raises:
-        TrainingError: they do not fit together.
-    """
-    _check_same_batches(trainers)
-    first = next((trainer for trainer in trainers if trainer.soft_label_folder is not None), trainers[0])
-    first.on_train_start()
-    for trainer in trainers:
-        if trainer is not first:
-            trainer.shared_loaders = (first.dataloader_train, first.dataloader_val)
-            trainer.on_train_start()
-    for epoch in range(min(trainer.current_epoch for trainer in trainers), first.num_epochs):
-        _train_epoch([trainer for trainer in trainers if trainer.current_epoch == epoch], first)
-    for trainer in trainers:
-        trainer.on_train_end()
-
-
-def _train_epoch(trainers: Sequence[KDSegPlainTrainer], source: KDSegPlainTrainer) -> None:
-    """Take all steps of an epoch with the batches of one of the trainers."""
-    for trainer in trainers:
-        trainer.on_epoch_start()
-        trainer.on_train_epoch_start()
-    steps = [trainer.train_step for trainer in trainers]
-    trained = _over_batches(steps, source.dataloader_train, source.num_iterations_per_epoch)
-    for trainer, outputs in zip(trainers, trained, strict=True):
-        trainer.on_train_epoch_end(outputs)
-    with torch.no_grad():
-        for trainer in trainers:
-            trainer.on_validation_epoch_start()
-        checks = [trainer.validation_step for trainer in trainers]
-        validated = _over_batches(checks, source.dataloader_val, source.num_val_iterations_per_epoch)
-        for trainer, outputs in zip(trainers, validated, strict=True):
-            trainer.on_validation_epoch_end(outputs)
-    for trainer in trainers:
-        trainer.on_epoch_end()
-
-
-def _over_batches(steps: Sequence[Callable[[Any], Any]], loader: Iterator[Any], count: int) -> list[list[Any]]:
-    """Return what each step says of each of ``count`` batches."""
-    outputs: list[list[Any]] = [[] for _ in steps]
-    for _ in range(count):
-        batch = next(loader)
-        for step, output in zip(steps, outputs, strict=True):
-            output.append(step(batch))
-    return outputs
-
-
-def _check_same_batches(trainers: Sequence[KDSegPlainTrainer]) -> None:
-    needs = {
-        (
-            trainer.settings.seed,
-            trainer.num_epochs,
-            trainer.num_iterations_per_epoch,
-            trainer.batch_size,
-            tuple(trainer.configuration_manager.patch_size),
-            trainer.settings.mirroring_axes,
-            trainer.settings.augmentation,
-        )
-        for trainer in trainers
-    }
-    if len(needs) > 1:
-        raise TrainingError(
-            "trainings side by side need the same seed, epochs, iterations, batch, patch, mirroring and augmentation; "
-            f"they have {needs}"
-        )
-    folders = {str(trainer.soft_label_folder) for trainer in trainers if trainer.soft_label_folder is not None}
-    if len(folders) > 1:
-        raise TrainingError(f"trainings side by side share one folder of soft labels, not {sorted(folders)}")

@@ -1,19 +1,26 @@
-"""What a training did, epoch by epoch: a CSV file and TensorBoard beside nnU-Net's own log."""
+"""What a training leaves: a table and TensorBoard, epoch by epoch, the curves read back from it, and who trained it."""
 
 from __future__ import annotations
 
 import csv
+import math
+import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from KDSegmentatorLib.io.files import atomic_output
+from KDSegmentatorLib.version import __version__
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch.utils.tensorboard import SummaryWriter
+
 
 CSV_NAME = "training_log.csv"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -153,3 +160,104 @@ def _summary_writer(folder: Path, first_epoch: int) -> SummaryWriter | None:
     except ImportError:
         return None
     return SummaryWriter(str(folder), purge_step=first_epoch)
+
+
+_KNOWN = {"epoch", "iteration", "learning_rate", "seconds"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCurves:
+    """One training, epoch by epoch.
+
+    Attributes:
+        epochs: number of each epoch, counted from 0.
+        curves: values by name, one an epoch, nan where there is none: ``loss`` and its terms, from a checkpoint also
+            ``validation_loss`` and ``pseudo_dice``.
+        seconds: wall time of each epoch; empty if unknown.
+    """
+
+    epochs: tuple[int, ...]
+    curves: dict[str, tuple[float, ...]]
+    seconds: tuple[float, ...] = ()
+
+
+def read_curves(fold_folder: Path) -> TrainingCurves | None:
+    """Return what is known about a training; None if it left nothing readable."""
+    table = _from_table(fold_folder / CSV_NAME)
+    if table is not None:
+        return table
+    for name in ("checkpoint_final.pth", "checkpoint_latest.pth"):
+        if (fold_folder / name).is_file():
+            return _from_checkpoint(fold_folder / name)
+    return None
+
+
+def _from_table(path: Path) -> TrainingCurves | None:
+    """Return means over the rows of an epoch: there may be several."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            table = csv.DictReader(file)
+            names = [name for name in table.fieldnames or () if name not in _KNOWN]
+            rows = list(table)
+        by_epoch: dict[int, list[dict[str, str]]] = {}
+        for row in rows:
+            by_epoch.setdefault(int(row["epoch"]), []).append(row)
+        epochs = tuple(sorted(by_epoch))
+        if not epochs:
+            return None
+        curves = {
+            name: tuple(_mean([_number(row[name]) for row in by_epoch[epoch]]) for epoch in epochs) for name in names
+        }
+        seconds = tuple(sum(_number(row["seconds"]) for row in by_epoch[epoch]) for epoch in epochs)
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):
+        return None
+    return TrainingCurves(epochs=epochs, curves=curves, seconds=seconds)
+
+
+def _from_checkpoint(path: Path) -> TrainingCurves | None:
+    from distillation.teacher import read_checkpoint
+    from KDSegmentatorLib.errors import TeacherError
+
+    try:
+        log = read_checkpoint(path).get("logging")
+    except TeacherError:
+        return None
+    if not isinstance(log, dict) or not log.get("train_losses"):
+        return None
+    losses = [float(value) for value in log["train_losses"]]
+    count = len(losses)
+    curves = {"loss": tuple(losses)}
+    for name, key in (("validation_loss", "val_losses"), ("pseudo_dice", "mean_fg_dice")):
+        values = [float(value) for value in log.get(key) or ()][:count]
+        if values:
+            curves[name] = tuple(values + [math.nan] * (count - len(values)))
+    starts, ends = log.get("epoch_start_timestamps") or (), log.get("epoch_end_timestamps") or ()
+    seconds = tuple(float(end) - float(start) for start, end in zip(starts, ends, strict=False))
+    return TrainingCurves(epochs=tuple(range(count)), curves=curves, seconds=seconds)
+
+
+def _number(text: str | None) -> float:
+    return float(text) if text else math.nan
+
+
+def _mean(values: list[float]) -> float:
+    present = [value for value in values if not math.isnan(value)]
+    return sum(present) / len(present) if present else math.nan
+
+
+TRAINING_PACKAGES = ("torch", "nnunetv2", "dynamic_network_architectures", "batchgeneratorsv2", "numpy")
+"""What a training's weights depend on, beside this package and Python."""
+
+EXPORT_PACKAGES = ("torch", "dynamic_network_architectures", "onnx")
+"""What an exported network depends on, beside this package and Python."""
+
+
+def package_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of Python, of this package and of installed others; what is not installed is left out."""
+    versions = {"python": platform.python_version(), "kdsegmentator": __version__}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

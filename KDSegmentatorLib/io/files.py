@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from KDSegmentatorLib.errors import ImageWriteError
 
@@ -88,6 +90,16 @@ def atomic_output(path: Path | str) -> Iterator[Path]:
             yield temporary
     except OSError as error:
         raise ImageWriteError(f"cannot write {path}: {_reason(error)}") from error
+
+
+def write_json(path: Path | str, content: Any) -> None:
+    """Write a JSON file; a kill or a full disk leaves whatever was there before.
+
+    Raises:
+        ImageWriteError: the folder is missing or not writable, or the disk is full.
+    """
+    with atomic_output(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
 
 
 def check_output(path: Path | str) -> Path:

@@ -25,10 +25,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from distillation.launch import Workspace, train
-from distillation.plans import student_plans
+from distillation.plans import alpha_of, student_plans
 from distillation.recipe import read_recipe
 from distillation.settings import TrainingSettings
-from distillation.sizes import alpha_of
 from distillation.stages import Stages
 from distillation.students import Student, TeacherSource, plans_for_student
 from distillation.training_log import CSV_NAME
@@ -98,9 +97,9 @@ def _train(options: argparse.Namespace) -> None:
     space = _workspace(options, options.part)
     given = None if options.teacher is None else TeacherSource(folder=options.teacher)
     stages = Stages(recipe=recipe, workspace=space, folder=options.workspace, given_teacher=given)
-    stock = stages.prepared().plans
+    stock = stages.trainings.prepared().plans
     student = Student(size=options.student, method=options.method)
-    settings = TrainingSettings.from_plans(plans_for_student(recipe, student, stock, stages.teacher()))
+    settings = TrainingSettings.from_plans(plans_for_student(recipe, student, stock, stages.trainings.teacher()))
     settings = replace(
         settings,
         epochs=options.epochs,

@@ -13,9 +13,9 @@ import numpy as np
 from distillation.dataset import read_header
 from distillation.evaluation.running_cost import RunningCost, running_cost
 from distillation.evaluation.scores import pack_hash
-from distillation.files import write_json
 from distillation.network_cost import network_cost
 from KDSegmentatorLib.errors import ExportError
+from KDSegmentatorLib.io.files import write_json
 from KDSegmentatorLib.machine.processor import processor_name
 
 if TYPE_CHECKING:

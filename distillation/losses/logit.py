@@ -10,8 +10,17 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from distillation.losses.term import DistillationTerm, Signals, check_labels, check_same_shape, full_precision
-from distillation.losses.voxel_rows import as_rows, chunks, empty_gradient, log_softmax
+from distillation.losses.term import (
+    DistillationTerm,
+    Signals,
+    as_rows,
+    check_labels,
+    check_same_shape,
+    chunks,
+    empty_gradient,
+    full_precision,
+    log_softmax,
+)
 from KDSegmentatorLib.errors import InvalidSettingsError
 
 

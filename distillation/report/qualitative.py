@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from distillation.report.figure import Picture, new_figure, save
+from distillation.report.plots import Picture, new_figure, save
 from KDSegmentatorLib.analysis.overlay import CT_WINDOW_HU, MR_WINDOW_PERCENTILES
 from KDSegmentatorLib.analysis.planes import Plane, planes
 from KDSegmentatorLib.errors import GeometryError

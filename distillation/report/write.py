@@ -21,7 +21,7 @@ from distillation.report.result_tables import (
 )
 from distillation.report.results import TEACHER, TaskResults, read_results
 from distillation.report.verdicts import verdicts
-from distillation.run.curves import read_curves
+from distillation.training_log import read_curves
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError, KDSegmentatorError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distillation.evaluation.statistics import ModelResult
-    from distillation.report.figure import Picture
+    from distillation.report.plots import Picture
     from distillation.stages import Stages
 
 FIGURES = "figures"
@@ -85,7 +85,7 @@ def _tables(results: TaskResults) -> list[Table]:
 def _pictures(stages: Stages, results: TaskResults, packs: dict[str, StudentPack]) -> list[Picture]:
     logs = {}
     for model, pack in packs.items():
-        source = stages.source(pack.manifest.size, pack.manifest.provenance.method)
+        source = stages.trainings.source(pack.manifest.size, pack.manifest.provenance.method)
         log = read_curves(source.folder / f"fold_{stages.recipe.dataset.fold}")
         if log is not None:
             logs[model] = log
@@ -108,7 +108,7 @@ def _qualitative(stages: Stages, results: TaskResults, packs: dict[str, StudentP
     shown = max(by_size.values(), key=lambda models: (len(models), -_parameters(packs[models[0]])), default=[TEACHER])
     joined = results.joined()
     name, count = median_case([joined[model] for model in shown])
-    case = stages.prepared().raw.case(name)
+    case = stages.trainings.prepared().raw.case(name)
     image = read_volume(case.image)
     columns = [Column(title="reference", segmentation=read_volume(case.label, allow_constant=True))]
     for model in shown:

@@ -82,7 +82,7 @@ def load_given_teacher(stages: Stages) -> ModelFolder:
     """
     from distillation.teacher import load_teacher_fold
 
-    recipe, source = stages.recipe, stages.teacher()
+    recipe, source = stages.recipe, stages.trainings.teacher()
     dataset = find_dataset(stages.workspace.raw, recipe.dataset.name).description
     models = {
         fold: load_teacher_fold(

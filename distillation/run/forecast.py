@@ -12,12 +12,10 @@ import numpy as np
 
 from distillation.dataset import find_dataset, read_header
 from distillation.evaluation.scores import read_scores
-from distillation.plans import read_plans, resolve_configuration, student_plans
-from distillation.run.curves import read_curves
+from distillation.plans import alpha_of, read_plans, resolve_configuration, student_plans
 from distillation.run.memory import TrainingWork, checkpoint_bytes, training_bytes
-from distillation.sizes import alpha_of
 from distillation.students import select_students
-from distillation.training_log import duration_text
+from distillation.training_log import duration_text, read_curves
 from KDSegmentatorLib.errors import KDSegmentatorError
 
 if TYPE_CHECKING:
@@ -96,14 +94,14 @@ class Forecasts:
 
     def _works(self, step: Step) -> list[TrainingWork]:
         """Return what a step trains: the teacher, or a student after its warm-up."""
-        recipe, prepared = self._stages.recipe, self._stages.prepared()
+        recipe, prepared = self._stages.recipe, self._stages.trainings.prepared()
         if step.student is None:
             return [self._work(prepared.plans, 1.0, recipe.settings(recipe.teacher.epochs), method="plain")]
         student = recipe.student(step.student.size)
         alpha = alpha_of(student.size)
         settings = recipe.student_settings(student, student.epochs)
         works = [self._work(prepared.plans, alpha, settings, method=step.student.method)]
-        if student.warm_up_epochs and self._stages.warm_up(student.size) != "done":
+        if student.warm_up_epochs and self._stages.trainings.warm_up(student.size) != "done":
             warm_up = replace(settings, epochs=student.warm_up_epochs)
             works.insert(0, self._work(prepared.plans, alpha, warm_up, method="plain"))
         return works
@@ -113,7 +111,7 @@ class Forecasts:
         terms = {} if method == "plain" else recipe.methods[method].terms
         name = recipe.dataset.configuration
         scaled = student_plans(plans, name, alpha=alpha, name="forecast", settings=settings)
-        raw = self._stages.prepared().raw
+        raw = self._stages.trainings.prepared().raw
         processes = int(os.environ.get("WORLD_SIZE", "1"))  # of torchrun; they divide the batch
         return TrainingWork(
             configuration=resolve_configuration(scaled, name),
@@ -143,7 +141,7 @@ class Forecasts:
         if not scores:
             return Forecast()
         networks = 1 + len(select_students(self._stages.recipe))
-        cases = len(self._stages.held_out_cases())
+        cases = len(self._stages.trainings.held_out_cases())
         done = len({(score.model, score.precision, score.case) for score in scores if score.precision == "float32"})
         each = median(score.seconds for score in scores)
         return Forecast(seconds=max(0, networks * cases - done) * each, source="scores so far")

@@ -65,7 +65,7 @@ def training_bytes(work: TrainingWork) -> int:
     """
     import torch
 
-    from distillation.gradient_checkpointing import checkpoint_stages
+    from distillation.torch_tuning import checkpoint_stages
 
     with torch.device("meta"):
         network, teachers = _networks(work)
@@ -207,8 +207,8 @@ def _networks(work: TrainingWork) -> tuple[nn.Module, list[nn.Module]]:
     """Return the network to be trained and those that teach, made as the trainers make them, with random weights."""
     import torch
 
-    from distillation.instance_norm import keep_channels_last
     from distillation.teacher import build_network
+    from distillation.torch_tuning import keep_channels_last
 
     counts = {"channels": work.channels, "labels": work.labels}
     network = build_network(work.configuration, **counts, deep_supervision=True)
@@ -243,7 +243,7 @@ def _segmentation_loss(work: TrainingWork, heads: int) -> Callable[[list[torch.T
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    from distillation.losses.dice_cross_entropy import segmentation_loss
+    from distillation.losses.segmentation import segmentation_loss
 
     planned = SimpleNamespace(
         label_manager=SimpleNamespace(has_regions=False, ignore_label=None),

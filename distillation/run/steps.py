@@ -112,31 +112,31 @@ def steps_of(
 
     def packs(method: str | None = None) -> list[StudentPack]:
         students = select_students(recipe, method=method)
-        teacher = stages.teacher_pack(storage, say_agreement)
-        return [teacher, *(stages.student_pack(each, storage, say_agreement) for each in students)]
+        teacher = stages.exports.teacher_pack(storage, say_agreement)
+        return [teacher, *(stages.exports.student_pack(each, storage, say_agreement) for each in students)]
 
     def prepare() -> None:
-        prepared = stages.prepare()
+        prepared = stages.trainings.prepare()
         held_out = prepared.held_out_cases(recipe.dataset.fold)
         say(f"{len(prepared.raw.cases)} cases prepared in {prepared.folder}, {len(held_out)} of them held out")
 
     def check_given_teacher() -> None:
         from distillation.run.checks import load_given_teacher
 
-        source = stages.teacher()
+        source = stages.trainings.teacher()
         _check_held_out(stages, source.folder, say)
         say(f"teacher: {source.folder}, sha256 {load_given_teacher(stages).sha256}")
 
     def evaluate() -> None:
         found = packs()
-        result = stages.evaluate(
+        result = stages.evaluations.evaluate(
             found,
             threads=settings.threads,
             calibration_windows=settings.calibration_windows,
             quantizing=lambda model: say(f"{model}: quantising to int8, which may take minutes"),
             progress=lambda model, done, total, left: say(f"{model}: {done}/{total} cases, {left:.0f} s left"),
         )
-        stages.measure_efficiency(found, threads=settings.threads)
+        stages.evaluations.measure_efficiency(found, threads=settings.threads)
         say(result.table)
         say(f"written to {stages.folder / 'evaluation'}")
 
@@ -148,7 +148,7 @@ def steps_of(
             say(describe_pack(copied))
             if settings.bundles is not None:
                 manifest = copied.manifest
-                bundle = stages.bundle(manifest.size, manifest.provenance.method, settings.bundles)
+                bundle = stages.exports.bundle(manifest.size, manifest.provenance.method, settings.bundles)
                 say(f"MONAI bundle: {bundle}")
 
     def report() -> None:
@@ -158,8 +158,8 @@ def steps_of(
 
     def train(student: Student) -> None:
         """Train a student, and beside it all others of its size that are not trained."""
-        of_size = [each for each in trained if each.size == student.size and stages.training(each) != "done"]
-        for each, folder in zip(of_size, stages.train_students(of_size, settings.device), strict=True):
+        of_size = [each for each in trained if each.size == student.size and stages.trainings.training(each) != "done"]
+        for each, folder in zip(of_size, stages.trainings.train_students(of_size, settings.device), strict=True):
             say(f"{each.title}: {folder}")
 
     def teach() -> None:
@@ -167,15 +167,15 @@ def steps_of(
             if done % max(1, total // 20) == 0 or done == total:
                 say(f"soft labels: {done}/{total} cases")
 
-        say(f"soft labels: {stages.teach(settings.device, tell)}")
+        say(f"soft labels: {stages.trainings.teach(settings.device, tell)}")
 
     def training(student: Student) -> Step:
         return Step(
             stage="students",
             name=f"student {student.title}",
-            progress=lambda: stages.training(student),
+            progress=lambda: stages.trainings.training(student),
             work=lambda: train(student),
-            model_folder=lambda: stages.source(student.size, student.method).folder,
+            model_folder=lambda: stages.trainings.source(student.size, student.method).folder,
             student=student,
         )
 
@@ -185,29 +185,29 @@ def steps_of(
         teacher = Step(
             stage="teacher",
             name="teacher",
-            progress=lambda: stages.training(None),
-            work=lambda: say(f"teacher: {stages.train_teacher(settings.device).folder}"),
-            model_folder=lambda: stages.teacher().folder,
+            progress=lambda: stages.trainings.training(None),
+            work=lambda: say(f"teacher: {stages.trainings.train_teacher(settings.device).folder}"),
+            model_folder=lambda: stages.trainings.teacher().folder,
         )
     taught = any(method.needs_soft_labels for method in recipe.methods.values())
     every = [
-        Step(stage="prepare", name="prepare", progress=stages.preparation, work=prepare),
+        Step(stage="prepare", name="prepare", progress=stages.trainings.preparation, work=prepare),
         teacher,
-        *([Step(stage="teach", name="teach", progress=stages.teaching, work=teach)] if taught else []),
+        *([Step(stage="teach", name="teach", progress=stages.trainings.teaching, work=teach)] if taught else []),
         *(training(student) for student in trained),
         Step(
             stage="evaluate",
             name="evaluate",
-            progress=lambda: stages.evaluation(storage, settings.calibration_windows),
+            progress=lambda: stages.evaluations.evaluation(storage, settings.calibration_windows),
             work=evaluate,
         ),
         Step(
             stage="export",
             name="export",
-            progress=lambda: stages.exported(storage, settings.output, settings.bundles),
+            progress=lambda: stages.exports.exported(storage, settings.output, settings.bundles),
             work=export,
         ),
-        Step(stage="report", name="report", progress=lambda: stages.reported(storage), work=report),
+        Step(stage="report", name="report", progress=lambda: stages.evaluations.reported(storage), work=report),
     ]
     return [step for step in every if step.stage in wanted]
 
@@ -219,7 +219,7 @@ def _check_held_out(stages: Stages, teacher: Path, say: Callable[[str], None]) -
         TrainingError: it names cases.
     """
     fold = stages.recipe.dataset.fold
-    seen = saw_held_out(teacher / f"fold_{fold}", stages.prepared().held_out_cases(fold))
+    seen = saw_held_out(teacher / f"fold_{fold}", stages.trainings.prepared().held_out_cases(fold))
     if seen is None:
         say(
             f"{teacher} does not tell which cases it has not seen (fold_{fold}/validation/summary.json): the "
@@ -229,7 +229,7 @@ def _check_held_out(stages: Stages, teacher: Path, say: Callable[[str], None]) -
         raise TrainingError(
             f"the teacher was not validated on {', '.join(seen[:5])}{' and others' if len(seen) > 5 else ''}, which "
             "this recipe holds out: it was probably trained on them, and the evaluation would flatter it. Put its own "
-            f"{SPLITS_NAME} into {stages.prepared().folder}, or set the teacher's accept_leakage to true"
+            f"{SPLITS_NAME} into {stages.trainings.prepared().folder}, or set the teacher's accept_leakage to true"
         )
 
 

@@ -1,4 +1,4 @@
-"""Intensities of made images: tissue contrasts, blur, gamma, bias fields and noise.
+"""What the scanner sees: intensities of made images, field of view, voxel size and thick slices.
 
 Contrasts are Gaussian mixtures with random parameters, as Billot et al. (2023). Images are (z, y, x) float32, at least
 0.
@@ -6,6 +6,7 @@ Contrasts are Gaussian mixtures with random parameters, as Billot et al. (2023).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from distillation.synthesis.deformation import SmoothField, random_field
+from distillation.synthesis.deformation import REACH_MM, SmoothField, random_field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distillation.synthesis.acquisition import Acquisition
-    from distillation.synthesis.head import LabelTable
+    from distillation.synthesis.deformation import Deformation
+    from distillation.synthesis.head import Head, LabelTable
+
 
 SCALE = 255.0
 """Intensities of tissue lie between 0 and about this."""
@@ -140,3 +142,128 @@ def with_noise(rng: np.random.Generator, image: Image) -> Image:
     imaginary = std * rng.standard_normal(image.shape, dtype=np.float32)
     result: Image = np.hypot(real, imaginary)
     return result
+
+
+Box = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]
+"""From and to along z, y and x, in mm from the brain's middle."""
+
+_SURVEY_STEP_MM = 4.0
+_USUAL_MM = (0.7, 1.4)
+_THIRD_AXIS_MM = (0.7, 2.0)
+_SLICE_MM = (2.5, 7.0)
+_IN_PLANE_MM = (0.7, 1.2)
+_SIMULATED_MM = 1.25
+_NECK_MM = (5.0, 90.0)
+_AIR_MM = (2.0, 40.0)
+_LARGEST_CUT = 0.5
+_FEWEST_VOXELS = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acquisition:
+    """The grid of an image, and the finer one that it is simulated on.
+
+    Attributes:
+        start: (z, y, x) of the edge of the first voxel, in mm from the brain's middle.
+        shape: voxels along z, y, x.
+        spacing: of the voxels in mm.
+        parts: simulated voxels that are averaged to one along z, y, x: a slice of 5 mm sees all of its thickness.
+    """
+
+    start: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    parts: tuple[int, int, int]
+
+    @property
+    def simulated_axes(self) -> list[npt.NDArray[np.float64]]:
+        """Positions of the simulated planes along z, y, x in mm."""
+        counts = [n * part for n, part in zip(self.shape, self.parts, strict=True)]
+        return self.axes((counts[0], counts[1], counts[2]))
+
+    @property
+    def box(self) -> Box:
+        """The field of view."""
+        z, y, x = (
+            (start, start + n * length) for start, n, length in zip(self.start, self.shape, self.spacing, strict=True)
+        )
+        return z, y, x
+
+    def axes(self, shape: tuple[int, int, int]) -> list[npt.NDArray[np.float64]]:
+        """Return the positions of the planes when the field of view is divided into so many voxels."""
+        return [
+            low + (np.arange(count) + 0.5) * (high - low) / count
+            for (low, high), count in zip(self.box, shape, strict=True)
+        ]
+
+    def average(self, simulated: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Return the image of the simulated voxels: each voxel is the mean of its parts."""
+        averaged = simulated
+        for axis, part in enumerate(self.parts):
+            if part > 1:
+                split = (*averaged.shape[:axis], averaged.shape[axis] // part, part, *averaged.shape[axis + 1 :])
+                averaged = averaged.reshape(split).mean(axis=axis + 1)
+        return averaged
+
+
+def random_acquisition(
+    rng: np.random.Generator, head: Head, deformation: Deformation, *, thick_slices: float, cropped: float
+) -> Acquisition:
+    """Return a field of view round a deformed head, and voxels for it.
+
+    It holds the head with 2 to 40 mm of air, and ends 5 to 90 mm below the brain: some necks are cut short, some not.
+
+    Args:
+        rng: random numbers.
+        head: the label map.
+        deformation: of the head.
+        thick_slices: probability of slices of 2.5 to 7 mm, along any axis; otherwise voxels of 0.7 to 2 mm.
+        cropped: probability of a field of view that one or two of its faces cut through the head, at most through the
+            brain's middle.
+    """
+    brain, whole = _survey(head, deformation)
+    box = [[low - rng.uniform(*_AIR_MM), high + rng.uniform(*_AIR_MM)] for low, high in whole]
+    box[0][0] = max(box[0][0], brain[0][0] - rng.uniform(*_NECK_MM))
+    if rng.random() < cropped:
+        for face in rng.choice(6, size=rng.integers(1, 3), replace=False):
+            axis, end = divmod(int(face), 2)
+            other = brain[axis][1 - end]
+            inwards = rng.uniform(-0.1, _LARGEST_CUT) * (other - brain[axis][end])
+            box[axis][end] = brain[axis][end] + inwards
+    spacing = _random_spacing(rng, thick_slices)
+    parts = [math.ceil(length / _SIMULATED_MM) for length in spacing]
+    shape = [
+        max(_FEWEST_VOXELS, round((high - low) / length)) for (low, high), length in zip(box, spacing, strict=True)
+    ]
+    return Acquisition(
+        start=(box[0][0], box[1][0], box[2][0]),
+        shape=(shape[0], shape[1], shape[2]),
+        spacing=(spacing[0], spacing[1], spacing[2]),
+        parts=(parts[0], parts[1], parts[2]),
+    )
+
+
+def _random_spacing(rng: np.random.Generator, thick_slices: float) -> list[float]:
+    if rng.random() < thick_slices:
+        spacing = [rng.uniform(*_IN_PLANE_MM)] * 3
+        spacing[rng.integers(3)] = rng.uniform(*_SLICE_MM)
+        return spacing
+    spacing = [rng.uniform(*_USUAL_MM)] * 3
+    if rng.random() < 0.5:
+        spacing[rng.integers(3)] = rng.uniform(*_THIRD_AXIS_MM)
+    return spacing
+
+
+def _survey(head: Head, deformation: Deformation) -> tuple[Box, Box]:
+    """Return the boxes of the deformed brain and head."""
+    axis = np.arange(-REACH_MM, REACH_MM + 1, _SURVEY_STEP_MM)
+    axes = [axis, axis, axis]
+    return _box(deformation.distance(head, axes) < 0, axis), _box(deformation.classes(head, axes) > 0, axis)
+
+
+def _box(mask: npt.NDArray[np.bool_], axis: npt.NDArray[np.float64]) -> Box:
+    ends = []
+    for n in range(3):
+        present = axis[mask.any(axis=tuple(other for other in range(3) if other != n))]
+        ends.append((float(present[0]), float(present[-1])))
+    return ends[0], ends[1], ends[2]

@@ -18,10 +18,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from distillation.dataset import Case, RawDataset
 from distillation.export.network import split_network
-from distillation.files import write_json
 from distillation.plans import resolve_configuration
 from distillation.teacher import build_network
 from kdbench.families import CONFIGURATION, FamilyPlan, plans
+from KDSegmentatorLib.io.files import write_json
 from KDSegmentatorLib.io.images import read_volume
 
 HEAD_NECK_CT = FamilyPlan(

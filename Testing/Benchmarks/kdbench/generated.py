@@ -21,15 +21,13 @@ from distillation.export.description import describe_preprocessing, describe_pro
 from distillation.export.network import INPUT_NAME, OPSET, OUTPUT_NAME, split_network, to_onnx, with_stored_weights
 from distillation.export.pack import new_pack_folder
 from distillation.export.quantization import to_int8_onnx
-from distillation.files import write_json
 from distillation.network_cost import network_cost
-from distillation.plans import resolve_configuration, student_plans
+from distillation.plans import alpha_of, resolve_configuration, student_plans
 from distillation.settings import TrainingSettings
-from distillation.sizes import alpha_of
 from distillation.teacher import ModelFolder, build_network, load_model_folder
 from kdbench.families import CONFIGURATION, FamilyPlan, dataset, plans
 from KDSegmentatorLib.errors import ExportError
-from KDSegmentatorLib.io.files import atomic_output
+from KDSegmentatorLib.io.files import atomic_output, write_json
 from KDSegmentatorLib.packs.head_file import write_head
 from KDSegmentatorLib.packs.manifest import (
     SCHEMA_VERSION,

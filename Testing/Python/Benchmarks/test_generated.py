@@ -19,8 +19,11 @@ pytest.importorskip("nncf", reason="install the extra 'distill'")
 
 from distillation.export.network import split_network, to_onnx, with_stored_weights  # noqa: E402
 from distillation.network_cost import network_cost  # noqa: E402
-from distillation.plans import resolve_configuration, scale_features  # noqa: E402
-from distillation.sizes import alpha_of  # noqa: E402
+from distillation.plans import (  # noqa: E402
+    alpha_of,
+    resolve_configuration,
+    scale_features,
+)
 from distillation.teacher import load_model_folder  # noqa: E402
 from kdbench.arithmetic import body_flops, profile_body  # noqa: E402
 from kdbench.generated import (  # noqa: E402

@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("yaml", reason="install the extra 'distill'")
 
+from distillation.plans import alpha_of
 from distillation.recipe import RECIPES_FOLDER, read_recipe, shipped_recipes
-from distillation.sizes import alpha_of
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.packs.manifest import Region
 

@@ -22,12 +22,15 @@ import distillation.export.quantization as quantization
 import distillation.export.samples as samples
 from distillation.cli import main
 from distillation.dataset import Case, read_dataset
+from distillation.evaluations import CALIBRATION_WINDOWS, Evaluations
 from distillation.export.pack import copy_pack
+from distillation.exports import Exports
 from distillation.launch import Workspace
 from distillation.recipe import Recipe
-from distillation.stages import CALIBRATION_WINDOWS, Stages
+from distillation.stages import Stages
 from distillation.students import TeacherSource
 from distillation.teacher import ModelFolder
+from distillation.trainings import Trainings
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError, PackError
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
@@ -43,7 +46,7 @@ def stages(
 ) -> Stages:
     """Stages with a given teacher whose pack is there."""
     prepared = SimpleNamespace(raw=read_dataset(spheres), held_out_cases=lambda fold: HELD_OUT)
-    monkeypatch.setattr(Stages, "prepared", lambda self: prepared)
+    monkeypatch.setattr(Trainings, "prepared", lambda self: prepared)
     return Stages(
         recipe=recipe,
         workspace=Workspace.below(tmp_path),
@@ -98,13 +101,13 @@ def test_networks_are_quantised_once_and_on_training_cases_only(
     having("INT8")
     named: list[str] = []
     for _ in range(2):
-        result = stages.evaluate([teacher_pack], calibration_windows=5, threads=1, quantizing=named.append)
+        result = stages.evaluations.evaluate([teacher_pack], calibration_windows=5, threads=1, quantizing=named.append)
     assert quantizer.cases == [["case_02", "case_03", "case_04", "case_05"]]
     assert quantizer.windows == [5]
     assert named == ["x1 teacher"]
     assert [each.precision for each in result.reduced] == ["int8"]
     assert open_pack(teacher_pack.folder).body("int8") == quantizer.body
-    stages.evaluate([teacher_pack], calibration_windows=6, threads=1)
+    stages.evaluations.evaluate([teacher_pack], calibration_windows=6, threads=1)
     assert quantizer.windows == [5, 6]
     sha256 = teacher_pack.manifest.provenance.checkpoint_sha256[:16]
     names = sorted(path.name for path in (stages.folder / "int8").iterdir())
@@ -117,7 +120,7 @@ def test_nothing_is_quantised_that_would_not_be_run(
 ) -> None:
     having(*([] if reason == "no instructions" else ["INT8"]))
     count, mirroring = 0 if reason == "no windows" else 5, reason == "mirroring"
-    result = stages.evaluate([teacher_pack], mirroring=mirroring, calibration_windows=count, threads=1)
+    result = stages.evaluations.evaluate([teacher_pack], mirroring=mirroring, calibration_windows=count, threads=1)
     assert quantizer.windows == []
     assert result.reduced == ()
     assert ("int8 was not measured: this processor" in result.table) == (reason == "no instructions")
@@ -130,10 +133,10 @@ def test_without_nncf_nothing_is_started_and_nothing_is_lost(
     having("INT8")
     monkeypatch.setitem(sys.modules, "nncf", None)
     with pytest.raises(ExportError, match=r"needs NNCF.*--calibration-windows 0"):
-        stages.evaluate([teacher_pack], threads=1)
+        stages.evaluations.evaluate([teacher_pack], threads=1)
     assert open_pack(teacher_pack.folder).manifest == teacher_pack.manifest
     assert not (stages.folder / "int8").exists()
-    result = stages.evaluate([teacher_pack], calibration_windows=0, threads=1)  # as the message says
+    result = stages.evaluations.evaluate([teacher_pack], calibration_windows=0, threads=1)  # as the message says
     assert result.models[0].model == "x1 teacher"
 
 
@@ -141,7 +144,7 @@ def test_a_machine_without_bfloat16_leaves_it_out_and_says_so(
     stages: Stages, teacher_pack: StudentPack, having: Callable[..., None]
 ) -> None:
     having("INT8")
-    result = stages.evaluate([teacher_pack], calibration_windows=0, threads=1)
+    result = stages.evaluations.evaluate([teacher_pack], calibration_windows=0, threads=1)
     said = (
         "bfloat16 was not measured: this processor has no instructions for bfloat16; evaluate on one that has them "
         "to add it."
@@ -155,13 +158,13 @@ def test_the_recipes_groups_are_subjects(
     stages: Stages, teacher_pack: StudentPack, recipe: Recipe, having: Callable[..., None]
 ) -> None:
     having()
-    stages.evaluate([teacher_pack], calibration_windows=0, threads=1)
+    stages.evaluations.evaluate([teacher_pack], calibration_windows=0, threads=1)
     path = stages.folder / "evaluation" / "evaluation.json"
     assert json.loads(path.read_text())["subjects"] == {"case_00": "case_00", "case_01": "case_01"}
     groups = (("case_0[23]",), ("case_01", "case_00"))  # those of training images have to be allowed, too
     rescans = replace(stages, recipe=replace(recipe, dataset=replace(recipe.dataset, groups=groups)))
     with pytest.raises(InvalidSettingsError, match="all 2 held-out cases are of one subject"):
-        rescans.evaluate([teacher_pack], calibration_windows=0, threads=1)
+        rescans.evaluations.evaluate([teacher_pack], calibration_windows=0, threads=1)
 
 
 @pytest.mark.parametrize(("given", "expected"), [([], CALIBRATION_WINDOWS), (["--calibration-windows", "0"], 0)])
@@ -181,10 +184,10 @@ def test_the_command_hands_the_number_of_windows_on(
         arguments["quantizing"]("x1 teacher")
         return SimpleNamespace(table="")
 
-    monkeypatch.setattr(Stages, "teacher_pack", lambda *arguments: teacher_pack)
-    monkeypatch.setattr(Stages, "student_pack", lambda *arguments: teacher_pack)
-    monkeypatch.setattr(Stages, "evaluate", evaluate)
-    monkeypatch.setattr(Stages, "measure_efficiency", lambda *arguments, **options: None)
+    monkeypatch.setattr(Exports, "teacher_pack", lambda *arguments: teacher_pack)
+    monkeypatch.setattr(Exports, "student_pack", lambda *arguments: teacher_pack)
+    monkeypatch.setattr(Evaluations, "evaluate", evaluate)
+    monkeypatch.setattr(Evaluations, "measure_efficiency", lambda *arguments, **options: None)
     path = tmp_path / "spheres.yaml"
     path.write_text(recipe_text)
     assert main(["evaluate", str(path), "--workspace", str(tmp_path), *given]) == 0
@@ -198,7 +201,7 @@ def test_packs_are_evaluated_where_they_lie_without_any_checkpoint(
     """A machine that has the instructions adds what the exporting one could not measure."""
     pytest.importorskip("openvino", reason="OpenVINO runs int8")
     having("INT8")
-    stages.evaluate([teacher_pack], calibration_windows=5, threads=1)
+    stages.evaluations.evaluate([teacher_pack], calibration_windows=5, threads=1)
     shipped = copy_pack(open_pack(teacher_pack.folder), tmp_path / "shipped")
     before = shipped.reduced("int8")
     shutil.rmtree(tmp_path / "teacher")
@@ -207,7 +210,9 @@ def test_packs_are_evaluated_where_they_lie_without_any_checkpoint(
     text = write_manifest(replace(shipped.manifest, network=network))
     (shipped.folder / MANIFEST_NAME).write_text(text, encoding="utf-8", newline="\n")
 
-    result = stages.evaluate(stages.packs_in(tmp_path / "shipped"), calibration_windows=None, threads=1)
+    result = stages.evaluations.evaluate(
+        stages.exports.packs_in(tmp_path / "shipped"), calibration_windows=None, threads=1
+    )
     assert [each.precision for each in result.reduced] == ["int8"]
     after = open_pack(shipped.folder)
     assert after.reduced("int8") == before
@@ -219,7 +224,7 @@ def test_a_pack_without_int8_stays_without(
     stages: Stages, teacher_pack: StudentPack, having: Callable[..., None]
 ) -> None:
     having("INT8")
-    result = stages.evaluate([teacher_pack], calibration_windows=None, threads=1)
+    result = stages.evaluations.evaluate([teacher_pack], calibration_windows=None, threads=1)
     assert result.reduced == ()
     assert open_pack(teacher_pack.folder).manifest.network.reduced_precisions == ()
 
@@ -230,15 +235,15 @@ def test_packs_of_a_folder_are_the_tasks_own_the_largest_first(
     folder = tmp_path / "shipped"
     build_size(folder / "another", "x1/4")
     with pytest.raises(InvalidSettingsError, match="holds no pack of the task spheres"):
-        stages.packs_in(folder)
+        stages.exports.packs_in(folder)
     copy_pack(teacher_pack, folder)
     for size in ("x1/4", "x1/2"):
         build_size(folder / f"spheres-{size.replace('/', '_')}", size, task="spheres")
-    assert [pack.manifest.size for pack in stages.packs_in(folder)] == ["x1", "x1/2", "x1/4"]
+    assert [pack.manifest.size for pack in stages.exports.packs_in(folder)] == ["x1", "x1/2", "x1/4"]
     body = folder / "spheres-x1_4" / "body.onnx"
     body.write_bytes(body.read_bytes()[:-1])
     with pytest.raises(PackError, match=r"body\.onnx"):
-        stages.packs_in(folder)
+        stages.exports.packs_in(folder)
 
 
 def test_the_command_evaluates_the_packs_of_a_folder(
@@ -250,7 +255,7 @@ def test_the_command_evaluates_the_packs_of_a_folder(
         seen.extend([[pack.manifest.id for pack in packs], arguments["calibration_windows"]])
         return SimpleNamespace(table="")
 
-    monkeypatch.setattr(Stages, "evaluate", evaluate)
+    monkeypatch.setattr(Evaluations, "evaluate", evaluate)
     path = tmp_path / "spheres.yaml"
     path.write_text(recipe_text)
     packs = str(teacher_pack.folder.parent)

@@ -9,11 +9,11 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 from distillation import prepare as preparation  # noqa: E402
 from distillation.dataset import find_dataset  # noqa: E402
-from distillation.files import write_json  # noqa: E402
 from distillation.plans import read_plans, student_plans  # noqa: E402
 from distillation.recipe import DatasetRecipe  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.errors import InvalidSettingsError  # noqa: E402
+from KDSegmentatorLib.io.files import write_json  # noqa: E402
 from support.tiny_training import DATASET, LOSSES, checkpoint, run, settings, small_plans, trained_along  # noqa: E402
 
 pytestmark = [pytest.mark.training, pytest.mark.usefixtures("everything_in_this_process")]

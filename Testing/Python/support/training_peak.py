@@ -25,7 +25,7 @@ def train(work: TrainingWork) -> None:
     """Train a network with random weights on random numbers, as the trainers do."""
     import torch
 
-    from distillation.gradient_checkpointing import checkpoint_stages
+    from distillation.torch_tuning import checkpoint_stages
 
     network, teachers = _networks(work)
     if work.gradient_checkpointing:
@@ -53,7 +53,7 @@ def train(work: TrainingWork) -> None:
 
 
 if __name__ == "__main__":
-    from distillation.allocator import kept_memory
+    from distillation.torch_tuning import kept_memory
     from KDSegmentatorLib.machine.peak_memory import peak_memory
 
     with kept_memory():

@@ -12,6 +12,7 @@ from distillation.dataset import read_dataset  # noqa: E402
 from distillation.export import export_pack  # noqa: E402
 from distillation.export.pack import copy_pack, with_evaluation  # noqa: E402
 from distillation.export.training_set import describe_expected  # noqa: E402
+from distillation.exports import Exports  # noqa: E402
 from distillation.launch import Workspace  # noqa: E402
 from distillation.network_cost import network_cost  # noqa: E402
 from distillation.stages import Stages  # noqa: E402
@@ -162,17 +163,17 @@ def test_a_pack_of_another_checkpoint_or_teacher_is_out_of_date(exporting, recip
     manifest = exporting().pack.manifest
     teacher = TeacherSource(folder=exporting.model.folder)
     stages = Stages(recipe=recipe, workspace=Workspace.below(tmp_path), folder=tmp_path, given_teacher=teacher)
-    assert stages._up_to_date(manifest, teacher.path(0))
+    assert stages.exports._up_to_date(manifest, teacher.path(0))
 
     def of_teacher(sha256):
         return dataclasses.replace(manifest, provenance=dataclasses.replace(manifest.provenance, teacher_sha256=sha256))
 
-    assert stages._up_to_date(of_teacher(teacher.sha256(0)), teacher.path(0))
-    assert not stages._up_to_date(of_teacher("0" * 64), teacher.path(0))
+    assert stages.exports._up_to_date(of_teacher(teacher.sha256(0)), teacher.path(0))
+    assert not stages.exports._up_to_date(of_teacher("0" * 64), teacher.path(0))
     (tmp_path / "other.pth").write_bytes(b"other")
-    assert not stages._up_to_date(manifest, tmp_path / "other.pth")
+    assert not stages.exports._up_to_date(manifest, tmp_path / "other.pth")
     without_probe = dataclasses.replace(manifest, network=dataclasses.replace(manifest.network, probe=None))
-    assert not stages._up_to_date(without_probe, teacher.path(0))  # of a version that wrote none
+    assert not stages.exports._up_to_date(without_probe, teacher.path(0))  # of a version that wrote none
 
 
 EVALUATION = Evaluation(
@@ -250,7 +251,7 @@ def test_the_command_writes_archives_that_install(exporting, recipe_text, monkey
     from KDSegmentatorLib.packs.store import PackStore
 
     pack = exporting().pack
-    monkeypatch.setattr(Stages, "teacher_pack", lambda *_: pack)
+    monkeypatch.setattr(Exports, "teacher_pack", lambda *_: pack)
     recipe = tmp_path / "spheres.yaml"
     recipe.write_text(recipe_text)
     options = [str(recipe), "--workspace", str(tmp_path), "--student", "x1", "--output", str(tmp_path / "shipped")]

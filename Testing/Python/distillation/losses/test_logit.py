@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="install the extra 'distill'")
 
-from distillation.losses import voxel_rows  # noqa: E402
+from distillation.losses import term as voxel_rows  # noqa: E402
 from distillation.losses.logit import LogitLoss, head_weights  # noqa: E402
 from distillation.losses.term import Signals  # noqa: E402
 from KDSegmentatorLib.errors import InvalidSettingsError  # noqa: E402

@@ -20,7 +20,7 @@ from distillation.report.plots import accuracy_plot, difference_plot, label_plot
 from distillation.report.qualitative import Column, qualitative_figure
 from distillation.report.results import TaskResults
 from distillation.report.write import median_case
-from distillation.run.curves import TrainingCurves
+from distillation.training_log import TrainingCurves
 from KDSegmentatorLib.analysis.planes import planes
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import Volume

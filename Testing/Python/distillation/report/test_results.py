@@ -14,8 +14,7 @@ import pytest
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
 from distillation.cli import main
-from distillation.evaluation.efficiency import Efficiency, write_efficiency
-from distillation.evaluation.running_cost import RunningCost
+from distillation.evaluation.efficiency import Efficiency, RunningCost, write_efficiency
 from distillation.evaluation.scores import Score, write_scores
 from distillation.evaluation.statistics import summarise
 from distillation.report.result_tables import accuracy_table, comparison_table, efficiency_table, label_table

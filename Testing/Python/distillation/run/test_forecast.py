@@ -14,9 +14,9 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 import distillation.run.forecast as module
 from distillation.dataset import read_dataset, read_header
 from distillation.recipe import Recipe
-from distillation.run.checks import check_machine
 from distillation.run.forecast import Forecast, bytes_text, describe_forecast
 from distillation.run.memory import training_bytes
+from distillation.run.runner import check_machine
 from distillation.run.steps import STAGES, Step, parse_stages
 from distillation.students import Student
 from KDSegmentatorLib.errors import InsufficientMemoryError, InvalidSettingsError, TrainingError
@@ -29,8 +29,10 @@ def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], re
     raw = SimpleNamespace(description={"channel_names": {"0": "MRI"}}, labels={"background": 0, "Front": 1, "Back": 2})
     stages = SimpleNamespace(
         recipe=replace(recipe, students=(student,), teacher=folds),
-        prepared=lambda: SimpleNamespace(plans=plans(features=(16, 32)), raw=raw),
-        warm_up=lambda size: "new",
+        trainings=SimpleNamespace(
+            prepared=lambda: SimpleNamespace(plans=plans(features=(16, 32)), raw=raw),
+            warm_up=lambda size: "new",
+        ),
     )
     forecasts = module.Forecasts(stages)  # type: ignore[arg-type]
     for method, teachers in (("plain", 1), ("logit", 3)):
@@ -40,7 +42,7 @@ def test_a_students_forecast_is_of_its_own_network(plans: Callable[..., Any], re
         assert (warm_up.teacher, warm_up.teachers) == (None, 1)
         assert distilled.teachers == teachers
         assert (distilled.teacher is None) == (method == "plain")
-    stages.warm_up = lambda size: "done"  # by another method of the size
+    stages.trainings.warm_up = lambda size: "done"  # by another method of the size
     assert len(forecasts._works(replace(step(), student=Student(size="x1/2", method="plain")))) == 1
 
 
@@ -50,7 +52,9 @@ def test_processes_of_torchrun_share_the_batch(
     raw = SimpleNamespace(description={"channel_names": {"0": "MRI"}}, labels={"background": 0, "Front": 1, "Back": 2})
     training = replace(recipe.training, batch_size=4)
     prepared = SimpleNamespace(plans=plans(features=(16, 32, 64)), raw=raw)
-    stages = SimpleNamespace(recipe=replace(recipe, training=training), prepared=lambda: prepared)
+    stages = SimpleNamespace(
+        recipe=replace(recipe, training=training), trainings=SimpleNamespace(prepared=lambda: prepared)
+    )
     forecasts = module.Forecasts(stages)  # type: ignore[arg-type]
     (alone,) = forecasts._works(replace(step(), stage="teacher"))
     monkeypatch.setenv("WORLD_SIZE", "4")

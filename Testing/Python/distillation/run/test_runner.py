@@ -25,7 +25,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 import distillation.evaluation.family as family
 from distillation.cli import main
-from distillation.stages import Stages
+from distillation.evaluations import Evaluations
 from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.inference.pipeline import segment
@@ -99,18 +99,18 @@ def test_a_recipe_from_dataset_to_report(
     _check_preparation(command, tmp_path, capsys)
 
     # broken off in the middle of the evaluation
-    original = Stages.measure_efficiency
+    original = Evaluations.measure_efficiency
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Stages, "measure_efficiency", interrupted)
+    monkeypatch.setattr(Evaluations, "measure_efficiency", interrupted)
     assert main([*command, *OPTIONS]) == 130
     out = capsys.readouterr().out
     assert "[1/7] prepare: nothing changed since it was done; skipped" in out
     assert "[2/7] teacher: time known after its first epoch or case, " in out
     assert "[5/7] evaluate" in out
-    monkeypatch.setattr(Stages, "measure_efficiency", original)
+    monkeypatch.setattr(Evaluations, "measure_efficiency", original)
     assert main(dry) == 0
     said = states(capsys.readouterr().out)
     assert [said[name] for name in names[:4]] == ["done"] * 4

@@ -22,6 +22,7 @@ from distillation.run.steps import STAGES, RunSettings, Stage, Step, steps_of
 from distillation.source_files import changed_sources, record_sources
 from distillation.stages import Stages
 from distillation.students import TeacherSource, plans_for_teacher
+from distillation.trainings import Trainings
 from KDSegmentatorLib.errors import TrainingError
 
 SPLIT = [{"train": ["case_01", "case_02"], "val": ["case_00"]}, {"train": ["case_00", "case_01"], "val": ["case_02"]}]
@@ -83,20 +84,20 @@ def test_a_training_is_not_gone_on_with_on_another_split(
     begun: list[Path] = []
 
     def train(*_: object, plans: Sequence[dict[str, Any]], **__: object) -> list[Path]:
-        begun.extend(stages._fold_folder(each) / "checkpoint_latest.pth" for each in plans)
+        begun.extend(stages.trainings._fold_folder(each) / "checkpoint_latest.pth" for each in plans)
         begun[-1].touch()
         return [begun[-1].parents[1]]
 
-    monkeypatch.setattr("distillation.stages.train_side_by_side", train)
+    monkeypatch.setattr("distillation.trainings.train_side_by_side", train)
     wanted = [plans_for_teacher(stages.recipe, plans())]
-    stages._train(wanted, "cpu")
+    stages.trainings._train(wanted, "cpu")
     path.write_text(json.dumps([SPLIT[0], {**SPLIT[1], "val": []}]))  # another fold
-    stages._train(wanted, "cpu")
+    stages.trainings._train(wanted, "cpu")
     path.write_text(json.dumps(SPLIT[::-1]))
     with pytest.raises(TrainingError, match=r"trained with another split than .*splits_final.json\. No training is"):
-        stages._train(wanted, "cpu")
+        stages.trainings._train(wanted, "cpu")
     begun[0].unlink()  # nothing was trained yet
-    stages._train(wanted, "cpu")
+    stages.trainings._train(wanted, "cpu")
     assert len(begun) == 3
 
 
@@ -118,7 +119,7 @@ def test_a_teacher_that_saw_the_held_out_cases_is_refused(taught: Stages, monkey
         def held_out_cases(self, fold: int) -> tuple[str, ...]:
             return ("case_00", "case_02")
 
-    monkeypatch.setattr(Stages, "prepared", lambda _self: Prepared())
+    monkeypatch.setattr(Trainings, "prepared", lambda _self: Prepared())
     (teacher,) = steps_of(given, RunSettings(output=given.folder), said.append, ("teacher",))
     teacher.work()
     assert "does not tell which cases it has not seen" in said[0]

@@ -1,0 +1,237 @@
+"""The trainings of a recipe: its data, its teacher, soft labels and students, every one resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from distillation.dataset import Case, find_dataset
+from distillation.launch import method_of, model_folder, train_side_by_side, training_progress
+from distillation.plans import read_plans
+from distillation.prepare import PreparedDataset, find_prepared, prepare
+from distillation.settings import TrainingSettings
+from distillation.source_files import changed_sources, some
+from distillation.splits import SPLITS_NAME, grouped, read_splits
+from distillation.students import (
+    TEACHER_SIZE,
+    Student,
+    TeacherSource,
+    plans_for_student,
+    plans_for_teacher,
+    plans_for_warm_up,
+    soft_label_folder,
+    student_folder,
+    teacher_folder,
+    warm_up_folder,
+)
+from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
+from KDSegmentatorLib.io.files import write_json
+from KDSegmentatorLib.packs.manifest import Method
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from distillation.launch import Progress, Workspace
+    from distillation.recipe import Recipe
+
+
+_SPLIT_OF_TRAINING = "split.json"
+"""In a fold's folder: who trained and who was held out, as nnU-Net's split said when it was begun."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainings:
+    """What a recipe trains in a workspace; work that is there is skipped.
+
+    Attributes:
+        recipe: what to do.
+        workspace: nnU-Net's folders.
+        given_teacher: an existing teacher; None takes the one that :meth:`train_teacher` trains.
+    """
+
+    recipe: Recipe
+    workspace: Workspace
+    given_teacher: TeacherSource | None = None
+
+    def prepare(self) -> PreparedDataset:
+        """Fingerprint, plan and preprocess the dataset."""
+        return prepare(self.workspace, self.recipe.dataset, teacher_plans=self._given_plans())
+
+    def prepared(self) -> PreparedDataset:
+        """Return the prepared dataset.
+
+        Raises:
+            TrainingError: it is not prepared, or files of the dataset have changed since.
+        """
+        raw = find_dataset(self.workspace.raw, self.recipe.dataset.name)
+        changed = changed_sources(raw, self.workspace.preprocessed / self.recipe.dataset.name)
+        if changed:
+            raise TrainingError(
+                f"the dataset was prepared from other files; changed since: {some(changed)}. Put them back, or run "
+                "'kdseg-distill prepare' again"
+            )
+        found = find_prepared(self.workspace, self.recipe.dataset, raw, self._given_plans())
+        if found is None:
+            raise TrainingError(
+                f"{self.recipe.dataset.name} is not prepared in {self.workspace.preprocessed}; run "
+                "'kdseg-distill prepare' first"
+            )
+        return found
+
+    def preparation(self) -> Progress:
+        """Return whether the dataset is prepared as the recipe says."""
+        try:
+            self.prepared()
+        except KDSegmentatorError:  # or in another way, which the stage itself explains
+            return "new"
+        return "done"
+
+    def teacher(self) -> TeacherSource:
+        """Return the given teacher, or the one that this recipe trains (trained or not)."""
+        if self.given_teacher is not None:
+            return self.given_teacher
+        return TeacherSource(folder=teacher_folder(self.workspace, self.recipe, self.prepared().plans))
+
+    def train_teacher(self, device: str = "cpu") -> TeacherSource:
+        """Train the teacher; a given one is taken as it is."""
+        if self.given_teacher is None:
+            self._train([self._plans_of(None)], device)
+        return self.teacher()
+
+    def teach(self, device: str = "cpu", progress: Callable[[int, int], None] | None = None) -> Path:
+        """Write the soft labels of the training cases and return their folder; what is there is kept."""
+        from distillation.teaching import write_soft_labels
+
+        return write_soft_labels(self.recipe, self.prepared(), self.teacher(), device=device, progress=progress)
+
+    def teaching(self) -> Progress:
+        """Return how far the soft labels of the training cases are."""
+        try:
+            folder = soft_label_folder(self.prepared(), self.recipe.dataset.configuration)
+            missing = [name for name in self._split()["train"] if not (folder / f"{name}.npy").is_file()]
+        except (KDSegmentatorError, KeyError):  # not prepared
+            return "new"
+        return "started" if missing and folder.is_dir() else "new" if missing else "done"
+
+    def train_students(self, students: Sequence[Student], device: str = "cpu") -> list[Path]:
+        """Train students of one size, with its warm-up if it has one, and return their model folders.
+
+        They see the same batches, side by side, so that differences between methods are not those of luck. A student
+        with a teacher that runs beside it takes many times as long as the others, and trains by itself, on the same
+        batches.
+        """
+        size = students[0].size
+        methods = [student.method for student in students if student.method in self.recipe.methods]
+        wanted = [self._plans_of(student) for student in students]
+        if self.recipe.student(size).warm_up_epochs:
+            self._train([plans_for_warm_up(self.recipe, size, self.prepared().plans)], device)
+        alone = [TrainingSettings.from_plans(plans).distillation is not None for plans in wanted]
+        if self.teaching() != "done" and any(self.recipe.methods[m].needs_soft_labels for m in methods):
+            raise TrainingError("the training cases have no soft labels yet; run 'kdseg-distill teach' first")
+        together = [plans for plans, by_itself in zip(wanted, alone, strict=True) if not by_itself]
+        if together:
+            self._train(together, device)
+        for plans, by_itself in zip(wanted, alone, strict=True):
+            if by_itself:
+                self._train([plans], device)
+        return [self._fold_folder(plans).parent for plans in wanted]
+
+    def training(self, student: Student | None) -> Progress:
+        """Return how far a student, or the teacher for None, is trained with the recipe's settings."""
+        try:
+            plans = self._plans_of(student)
+            return self._progress(plans) if self._same_split(plans) else "new"
+        except KDSegmentatorError:  # not prepared, or no teacher yet
+            return "new"
+
+    def warm_up(self, size: str) -> Progress:
+        """Return how far the warm-up of a size is.
+
+        Raises:
+            TrainingError: the dataset is not prepared.
+        """
+        return self._progress(plans_for_warm_up(self.recipe, size, self.prepared().plans))
+
+    def source(self, size: str, method: Method) -> TeacherSource:
+        """Return where a network's weights lie, or will lie when it is trained."""
+        if size == TEACHER_SIZE:
+            return self.teacher()
+        student = Student(size=size, method=method)
+        return TeacherSource(folder=student_folder(self.workspace, self.recipe, student, self.prepared().plans))
+
+    def held_out_cases(self) -> list[Case]:
+        """Return the cases that neither teacher nor students were trained on."""
+        prepared = self.prepared()
+        return [prepared.raw.case(name) for name in prepared.held_out_cases(self.recipe.dataset.fold)]
+
+    def subjects(self) -> dict[str, str]:
+        """Return the subject of each case: the first case of its group."""
+        units = grouped([case.name for case in self.prepared().raw.cases], self.recipe.dataset.groups)
+        return {name: unit[0] for unit in units for name in unit}
+
+    def _split(self) -> dict[str, list[str]]:
+        """Return who trains and who is held out; the file may be somebody's own."""
+        fold = self.recipe.dataset.fold
+        splits = read_splits(self.workspace.preprocessed / self.recipe.dataset.name / SPLITS_NAME)
+        return {half: sorted(names) for half, names in splits[fold].items()} if fold < len(splits) else {}
+
+    def _same_split(self, plans: dict[str, Any]) -> bool:
+        """Return whether a training was begun with the split as it is; True where it does not say."""
+        try:
+            known = json.loads((self._fold_folder(plans) / _SPLIT_OF_TRAINING).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return True
+        return bool(known == self._split())
+
+    def _fold_folder(self, plans: dict[str, Any]) -> Path:
+        dataset = self.recipe.dataset
+        folder = model_folder(
+            self.workspace, dataset.name, method_of(plans), plans["plans_name"], dataset.configuration
+        )
+        return folder / f"fold_{dataset.fold}"
+
+    def _train(self, networks: Sequence[dict[str, Any]], device: str) -> None:
+        dataset = self.recipe.dataset
+        for plans in networks:
+            folder = self._fold_folder(plans)
+            begun = any(folder.glob("checkpoint_*.pth"))
+            if begun and not self._same_split(plans):
+                raise TrainingError(
+                    f"{folder} was trained with another split than {self.workspace.preprocessed / dataset.name}/"
+                    f"{SPLITS_NAME}. No training is thrown away: put the split back, or rename {folder.parent} to "
+                    "train again"
+                )
+            if not begun and os.environ.get("RANK", "0") == "0":  # of torchrun
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / _SPLIT_OF_TRAINING, self._split())
+        train_side_by_side(
+            self.workspace,
+            dataset=dataset.name,
+            plans=networks,
+            configuration=dataset.configuration,
+            fold=dataset.fold,
+            device=device,
+        )
+
+    def _progress(self, plans: dict[str, Any]) -> Progress:
+        dataset = self.recipe.dataset
+        return training_progress(
+            self.workspace, dataset=dataset.name, plans=plans, configuration=dataset.configuration, fold=dataset.fold
+        )
+
+    def _plans_of(self, student: Student | None) -> dict[str, Any]:
+        """Return the plans that a student, or the teacher for None, is trained from."""
+        prepared, dataset = self.prepared(), self.recipe.dataset
+        plans = prepared.plans
+        if student is None:
+            return plans_for_teacher(self.recipe, plans)
+        warm_up = warm_up_folder(self.workspace, self.recipe, student.size, plans)
+        return plans_for_student(
+            self.recipe, student, plans, self.teacher(), warm_up, soft_label_folder(prepared, dataset.configuration)
+        )
+
+    def _given_plans(self) -> dict[str, Any] | None:
+        return None if self.given_teacher is None else read_plans(self.given_teacher.folder / "plans.json")
