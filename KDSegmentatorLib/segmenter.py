@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from KDSegmentatorLib.advisor.selection import Choice, Selection, select
+from KDSegmentatorLib.advice import Choice, choose
 from KDSegmentatorLib.arguments import check_callable, check_known, described
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
 from KDSegmentatorLib.errors import EngineError, InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
@@ -24,9 +23,11 @@ from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.plausibility import check_field_of_view
 from KDSegmentatorLib.inference.progress import REGION_PREFIX, CancelCheck, Progress, ProgressCallback
 from KDSegmentatorLib.inference.region import FoundRegion, shows_little_else
-from KDSegmentatorLib.inference.segmentation import Segmentation
+from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.options import RunOptions
+from KDSegmentatorLib.packs.catalogue import Selection, select
 from KDSegmentatorLib.packs.store import DamagedPack, PackStore
+from KDSegmentatorLib.past_runs import PastRuns, WatchedEngine
 
 if TYPE_CHECKING:
     from KDSegmentatorLib.engines.engine import Engine
@@ -92,12 +93,6 @@ class Segmenter:
         self._lock = threading.RLock()
         self._process = os.getpid()
         self._engines: dict[str, ChosenEngine] = {}
-        self._request = EngineRequest(
-            engine=self.options.engine,
-            precision=self.options.precision,
-            device=self.options.device,
-            threads=self.options.threads,
-        )
         selection = select(store or PackStore(), task, self.options.size)
         self._selection = _without_earlier_stage(selection) if self.options.region == "given" else selection
         self._pack: StudentPack | None = None
@@ -162,14 +157,7 @@ class Segmenter:
         with self._own():
             if self._selection.automatic and self._pack is not None:
                 return Choice(pack=self._pack, reason=self._reason, region_pack=self.region_pack)
-            choice = self._selection.choose(
-                volume,
-                request=self._request,
-                mirroring=self.options.mirroring,
-                entropy=self.options.entropy,
-                probabilities=len(self.options.probabilities),
-                cancelled=cancel or _never,
-            )
+            choice = choose(self._selection, volume, self.options, cancelled=cancel or _never)
             self._pack, self._reason = choice.pack, choice.reason
             return choice
 
@@ -189,7 +177,7 @@ class Segmenter:
         with self._own():
             chosen = self._engines.get(pack.manifest_sha256)
             if chosen is None:
-                chosen = choose_engine(pack, self._request, cancelled=cancel or _never)
+                chosen = choose_engine(pack, self.options, cancelled=cancel or _never)
                 self._engines[pack.manifest_sha256] = chosen
             return chosen
 
@@ -221,7 +209,8 @@ class Segmenter:
                 for damaged in self.damaged:
                     _log.warning("%s is left out: %s", damaged.id, damaged.error)
                 self.choose(volume, cancel=cancel)
-            engine = self.engine_for(self.pack, cancel).engine
+            chosen = self.engine_for(self.pack, cancel)
+            engine = WatchedEngine(chosen.engine, self.options.threads)
             self._start_seconds += time.perf_counter() - asked
             region = None
             if self.region_pack is not None:
@@ -229,6 +218,7 @@ class Segmenter:
                     check_field_of_view(volume, self.pack.manifest, region_known=False)
                 region = self._region(volume, self.region_pack, progress, cancel)
             found = segment(volume, self.pack, engine, self.options, region=region, progress=progress, cancel=cancel)
+            _remember(self.pack, chosen, engine, volume, found.record)
             start, self._start_seconds = self._start_seconds, 0.0
             return replace(found, record=found.record.with_seconds(start=start))
 
@@ -239,12 +229,16 @@ class Segmenter:
         options = RunOptions(check_input=self.options.check_input, threads=self.options.threads)
 
         def find() -> FoundRegion:
-            engine = self.engine_for(pack, cancel).engine
-            return find_region(volume, pack, engine, options, progress=progress, cancel=cancel)
+            chosen = self.engine_for(pack, cancel)
+            engine = WatchedEngine(chosen.engine, self.options.threads)
+            found = find_region(volume, pack, engine, options, progress=progress, cancel=cancel)
+            _remember(pack, chosen, engine, volume, found.record)
+            return found
 
         if self._regions is None:
             return find()
-        return self._regions.get(volume, (pack.manifest_sha256, self._request, options.check_input), find)
+        way = (self.options.engine, self.options.precision, self.options.device, options.threads, options.check_input)
+        return self._regions.get(volume, (pack.manifest_sha256, way), find)
 
     @contextmanager
     def _own(self) -> Iterator[None]:
@@ -330,6 +324,22 @@ class Regions:
             return replace(known, reused=True)
         found = self._found[key] = find()
         return found
+
+
+def _remember(
+    pack: StudentPack, chosen: ChosenEngine, engine: WatchedEngine, volume: Volume, record: RunRecord
+) -> None:
+    """Write down what a run took, for estimates (:mod:`KDSegmentatorLib.advice`); no run depends on it."""
+    if engine.calls:
+        run = engine.past_run(
+            pack,
+            chosen.loading_seconds,
+            compiled=chosen.compiled,
+            voxels=volume.voxels.size,
+            windows=record.windows,
+            array_seconds=record.seconds["preprocess"] + record.seconds["restore"],
+        )
+        PastRuns().add(run)
 
 
 def _run_options(options: RunOptions | str, choices: dict[str, Any]) -> RunOptions:

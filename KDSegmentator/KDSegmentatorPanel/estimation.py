@@ -17,17 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from KDSegmentatorLib.advisor.advice import SpeedOf, advise
-from KDSegmentatorLib.engines.candidates import EngineRequest
+from KDSegmentatorLib.advice import advise, measure_speed
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.jobs.folder import long_path, owned_folder
 from KDSegmentatorLib.jobs.launcher import Child, PythonLauncher
 from KDSegmentatorLib.jobs.worker import stdin_closed
-from KDSegmentatorLib.machine.hardware import detect_hardware
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.catalogue import Family, families
 from KDSegmentatorLib.packs.regions import region_packs
 from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorLib.past_runs import PastRuns
 from KDSegmentatorPanel.outline import Outline
 
 LONGEST_SECONDS = 60.0
@@ -50,7 +50,7 @@ class Question:
         tasks: the families.
         user_packs: folder of the packs that the user installed.
         shipped_packs: folder of the packs that came with the extension.
-        engine: see :class:`KDSegmentatorLib.engines.candidates.EngineRequest`, as for ``precision``.
+        engine: see :class:`KDSegmentatorLib.options.RunOptions`, as for ``precision``.
         precision: number format.
         threads: CPU threads; None takes what the machine allows.
         mirroring: whether every window is run mirrored as well.
@@ -99,16 +99,17 @@ Answer = dict[str, TaskEstimate]
 """By task."""
 
 
-def estimate_here(question: Question, speed_of: SpeedOf | None = None) -> Answer:
+def estimate_here(question: Question, runs: PastRuns | None = None) -> Answer:
     """Return the estimates, worked out in this process.
 
     Args:
         question: what is to be estimated.
-        speed_of: tells how fast the machine is; None measures it.
+        runs: on this computer; None takes those in the user's cache. Without any, the smallest network is run once.
     """
+    runs = runs or PastRuns()
     store = PackStore(question.user_packs, question.shipped_packs)
     wanted = [family for family in families(store.packs()) if family.task in question.tasks]
-    return {family.task: _estimate(question, family, store, speed_of) for family in wanted}
+    return {family.task: _estimate(question, family, store, runs) for family in wanted}
 
 
 class EstimateProcess:
@@ -173,31 +174,30 @@ def _await_end(child: Child) -> None:
         time.sleep(0.01)
 
 
-def _estimate(question: Question, family: Family, store: PackStore, speed_of: SpeedOf | None) -> TaskEstimate:
-    request = EngineRequest(engine=question.engine, precision=question.precision, threads=question.threads)
+def _estimate(question: Question, family: Family, store: PackStore, runs: PastRuns) -> TaskEstimate:
+    options = RunOptions(
+        engine=question.engine,
+        precision=question.precision,
+        threads=question.threads,
+        mirroring=question.mirroring,
+        entropy=question.entropy,
+    )
     try:
-        advice = advise(
-            family,
-            question.outline.volume(),
-            detect_hardware(),
-            request=request,
-            mirroring=question.mirroring,
-            entropy=question.entropy,
-            speed_of=speed_of,
-            region_packs=region_packs(family.packs, store.find),
-        )
+        earlier = region_packs(family.packs, store.find)
+        measure_speed(family, options, runs)
+        advice = advise(family, question.outline.volume(), options, region_packs=earlier, runs=runs)
     except KDSegmentatorError as error:
         return TaskEstimate(problem=str(error), sizes={})
     sizes = {
         each.pack.manifest.size: Expected(
-            seconds=each.estimate.seconds,
-            memory=each.estimate.memory,
-            measured=each.estimate.measured,
+            seconds=each.seconds,
+            memory=each.memory_bytes,
+            measured=each.measured,
             obstacle=each.obstacle or "",
         )
-        for each in advice.sizes
+        for each in advice.estimates
     }
-    return TaskEstimate(sizes=sizes, advised=advice.pack.manifest.size, reason=advice.reason)
+    return TaskEstimate(sizes=sizes, advised=advice.chosen.pack.manifest.size, reason=advice.reason)
 
 
 def _read_answer(text: str) -> Answer:

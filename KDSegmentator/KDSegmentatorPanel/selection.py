@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as with_fields
 
-from KDSegmentatorLib.advisor.selection import recommended
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.jobs.messages import Request
 from KDSegmentatorLib.mrml.grids import world_to_lps
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.options import RunOptions
-from KDSegmentatorLib.packs.catalogue import Family, families
+from KDSegmentatorLib.packs.catalogue import Family, families, recommended
 from KDSegmentatorPanel.assessment import Assessment, CheckedVolume, TaskAssessment, assess, check, with_estimates
 from KDSegmentatorPanel.estimation import Answer, Question
 from KDSegmentatorPanel.failures import in_words

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from KDSegmentatorLib.advisor.selection import Choice
+from KDSegmentatorLib.advice import Choice
 from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.seg_nrrd import SUFFIX as SEGMENTATION_SUFFIX
 from KDSegmentatorLib.analysis.seg_nrrd import write_segmentation

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_devices
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_devices
 from KDSegmentatorLib.errors import EngineUnavailableError
-from KDSegmentatorLib.options import AUTOMATIC, PRECISIONS
+from KDSegmentatorLib.options import AUTOMATIC, PRECISIONS, RunOptions
 from KDSegmentatorLib.packs.manifest import Manifest, Precision
 
 _CHOSEN_BY_ITSELF = ("cuda", "directml", "cpu")
@@ -22,23 +22,6 @@ _OPENVINO: dict[Precision, tuple[str, str]] = {
     "float32": ("FP32", "exact"),
 }
 """Precision to the ability that the device needs, and what to tell the user."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineRequest:
-    """What the user asks for; ``auto`` leaves it open, anything else is taken or refused, never replaced.
-
-    Attributes:
-        engine: ``openvino`` or ``onnxruntime``.
-        precision: ``float32``, ``bfloat16`` or ``int8``.
-        device: ``cpu``, ``cuda``, ``directml``, ``coreml``, ``gpu`` or ``npu``.
-        threads: CPU threads, >= 1; None takes what the machine allows.
-    """
-
-    engine: str = AUTOMATIC
-    precision: str = AUTOMATIC
-    device: str = AUTOMATIC
-    threads: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,27 +48,27 @@ class Candidates:
     broken: tuple[str, ...] = field(default=())
 
 
-def find_candidates(manifest: Manifest, request: EngineRequest) -> Candidates:
+def find_candidates(manifest: Manifest, options: RunOptions) -> Candidates:
     """Return how a pack could be run here, as far as that can be told without loading it.
 
     Args:
         manifest: of the pack.
-        request: what the user asks for.
+        options: engine, precision and device; ``auto`` leaves them open, all else is taken or refused, not replaced.
     """
     usable: list[Candidate] = []
     left_out: list[str] = []
     broken: list[str] = []
-    if request.engine in (AUTOMATIC, OpenVinoEngine.name):
-        _add_openvino(manifest, request, usable, left_out, broken)
-    if request.engine in (AUTOMATIC, OnnxRuntimeEngine.name):
-        _add_onnxruntime(request, usable, left_out)
+    if options.engine in (AUTOMATIC, OpenVinoEngine.name):
+        _add_openvino(manifest, options, usable, left_out, broken)
+    if options.engine in (AUTOMATIC, OnnxRuntimeEngine.name):
+        _add_onnxruntime(options, usable, left_out)
     # graphics cards first, then the fastest precision, then the engine in the order above (sorting is stable)
     usable.sort(key=lambda each: (_rank(each.device), PRECISIONS.index(each.precision)))
     return Candidates(usable=tuple(usable), left_out=tuple(left_out), broken=tuple(broken))
 
 
 def _add_openvino(
-    manifest: Manifest, request: EngineRequest, usable: list[Candidate], left_out: list[str], broken: list[str]
+    manifest: Manifest, options: RunOptions, usable: list[Candidate], left_out: list[str], broken: list[str]
 ) -> None:
     try:
         devices = openvino_devices()
@@ -96,10 +79,10 @@ def _add_openvino(
         return
     accepted = {reduced.precision for reduced in manifest.network.reduced_precisions}
     for device, abilities in devices.items():
-        if not _wanted(device, request):
+        if not _wanted(device, options):
             continue
         for precision, (needed, reason) in _OPENVINO.items():
-            if request.precision not in (AUTOMATIC, precision):
+            if options.precision not in (AUTOMATIC, precision):
                 continue
             if needed not in abilities:
                 left_out.append(f"openvino {precision} on {device}: the device has no instructions for it")
@@ -107,29 +90,29 @@ def _add_openvino(
                 left_out.append(f"openvino {precision} on {device}: the pack was not accepted in {precision}")
             else:
                 usable.append(Candidate(engine="openvino", device=device, precision=precision, reason=reason))
-    if request.device != AUTOMATIC and request.device not in devices:
-        left_out.append(f"openvino: finds no {request.device} (only {', '.join(devices)})")
+    if options.device != AUTOMATIC and options.device not in devices:
+        left_out.append(f"openvino: finds no {options.device} (only {', '.join(devices)})")
 
 
-def _add_onnxruntime(request: EngineRequest, usable: list[Candidate], left_out: list[str]) -> None:
+def _add_onnxruntime(options: RunOptions, usable: list[Candidate], left_out: list[str]) -> None:
     try:
         devices = onnxruntime_devices()
     except EngineUnavailableError as error:
         left_out.append(f"onnxruntime: {error}")
         return
-    if request.precision not in (AUTOMATIC, "float32"):
-        left_out.append(f"onnxruntime: computes in float32 only, not in {request.precision}")
+    if options.precision not in (AUTOMATIC, "float32"):
+        left_out.append(f"onnxruntime: computes in float32 only, not in {options.precision}")
         return
     for device in devices:
-        if _wanted(device, request):
+        if _wanted(device, options):
             reason = "exact" if device == "cpu" else f"onnxruntime has a provider for {device}"
             usable.append(Candidate(engine="onnxruntime", device=device, precision="float32", reason=reason))
-    if request.device != AUTOMATIC and request.device not in devices:
-        left_out.append(f"onnxruntime: has no provider for {request.device} (only {', '.join(devices)})")
+    if options.device != AUTOMATIC and options.device not in devices:
+        left_out.append(f"onnxruntime: has no provider for {options.device} (only {', '.join(devices)})")
 
 
-def _wanted(device: str, request: EngineRequest) -> bool:
-    return device in _CHOSEN_BY_ITSELF if request.device == AUTOMATIC else device == request.device
+def _wanted(device: str, options: RunOptions) -> bool:
+    return device in _CHOSEN_BY_ITSELF if options.device == AUTOMATIC else device == options.device
 
 
 def _rank(device: str) -> int:

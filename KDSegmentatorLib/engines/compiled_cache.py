@@ -75,6 +75,11 @@ def seal(folder: Path) -> None:
                 temporary.write_text(json.dumps(_hashes(folder)), encoding="utf-8")
 
 
+def is_sealed(folder: Path) -> bool:
+    """Return whether a folder was left by :func:`seal`; whether it is whole, :func:`prepare` finds out."""
+    return _list_of(folder).is_file()
+
+
 def drop_unused(root: Path) -> None:
     """Delete the compiled networks that were not used for :data:`KEPT_SECONDS`; what cannot be deleted stays.
 

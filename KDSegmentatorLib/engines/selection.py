@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from KDSegmentatorLib.engines.candidates import Candidate, EngineRequest, find_candidates
-from KDSegmentatorLib.engines.compiled_cache import drop_unused
+from KDSegmentatorLib.engines.candidates import Candidate, find_candidates
+from KDSegmentatorLib.engines.compiled_cache import drop_unused, is_sealed
 from KDSegmentatorLib.engines.device_name import device_name
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.loading import engine_version, load_engine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
-from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError, InvalidSettingsError
-from KDSegmentatorLib.options import AUTOMATIC, DEVICES, ENGINES, PRECISIONS, check_threads
+from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError
+from KDSegmentatorLib.options import AUTOMATIC, RunOptions
 from KDSegmentatorLib.packs.locations import default_cache_folder
 from KDSegmentatorLib.packs.pack import StudentPack
 
@@ -29,15 +30,19 @@ class ChosenEngine:
     Attributes:
         engine: loaded with the pack's network.
         reason: one sentence for the user, with what was tried before and did not do.
+        loading_seconds: to load and check it, and those that were tried before.
+        compiled: whether it took a compiled network from the cache.
     """
 
     engine: Engine
     reason: str
+    loading_seconds: float = 0.0
+    compiled: bool = False
 
 
 def choose_engine(
     pack: StudentPack,
-    request: EngineRequest | None = None,
+    options: RunOptions | None = None,
     *,
     cache: Path | None = None,
     cancelled: Callable[[], bool] = lambda: False,
@@ -48,36 +53,36 @@ def choose_engine(
 
     Args:
         pack: the student.
-        request: what the user asks for; None leaves everything open. What is asked for is never replaced.
+        options: engine, precision, device and threads; None leaves all open. What is asked for is never replaced.
         cache: folder for compiled networks and checks; None takes the user's.
         cancelled: asked before each engine is loaded, and while a check computes.
 
     Raises:
-        InvalidSettingsError: there is no such engine, device or precision, or ``threads`` is not positive.
         EngineUnavailableError: nothing here can run the pack the way it is asked for; the message says why.
         EngineError: the engine that was asked for does not load the network, or gives wrong labels.
         InsufficientMemoryError: the network does not fit into memory.
         CancelledError: ``cancelled`` returned True.
         PackError: a file of the pack is damaged.
     """
-    request = request or EngineRequest()
-    _check(request)
+    start = time.perf_counter()
+    options = options or RunOptions()
     cache = cache or default_cache_folder()
-    found = find_candidates(pack.manifest, request)
+    found = find_candidates(pack.manifest, options)
     rejected = list(found.broken)
     failures = [each for each in found.left_out if each not in rejected]
     for each in rejected:
         _log.warning("%s", each)
     asked = ", ".join(
         f"{name} {value}"
-        for name, value in (("engine", request.engine), ("precision", request.precision), ("device", request.device))
+        for name, value in (("engine", options.engine), ("precision", options.precision), ("device", options.device))
         if value != AUTOMATIC
     )
     for candidate in found.usable:
         if cancelled():
             raise CancelledError("cancelled; nothing was written")
         try:
-            engine = _load(candidate, pack, request.threads, cache)
+            compiled = is_compiled(pack, candidate, cache)
+            engine = _load(candidate, pack, options.threads, cache)
             note = _checked(candidate, engine, pack, cache, cancelled)
         except EngineError as error:
             rejected.append(f"{candidate.title}: {error}")
@@ -88,30 +93,31 @@ def choose_engine(
             continue
         reason = "; ".join([f"{candidate.title}: {candidate.reason}{note}", *(f"not {each}" for each in rejected)])
         _log.info("%s", reason)
-        return ChosenEngine(engine=engine, reason=reason)
+        seconds = time.perf_counter() - start
+        return ChosenEngine(engine=engine, reason=reason, loading_seconds=seconds, compiled=compiled)
     raise EngineUnavailableError(
         f"{pack.manifest.id} cannot be run here{f' with {asked}' if asked else ''}: "
         f"{'; '.join([*rejected, *failures]) or 'no engine is installed'}"
     )
 
 
-def _check(request: EngineRequest) -> None:
-    check_threads(request.threads)
-    for name, value, known in (
-        ("engine", request.engine, ENGINES),
-        ("precision", request.precision, PRECISIONS),
-        ("device", request.device, DEVICES),
-    ):
-        if value not in (AUTOMATIC, *known):
-            raise InvalidSettingsError(f"there is no {name} {value!r}; there are: {', '.join((AUTOMATIC, *known))}")
+def is_compiled(pack: StudentPack, candidate: Candidate, cache: Path | None = None) -> bool:
+    """Return whether an engine would find the pack's network compiled; see :func:`choose_engine`."""
+    if candidate.engine != OpenVinoEngine.name:
+        return False
+    return is_sealed(_compiled_folder(pack, candidate, cache or default_cache_folder()))
+
+
+def _compiled_folder(pack: StudentPack, candidate: Candidate, cache: Path) -> Path:
+    network = f"{pack.manifest_sha256[:32]}-{candidate.device}-{candidate.precision}"
+    return cache / "compiled" / f"openvino-{engine_version(candidate.engine)}" / network
 
 
 def _load(candidate: Candidate, pack: StudentPack, threads: int | None, cache: Path) -> Engine:
     compiled = None
     if candidate.engine == OpenVinoEngine.name:
-        network = f"{pack.manifest_sha256[:32]}-{candidate.device}-{candidate.precision}"
         drop_unused(cache / "compiled")
-        compiled = cache / "compiled" / f"openvino-{engine_version(candidate.engine)}" / network
+        compiled = _compiled_folder(pack, candidate, cache)
     return load_engine(
         candidate.engine,
         pack.body(candidate.precision),

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 
-from KDSegmentatorLib.advisor.selection import select
 from KDSegmentatorLib.analysis.statistics import IMAGE_UNITS
 from KDSegmentatorLib.engines.memory_failure import memory_failure
 from KDSegmentatorLib.errors import CancelledError, ImageReadError, ImageWriteError, KDSegmentatorError
@@ -34,6 +33,7 @@ from KDSegmentatorLib.jobs.folder import long_path, owned_folder
 from KDSegmentatorLib.jobs.messages import BatchFile, BatchFinished, BatchRequest, RunState
 from KDSegmentatorLib.jobs.reporter import Reporter, RunReporter
 from KDSegmentatorLib.jobs.run import SizeResult, make_segmenter, pack_store, segment_volume, write_result
+from KDSegmentatorLib.packs.catalogue import select
 from KDSegmentatorLib.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)

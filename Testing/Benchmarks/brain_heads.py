@@ -47,7 +47,6 @@ from scipy import ndimage
 
 from KDSegmentatorLib.analysis.overlap import dice
 from KDSegmentatorLib.analysis.overlay import write_overlay
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ImageReadError, KDSegmentatorError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import MM3_PER_ML, Volume, matrix, vector
@@ -243,7 +242,7 @@ def variants(image: Volume, brain: Volume) -> Iterator[RealHead]:
 def run(pack: StudentPack, heads: Sequence[RealHead], chosen: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Segment the heads, draw and print each result, and give its row."""
     output, threads = chosen.output, chosen.threads
-    engine = choose_engine(pack, EngineRequest(threads=threads)).engine
+    engine = choose_engine(pack, RunOptions(threads=threads)).engine
     size = pack.manifest.size.replace("/", "_")
     for head in heads:
         row: dict[str, Any] = dict.fromkeys(COLUMNS, "")

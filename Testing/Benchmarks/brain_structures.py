@@ -14,7 +14,6 @@ import numpy.typing as npt
 from KDSegmentatorLib.analysis.overlap import dice
 from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.statistics import LabelStatistics, label_statistics
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import GeometryError, UnsuitableVolumeError
@@ -93,7 +92,7 @@ class Chain:
         Raises:
             KDSegmentatorError: see :func:`KDSegmentatorLib.engines.selection.choose_engine`.
         """
-        request = EngineRequest(precision=precision, threads=self.threads)
+        request = RunOptions(precision=precision, threads=self.threads)
         first, second = (choose_engine(pack, request).engine for pack in (self.extraction, self.structures))
         return first, second
 

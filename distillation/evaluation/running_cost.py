@@ -14,7 +14,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError, KDSegmentatorError
 from KDSegmentatorLib.inference.pipeline import segment
@@ -71,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
     folder, image, rounds, threads = arguments
     pack = open_pack(Path(folder))
     asked = int(threads) or None
-    engine = choose_engine(pack, EngineRequest(precision="float32", threads=asked)).engine
+    engine = choose_engine(pack, RunOptions(precision="float32", threads=asked)).engine
     volume = read_volume(Path(image))
     seconds = [
         segment(volume, pack, engine, RunOptions(region="given")).record.seconds["total"]

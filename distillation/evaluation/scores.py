@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from KDSegmentatorLib.analysis.surface_distance import DEFAULT_TOLERANCE_MM, surface_agreement
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
 from KDSegmentatorLib.inference.pipeline import segment
@@ -131,7 +130,7 @@ class WholeScans:
         if found is None:
             raise InvalidSettingsError(f"{pack.manifest.id} sees whole scans itself; leave --whole out")
         self.pack = found
-        self._engine = choose_engine(found, EngineRequest(threads=threads)).engine
+        self._engine = choose_engine(found, RunOptions(threads=threads)).engine
         self._regions: dict[str, FoundRegion] = {}
 
     def region(self, case: Case, image: Volume) -> FoundRegion:
@@ -208,7 +207,7 @@ def score_pack(
     if reduced is not None:
         engine = reduced.engine
     else:
-        engine = choose_engine(pack, EngineRequest(precision="float32", threads=threads)).engine
+        engine = choose_engine(pack, RunOptions(precision="float32", threads=threads)).engine
     start, fresh = time.perf_counter(), 0
     for number, case in enumerate(cases, start=1):
         rows = kept.get(case.name, [])

@@ -22,7 +22,6 @@ from distillation.report.result_tables import (
 from distillation.report.results import TEACHER, TaskResults, read_results
 from distillation.report.verdicts import verdicts
 from distillation.training_log import read_curves
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError, KDSegmentatorError
 from KDSegmentatorLib.inference.pipeline import segment
@@ -112,7 +111,7 @@ def _qualitative(stages: Stages, results: TaskResults, packs: dict[str, StudentP
     image = read_volume(case.image)
     columns = [Column(title="reference", segmentation=read_volume(case.label, allow_constant=True))]
     for model in shown:
-        engine = choose_engine(packs[model], EngineRequest(precision="float32")).engine
+        engine = choose_engine(packs[model], RunOptions(precision="float32")).engine
         dice = joined[model].metrics["dice"].cases.get(case.name)
         title = f"{model}\n{'no label, no Dice' if dice is None else f'mean Dice {dice:.3f}'}"
         segmentation = segment(image, packs[model], engine, RunOptions(region="given")).volume

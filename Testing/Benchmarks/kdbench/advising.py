@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from advisor_error import advisor_errors, default_cases
+from estimate_error import default_cases, estimate_errors
 
 from kdbench.results import Advised, Measured
 from KDSegmentatorLib.packs.pack import open_pack
@@ -20,7 +20,7 @@ def ask_the_advisor(packs: list[str], scans: str, rounds: int) -> Measured:
         rounds: runs of each case.
     """
     cases = default_cases([open_pack(Path(pack)) for pack in packs], Path(scans))
-    found = advisor_errors(cases, rounds=rounds, say=lambda line: print(line, file=sys.stderr))
+    found = estimate_errors(cases, rounds=rounds, say=lambda line: print(line, file=sys.stderr))
     return Measured(
         advised=tuple(
             Advised(

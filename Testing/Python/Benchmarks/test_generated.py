@@ -32,9 +32,9 @@ from kdbench.generated import (  # noqa: E402
     small_patch,
     with_patch_size,
 )
-from KDSegmentatorLib.engines.candidates import EngineRequest  # noqa: E402
 from KDSegmentatorLib.engines.selection import choose_engine  # noqa: E402
 from KDSegmentatorLib.errors import ExportError  # noqa: E402
+from KDSegmentatorLib.options import RunOptions  # noqa: E402
 from KDSegmentatorLib.packs.pack import StudentPack, verify_pack  # noqa: E402
 from KDSegmentatorLib.packs.store import PackStore  # noqa: E402
 
@@ -86,9 +86,9 @@ def test_packs_are_whole_and_run_in_every_number_format(pack: StudentPack) -> No
     assert head.weight.shape == (len(pack.manifest.labels) + 1, pack.manifest.network.features)
     patch = pack.manifest.windows.patch_size
     window = np.random.default_rng(3).normal(size=(1, 1, *patch)).astype(np.float32)
-    exact = choose_engine(pack, EngineRequest(precision="float32", device="cpu")).engine.run(window, lambda: False)
+    exact = choose_engine(pack, RunOptions(precision="float32", device="cpu")).engine.run(window, lambda: False)
     assert exact.shape == (1, pack.manifest.network.features, *patch)
-    coarse = choose_engine(pack, EngineRequest(precision="int8", device="cpu")).engine.run(window, lambda: False)
+    coarse = choose_engine(pack, RunOptions(precision="int8", device="cpu")).engine.run(window, lambda: False)
     assert 0 < np.abs(coarse - exact).mean() < 0.2 * exact.std()
 
 

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
-from KDSegmentatorLib.advisor.advice import advise
-from KDSegmentatorLib.advisor.speed import Speed, nominal_speed
+from KDSegmentatorLib.advice import advise
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.geometry import Volume, matrix
 from KDSegmentatorLib.machine.hardware import detect_hardware
@@ -26,6 +25,7 @@ from KDSegmentatorPanel.outline import Outline
 from support.chained_packs import EARLIER, after_earlier, install_earlier, install_later
 from support.generated_family import build_size
 from support.job_processes import HANG, LONG_SECONDS, launching_program, released
+from support.known_runs import KnownRuns, past_run
 
 COSINE, SINE = 0.8, 0.6
 DIRECTION = matrix([[COSINE, -SINE, 0], [SINE, COSINE, 0], [0, 0, 1]])
@@ -61,18 +61,19 @@ def question(store: PackStore) -> Question:
     )
 
 
-def fixed_speed(*_: object) -> Speed:
-    return replace(nominal_speed(4), measured=True)
+@pytest.fixture
+def runs(store: PackStore) -> KnownRuns:
+    return KnownRuns(past_run(pack, 0.01) for pack in store.packs())
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int16", "float32"])
-def test_the_outline_is_enough_for_the_estimates(store: PackStore, dtype: str) -> None:
+def test_the_outline_is_enough_for_the_estimates(store: PackStore, runs: KnownRuns, dtype: str) -> None:
     volume = scan(dtype)
-    family = families(store.packs())[0]
+    family, hardware = families(store.packs())[0], detect_hardware()
     outline = Outline.of(volume)
-    expected = advise(family, volume, detect_hardware(), speed_of=fixed_speed)
-    found = advise(family, outline.volume(), detect_hardware(), speed_of=fixed_speed)
-    assert [size.estimate for size in found.sizes] == [size.estimate for size in expected.sizes]
+    expected = advise(family, volume, hardware=hardware, runs=runs)
+    found = advise(family, outline.volume(), hardware=hardware, runs=runs)
+    assert found == expected
     assert Outline.from_json(json.loads(json.dumps(outline.as_json()))) == outline
 
 
@@ -83,7 +84,7 @@ def test_a_volume_of_zeros_has_an_outline() -> None:
 
 def test_another_process_gives_the_same_without_loading_an_engine_here(question: Question) -> None:
     found = EstimateProcess()(question)
-    here = estimate_here(question, fixed_speed)
+    here = estimate_here(question)
     assert found.keys() == here.keys() == {"generated"}
     assert list(found["generated"].sizes) == ["x1", "x1/4"]
     assert [size.memory for size in found["generated"].sizes.values()] == [
@@ -93,8 +94,8 @@ def test_another_process_gives_the_same_without_loading_an_engine_here(question:
     assert found["generated"].reason.startswith(found["generated"].advised)
 
 
-def test_a_problem_comes_back_as_such(question: Question) -> None:
-    found = estimate_here(replace(question, precision="int8"), fixed_speed)
+def test_a_problem_comes_back_as_such(question: Question, runs: KnownRuns) -> None:
+    found = estimate_here(replace(question, precision="int8"), runs)
     assert "precision int8" in found["generated"].problem
 
 
@@ -120,12 +121,14 @@ def test_a_strange_answer_is_none(
     assert "what the process said" in caplog.text
 
 
-def test_what_libraries_print_does_not_matter(question: Question, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = json.dumps({task: asdict(each) for task, each in estimate_here(question, fixed_speed).items()})
+def test_what_libraries_print_does_not_matter(
+    question: Question, runs: KnownRuns, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = json.dumps({task: asdict(each) for task, each in estimate_here(question, runs).items()})
     saying(
         monkeypatch, f"import os; print('hi'); open('answer.json', 'w').write({answer!r}); os.write(1, b'\\xff{{}}')"
     )
-    assert EstimateProcess()(question) == estimate_here(question, fixed_speed)
+    assert EstimateProcess()(question) == estimate_here(question, runs)
 
 
 class TestEnding:
@@ -209,10 +212,10 @@ def test_the_pack_that_is_run_before_counts_and_has_to_be_there(question: Questi
     store = PackStore(tmp_path / "user", tmp_path / "none shipped")
     asked = replace(question, tasks=("inside",), user_packs=str(store.user_folder), shipped_packs=str(tmp_path))
     install_later(store, tmp_path, region=None)
-    alone = estimate_here(asked, fixed_speed)["inside"].sizes["x1/4"]
+    alone = estimate_here(asked)["inside"].sizes["x1/4"]
     install_later(store, tmp_path, region=after_earlier())
-    assert estimate_here(asked, fixed_speed)["inside"].problem.startswith(f"inside-x1_4 needs {EARLIER}")
+    assert estimate_here(asked)["inside"].problem.startswith(f"inside-x1_4 needs {EARLIER}")
     install_earlier(store, tmp_path)
-    both = estimate_here(asked, fixed_speed)["inside"].sizes["x1/4"]
+    both = estimate_here(asked)["inside"].sizes["x1/4"]
     assert both.seconds > alone.seconds
     assert alone.memory <= both.memory < 2 * alone.memory

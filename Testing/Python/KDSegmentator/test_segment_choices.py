@@ -35,8 +35,8 @@ class TestChoices:
         assert view.task == "generated"
         assert view.tasks[0].title == "Generated test pack (MR)"
         assert view.size == "x1/4"  # none is recommended: the smallest
-        assert view.sizes[0].text == "x1 (teacher) · about 1 s · 0.3 GB · advised"
-        assert view.sizes[2].text == "x1/4 · about 1 s · 0.3 GB"
+        assert view.sizes[0].text == "x1 (teacher) · about 1 s · 0.2 GB · advised"
+        assert view.sizes[2].text == "x1/4 · about 1 s · 0.2 GB"
         assert "Dice 0.825 (teacher 0.900), n = 12, Generated" in view.sizes[2].tooltip
         assert "structure 1: Dice 0.825" in view.sizes[2].tooltip
         assert [row.kept for row in view.labels] == [True] * 3

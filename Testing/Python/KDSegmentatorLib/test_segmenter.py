@@ -13,10 +13,8 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
+from KDSegmentatorLib import advice
 from KDSegmentatorLib import segmenter as module
-from KDSegmentatorLib.advisor import selection
-from KDSegmentatorLib.advisor.advice import Hardware
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import ChosenEngine, choose_engine
 from KDSegmentatorLib.errors import (
     CancelledError,
@@ -27,6 +25,7 @@ from KDSegmentatorLib.errors import (
 )
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
+from KDSegmentatorLib.machine.hardware import Hardware
 from KDSegmentatorLib.machine.processor import processor_name
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
@@ -52,7 +51,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the packs that engines are made for, as they are made."""
     packs: list[str] = []
 
-    def spy(pack: StudentPack, request: EngineRequest, **named: Any) -> ChosenEngine:
+    def spy(pack: StudentPack, request: RunOptions, **named: Any) -> ChosenEngine:
         packs.append(pack.manifest.id)
         return choose_engine(pack, request, **named)
 
@@ -75,7 +74,7 @@ def test_without_a_size_the_recommended_one_runs_whatever_the_machine(
     store: PackStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Segmenter("generated", store=store).pack.manifest.size == "x1/4"
-    monkeypatch.setattr(selection, "detect_hardware", lambda: Hardware(logical_cores=1, available_memory=1))
+    monkeypatch.setattr(advice, "detect_hardware", lambda: Hardware(logical_cores=1, available_memory=1))
     assert Segmenter("Generated", store=store)(SMALL).record.size == "x1/4"
 
 
@@ -91,7 +90,7 @@ def test_auto_decides_at_the_first_volume_and_keeps_the_pack_and_its_engine(
     assert segmenter(SMALL).record.size == "x1"
     assert segmenter(SMALL).record.size == "x1"
     assert len(made) == 1
-    monkeypatch.setattr(selection, "detect_hardware", lambda: Hardware(logical_cores=1, available_memory=1))
+    monkeypatch.setattr(advice, "detect_hardware", lambda: Hardware(logical_cores=1, available_memory=1))
     assert segmenter(LARGE).record.size == "x1"
     assert segmenter.pack.manifest.size == "x1"
     assert str(segmenter.choose(LARGE).reason).startswith("x1 is the largest size")
@@ -293,7 +292,7 @@ def test_measuring_the_machine_can_be_cancelled(
 def test_a_call_hands_its_cancel_on_to_loading(store: PackStore, monkeypatch: pytest.MonkeyPatch) -> None:
     handed: list[Any] = []
 
-    def spy(pack: StudentPack, request: EngineRequest, **named: Any) -> ChosenEngine:
+    def spy(pack: StudentPack, request: RunOptions, **named: Any) -> ChosenEngine:
         handed.append(named["cancelled"])
         return choose_engine(pack, request, **named)
 

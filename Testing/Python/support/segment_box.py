@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace as with_fields
 
-from KDSegmentatorLib.advisor.speed import nominal_speed
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.messages import Segmented
 from KDSegmentatorLib.mrml.volumes import volume_from_node
@@ -17,6 +16,7 @@ from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.estimation import Answer, Question, estimate_here
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.selection import SETTLE_SECONDS, Inputs
+from support.known_runs import KnownRuns, past_run
 from support.mrml_scene import TILTED, MrmlScene, placed
 from support.panel_doubles import AtOnce, Clock, FakeStart, size_result
 
@@ -28,7 +28,7 @@ def no_memory(*_arguments: object, **_options: object) -> Any:
 
 
 class EstimateHere:
-    """Estimates in this process, for a machine of a fixed speed."""
+    """Estimates in this process, on a computer where each pack ran once."""
 
     def __init__(self) -> None:
         self.questions: list[Question] = []
@@ -36,7 +36,8 @@ class EstimateHere:
 
     def __call__(self, question: Question) -> Answer:
         self.questions.append(question)
-        return estimate_here(question, lambda _candidate, _threads: replace(nominal_speed(4), measured=True))
+        packs = PackStore(question.user_packs, question.shipped_packs).packs()
+        return estimate_here(question, KnownRuns(past_run(pack, 0.01) for pack in packs))
 
     def stop(self) -> None:
         self.stopped += 1

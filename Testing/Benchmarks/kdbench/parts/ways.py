@@ -8,7 +8,8 @@ from pathlib import Path
 
 from kdbench.runner import Subject
 from kdbench.setting import Setting
-from KDSegmentatorLib.engines.candidates import EngineRequest, find_candidates
+from KDSegmentatorLib.engines.candidates import find_candidates
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.manifest import Precision
 from KDSegmentatorLib.packs.pack import StudentPack
 
@@ -51,7 +52,7 @@ def ways(pack: StudentPack, *, engine: str | None = None) -> list[Way]:
     for name, precision in _WAYS:
         if engine not in (None, name):
             continue
-        request = EngineRequest(engine=name, precision=precision, device="cpu")
+        request = RunOptions(engine=name, precision=precision, device="cpu")
         candidates = find_candidates(pack.manifest, request)
         problem = None if candidates.usable else "; ".join(candidates.left_out)
         found.append(Way(engine=name, precision=precision, impossible=problem))

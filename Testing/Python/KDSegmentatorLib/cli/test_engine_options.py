@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from KDSegmentatorLib.advisor.selection import Choice, Selection
+from KDSegmentatorLib import segmenter
+from KDSegmentatorLib.advice import Choice
 from KDSegmentatorLib.cli.terminal import Interrupt
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.engines.selection import choose_engine
@@ -60,7 +60,7 @@ def test_the_engine_that_is_asked_for_is_taken_and_recorded(
     assert record["engine_reason"] == f"{engine} float32 on cpu: exact"
     assert record["input_sha256"] == hashlib.sha256(scan.read_bytes()).hexdigest()
     pack = store.get("generated-x1_4")
-    chosen = choose_engine(pack, EngineRequest(engine=engine)).engine
+    chosen = choose_engine(pack, RunOptions(engine=engine)).engine
     expected = segment(read_volume(scan), pack, chosen).volume
     np.testing.assert_array_equal(read_volume(scan.with_name("labels.nii.gz")).voxels, expected.voxels)
 
@@ -275,16 +275,16 @@ def test_a_failed_check_of_what_was_asked_for_writes_nothing(
 def test_the_advice_knows_of_everything_that_is_asked_for(
     kdseg: Any, scan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
-    choose = Selection.choose
+    asked: list[tuple[RunOptions, Any]] = []
+    choose = segmenter.choose
 
-    def spy(self: Selection, *arguments: Any, **named: Any) -> Choice:
-        asked.append(named)
-        return choose(self, *arguments, **named)
+    def spy(selection: Any, volume: Any, options: RunOptions, *, cancelled: Any) -> Choice:
+        asked.append((options, cancelled))
+        return choose(selection, volume, options, cancelled=cancelled)
 
-    monkeypatch.setattr(Selection, "choose", spy)
+    monkeypatch.setattr(segmenter, "choose", spy)
     code, _, err = kdseg("segment", scan, scan.with_name("labels.nii.gz"), *PACK, *everything(scan))
     assert code == 0, err
-    (named,) = asked
-    assert isinstance(named["cancelled"].__self__, Interrupt)
-    assert (named["mirroring"], named["entropy"], named["probabilities"]) == (False, True, 2)
+    ((options, cancelled),) = asked
+    assert isinstance(cancelled.__self__, Interrupt)
+    assert (options.mirroring, options.entropy, len(options.probabilities)) == (False, True, 2)

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from KDSegmentatorLib.engines import candidates
-from KDSegmentatorLib.engines.candidates import EngineRequest, find_candidates
+from KDSegmentatorLib.engines.candidates import find_candidates
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.manifest import Manifest, ReducedFormat, ReducedPrecision
 from support.generated_packs import manifest
 from support.reduced_packs import claim_openvino_abilities
@@ -35,8 +36,8 @@ def has_onnxruntime(monkeypatch: pytest.MonkeyPatch, *devices: str) -> None:
     monkeypatch.setattr(candidates, "onnxruntime_devices", lambda: devices)
 
 
-def titles(manifest: Manifest, request: EngineRequest | None = None) -> list[str]:
-    return [each.title for each in find_candidates(manifest, request or EngineRequest()).usable]
+def titles(manifest: Manifest, request: RunOptions | None = None) -> list[str]:
+    return [each.title for each in find_candidates(manifest, request or RunOptions()).usable]
 
 
 def test_the_fastest_precision_comes_first_and_openvino_before_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,9 +61,9 @@ def test_a_graphics_card_comes_before_the_processor(monkeypatch: pytest.MonkeyPa
 def test_what_is_slower_or_less_exact_has_to_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     claim_openvino_abilities(monkeypatch, cpu=ALL, gpu=ALL, npu=ALL)
     has_onnxruntime(monkeypatch, "coreml", "cpu")
-    assert {each.device for each in find_candidates(accepted("int8"), EngineRequest()).usable} == {"cpu"}
+    assert {each.device for each in find_candidates(accepted("int8"), RunOptions()).usable} == {"cpu"}
     for device in ("gpu", "npu", "coreml"):
-        usable = find_candidates(accepted("int8"), EngineRequest(device=device)).usable
+        usable = find_candidates(accepted("int8"), RunOptions(device=device)).usable
         assert usable
         assert {each.device for each in usable} == {device}
 
@@ -70,7 +71,7 @@ def test_what_is_slower_or_less_exact_has_to_be_asked_for(monkeypatch: pytest.Mo
 def test_a_precision_needs_instructions_and_an_accepted_pack(monkeypatch: pytest.MonkeyPatch) -> None:
     has_onnxruntime(monkeypatch, "cpu")
     claim_openvino_abilities(monkeypatch, cpu={"FP32", "INT8"})
-    found = find_candidates(accepted("bfloat16"), EngineRequest())
+    found = find_candidates(accepted("bfloat16"), RunOptions())
     assert [each.title for each in found.usable] == ["openvino float32 on cpu", "onnxruntime float32 on cpu"]
     assert found.left_out == (
         "openvino int8 on cpu: the pack was not accepted in int8",
@@ -81,16 +82,16 @@ def test_a_precision_needs_instructions_and_an_accepted_pack(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
-        (EngineRequest(precision="bfloat16"), "the device has no instructions for it"),
-        (EngineRequest(precision="int8"), "the pack was not accepted in int8"),
-        (EngineRequest(precision="int8"), "onnxruntime: computes in float32 only, not in int8"),
-        (EngineRequest(engine="openvino", device="gpu"), "openvino: finds no gpu (only cpu)"),
-        (EngineRequest(device="cuda"), "onnxruntime: has no provider for cuda (only cpu)"),
-        (EngineRequest(engine="onnxruntime", device="npu"), "onnxruntime: has no provider for npu (only cpu)"),
+        (RunOptions(precision="bfloat16"), "the device has no instructions for it"),
+        (RunOptions(precision="int8"), "the pack was not accepted in int8"),
+        (RunOptions(precision="int8"), "onnxruntime: computes in float32 only, not in int8"),
+        (RunOptions(engine="openvino", device="gpu"), "openvino: finds no gpu (only cpu)"),
+        (RunOptions(device="cuda"), "onnxruntime: has no provider for cuda (only cpu)"),
+        (RunOptions(engine="onnxruntime", device="npu"), "onnxruntime: has no provider for npu (only cpu)"),
     ],
 )
 def test_what_is_asked_for_and_not_possible_is_not_replaced(
-    monkeypatch: pytest.MonkeyPatch, request_: EngineRequest, reason: str
+    monkeypatch: pytest.MonkeyPatch, request_: RunOptions, reason: str
 ) -> None:
     claim_openvino_abilities(monkeypatch, cpu={"FP32", "INT8"})
     has_onnxruntime(monkeypatch, "cpu")
@@ -102,14 +103,14 @@ def test_what_is_asked_for_and_not_possible_is_not_replaced(
 @pytest.mark.parametrize(
     ("request_", "expected"),
     [
-        (EngineRequest(engine="onnxruntime"), ["onnxruntime float32 on cpu"]),
-        (EngineRequest(engine="openvino"), ["openvino int8 on cpu", "openvino float32 on cpu"]),
-        (EngineRequest(precision="float32"), ["openvino float32 on cpu", "onnxruntime float32 on cpu"]),
-        (EngineRequest(engine="openvino", precision="int8", device="cpu"), ["openvino int8 on cpu"]),
+        (RunOptions(engine="onnxruntime"), ["onnxruntime float32 on cpu"]),
+        (RunOptions(engine="openvino"), ["openvino int8 on cpu", "openvino float32 on cpu"]),
+        (RunOptions(precision="float32"), ["openvino float32 on cpu", "onnxruntime float32 on cpu"]),
+        (RunOptions(engine="openvino", precision="int8", device="cpu"), ["openvino int8 on cpu"]),
     ],
 )
 def test_what_is_asked_for_is_all_there_is(
-    monkeypatch: pytest.MonkeyPatch, request_: EngineRequest, expected: list[str]
+    monkeypatch: pytest.MonkeyPatch, request_: RunOptions, expected: list[str]
 ) -> None:
     claim_openvino_abilities(monkeypatch, cpu=ALL, gpu=ALL)
     has_onnxruntime(monkeypatch, "cpu")
@@ -119,6 +120,6 @@ def test_what_is_asked_for_is_all_there_is(
 def test_an_engine_that_is_not_installed_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     claim_openvino_abilities(monkeypatch, cpu={"FP32"})
-    found = find_candidates(manifest(), EngineRequest())
+    found = find_candidates(manifest(), RunOptions())
     assert [each.title for each in found.usable] == ["openvino float32 on cpu"]
     assert any(each.startswith("onnxruntime: onnxruntime is not installed") for each in found.left_out)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from KDSegmentatorLib.engines import candidates, loading, openvino_engine, selection
-from KDSegmentatorLib.engines.candidates import Candidate, EngineRequest
+from KDSegmentatorLib.engines.candidates import Candidate
 from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.loading import engine_threads
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
@@ -24,9 +24,9 @@ from KDSegmentatorLib.errors import (
     EngineError,
     EngineUnavailableError,
     InsufficientMemoryError,
-    InvalidSettingsError,
     PackError,
 )
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.manifest import Precision, ReducedFormat
 from KDSegmentatorLib.packs.pack import StudentPack
 from support.generated_packs import convolution_body, manifest, write_pack
@@ -51,7 +51,7 @@ def choose(tmp_path: Path) -> Callable[..., ChosenEngine]:
     """Return :func:`choose_engine` with a cache of the test's own."""
 
     def choose(pack: StudentPack, **request: Any) -> ChosenEngine:
-        return choose_engine(pack, EngineRequest(**request), cache=tmp_path / "cache")
+        return choose_engine(pack, RunOptions(**request), cache=tmp_path / "cache")
 
     return choose
 
@@ -353,23 +353,6 @@ def test_a_damaged_network_file_is_the_packs_fault_not_the_engines(
         choose(pack)
 
 
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        ({"engine": "abacus"}, "there is no engine 'abacus'; there are: auto, openvino, onnxruntime"),
-        ({"precision": "float16"}, "there is no precision 'float16'; there are: auto, int8, bfloat16, float32"),
-        ({"device": "tpu"}, "there is no device 'tpu'; there are: auto, cpu, cuda"),
-        ({"threads": 0}, "threads must be a whole number from 1 to 1024, got 0"),
-        ({"threads": -2}, "threads must be a whole number from 1 to 1024, got -2"),
-    ],
-)
-def test_settings_that_make_no_sense(
-    tmp_path: Path, choose: Callable[..., ChosenEngine], request_: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(InvalidSettingsError, match=message):
-        choose(write_pack(tmp_path / "p"), **request_)
-
-
 def test_the_compiled_network_goes_into_the_cache(tmp_path: Path, choose: Callable[..., ChosenEngine]) -> None:
     choose(write_pack(tmp_path / "p"), engine="openvino")
     assert [path.suffix for path in (tmp_path / "cache" / "compiled").rglob("*") if path.is_file()].count(".blob") == 1
@@ -377,7 +360,7 @@ def test_the_compiled_network_goes_into_the_cache(tmp_path: Path, choose: Callab
 
 def test_without_a_cache_folder_the_users_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KDSEGMENTATOR_CACHE", str(tmp_path / "mine"))
-    choose_engine(write_pack(tmp_path / "p"), EngineRequest(engine="openvino"))
+    choose_engine(write_pack(tmp_path / "p"), RunOptions(engine="openvino"))
     assert (tmp_path / "mine" / "compiled").is_dir()
 
 

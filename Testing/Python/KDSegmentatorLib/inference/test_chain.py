@@ -13,7 +13,6 @@ from scipy.ndimage import binary_fill_holes, distance_transform_edt
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 from KDSegmentatorLib.cli.main import main
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import (
     CancelledError,
@@ -36,7 +35,7 @@ from support.chained_packs import EARLIER, LATER, MARGIN_MM, after_earlier, inst
 from support.generated_family import write_scan
 from support.mrml_scene import TILTED, placed
 
-CPU = EngineRequest(engine="onnxruntime", threads=1)
+CPU = RunOptions(engine="onnxruntime", threads=1)
 
 
 def blob(codes: str = "RAS", spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> Volume:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from KDSegmentatorLib.advisor.selection import Choice
+from KDSegmentatorLib.advice import Choice
 from KDSegmentatorLib.errors import (
     CancelledError,
     EngineUnavailableError,

@@ -20,11 +20,11 @@ from distillation.plans import student_plans  # noqa: E402
 from distillation.settings import TrainingSettings  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.analysis.surface_distance import surface_agreement  # noqa: E402
-from KDSegmentatorLib.engines.candidates import EngineRequest  # noqa: E402
 from KDSegmentatorLib.engines.selection import choose_engine  # noqa: E402
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError  # noqa: E402
 from KDSegmentatorLib.inference.pipeline import segment  # noqa: E402
 from KDSegmentatorLib.io.images import read_volume, write_volume  # noqa: E402
+from KDSegmentatorLib.options import RunOptions  # noqa: E402
 from KDSegmentatorLib.packs.manifest import Evaluation, Interval  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack  # noqa: E402
 from support.scores import score  # noqa: E402
@@ -196,7 +196,7 @@ def test_scores_are_those_of_the_surface_metrics(members, dataset):
     pack, case = members[0].pack, dataset.cases[0]
     found = score_pack(pack, "x1 teacher", [case], [], surface=surface, threads=1)
     reference = read_volume(case.label)
-    engine = choose_engine(pack, EngineRequest(precision="float32", threads=1)).engine
+    engine = choose_engine(pack, RunOptions(precision="float32", threads=1)).engine
     result = segment(read_volume(case.image), pack, engine).volume
     expected = surface_agreement(reference, result, (1, 2), tolerance_mm=1.5, surface="subvoxel")
     for row in found:

@@ -26,10 +26,10 @@ from distillation.export.quantization import to_int8_onnx
 from distillation.export.samples import calibration_windows
 from distillation.teacher import load_model_folder
 from KDSegmentatorLib.analysis.surface_distance import ABSENT, Agreement
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import EngineError, PackError
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.manifest import ReducedFormat, ReducedPrecision
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
 
@@ -247,7 +247,7 @@ def test_a_real_int8_network_on_both_sides_of_the_limit(
     assert after.reduced("int8") == measured.to_manifest(INT8_BODY_NAME)
     assert after.body("int8") == body
 
-    request = EngineRequest(engine="openvino", precision="int8", device="cpu", threads=1)
+    request = RunOptions(engine="openvino", precision="int8", device="cpu", threads=1)
     chosen = choose_engine(after, request, cache=tmp_path / "cache")  # checks itself with the probe
     assert chosen.engine.precision == "int8"
 

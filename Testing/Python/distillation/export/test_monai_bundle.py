@@ -23,11 +23,11 @@ import distillation.export.monai_bundle as module
 from distillation.export.monai_bundle import export_bundle
 from distillation.recipe import Recipe, read_recipe
 from distillation.teacher import load_model_folder
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import open_pack
 from support.other_programs import run_bundle, stock
 
@@ -98,7 +98,7 @@ def test_a_real_case_has_the_voxels_of_our_pipeline(tmp_path: Path) -> None:
     run_bundle(bundle, images, tmp_path / "bundled")
     pack = open_pack(ROOT / "Resources" / "Packs" / "hippocampus-x1")
     assert pack.manifest.provenance.checkpoint_sha256 == model.sha256
-    engine = choose_engine(pack, EngineRequest(precision="float32", threads=1)).engine
+    engine = choose_engine(pack, RunOptions(precision="float32", threads=1)).engine
     for path in sorted(images.iterdir()):
         ours = segment(read_volume(path), pack, engine).volume
         found = read_volume(tmp_path / "bundled" / path.name.replace("_0000", ""))

@@ -26,10 +26,10 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 import distillation.evaluation.family as family
 from distillation.cli import main
 from distillation.evaluations import Evaluations
-from KDSegmentatorLib.engines.candidates import EngineRequest
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import open_pack
 from support.other_programs import run_bundle, stock
 
@@ -178,7 +178,7 @@ def _check_that_the_student_loads_everywhere(tmp_path: Path) -> None:
     assert bundled.same_grid(expected)
     np.testing.assert_array_equal(bundled.voxels, expected.voxels)
     pack = open_pack(tmp_path / "work" / "family" / "spheres-x1_2")
-    engine = choose_engine(pack, EngineRequest(precision="float32", threads=1)).engine
+    engine = choose_engine(pack, RunOptions(precision="float32", threads=1)).engine
     ours = segment(read_volume(image), pack, engine).volume
     assert ours.same_grid(expected)
     assert np.mean(ours.voxels == expected.voxels) > 0.995  # the pack's weights are float16

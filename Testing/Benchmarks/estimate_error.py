@@ -1,10 +1,10 @@
-"""How far off the advisor is: its estimates beside what `kdseg segment` takes, time and peak memory.
+"""How far off estimates are after one run of a pack: beside what `kdseg segment` takes, time and peak memory.
 
 Every run is a process of its own, from a file to a file. Time is honest only on a machine that does nothing else:
 processor time is shown beside it. Without options the shipped packs segment generated scans of several sizes and
 spacings, with both engines; --packs adds packs, for example those that bench.py generates.
 
-    python Testing/Benchmarks/advisor_error.py [--packs FOLDER ...] [--rounds 3] [--threads N]
+    python Testing/Benchmarks/estimate_error.py [--packs FOLDER ...] [--rounds 3] [--threads N]
 """
 
 from __future__ import annotations
@@ -23,22 +23,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from KDSegmentatorLib import PackStore, Volume, read_volume, write_volume
-from KDSegmentatorLib.advisor.advice import SizeEstimate, SpeedOf, advise
-from KDSegmentatorLib.advisor.calibration import Calibration
+from KDSegmentatorLib.advice import Estimate, estimate
 from KDSegmentatorLib.cli.terminal import table
-from KDSegmentatorLib.engines.candidates import EngineRequest, find_candidates
-from KDSegmentatorLib.machine.hardware import detect_hardware
-from KDSegmentatorLib.packs.catalogue import Family
+from KDSegmentatorLib.engines.candidates import find_candidates
+from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.locations import ENVIRONMENT_VARIABLE
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
 
 ROOT = Path(__file__).resolve().parents[2]
 TIME_AIM, MEMORY_AIM = 0.30, 0.20
-_UNLIMITED_SECONDS = 1e9
 _WAYS = (("openvino", "float32"), ("openvino", "bfloat16"), ("openvino", "int8"), ("onnxruntime", "float32"))
 
 
@@ -56,7 +54,7 @@ class Case:
 
     pack: StudentPack
     scan: Path
-    request: EngineRequest
+    request: RunOptions
     mirroring: bool = False
     entropy: bool = False
 
@@ -69,7 +67,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class AdvisorError:
-    """What the advisor said of a case, and what it took; medians over the rounds.
+    """What was estimated of a case, and what it took; medians over the rounds.
 
     Attributes:
         case: what was run.
@@ -91,7 +89,7 @@ class AdvisorError:
 
     @property
     def time_error(self) -> float:
-        """Estimate over measurement, minus 1: positive if the advisor said too much."""
+        """Estimate over measurement, minus 1: positive if it was too much."""
         return self.estimated_seconds / self.measured_seconds - 1
 
     @property
@@ -100,31 +98,28 @@ class AdvisorError:
         return None if self.measured_bytes is None else self.estimated_bytes / self.measured_bytes - 1
 
 
-def advisor_errors(
+def estimate_errors(
     cases: Sequence[Case],
     *,
     rounds: int = 1,
-    speed_of: SpeedOf | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[AdvisorError]:
-    """Return what the advisor says of every case, and what it takes.
+    """Return the estimates of every case, and what it takes.
 
     Args:
         cases: in any order; they take turns, round by round.
-        rounds: runs of each case; before them, each pack is run once in each way, which compiles its network.
-        speed_of: see :func:`KDSegmentatorLib.advisor.advice.advise`; None measures this machine before the first run.
+        rounds: runs of each case; before them, each pack is run once in each way, which the estimates know.
         say: takes a line for the user.
 
     Raises:
         KDSegmentatorError: a scan cannot be read, or does not fit the pack.
         subprocess.CalledProcessError: ``kdseg segment`` failed.
     """
-    # as separate runs of the program would ask: each has its own time to measure
-    estimates = [_estimate(case, speed_of or Calibration().speed) for case in cases]
     runs: list[list[_Run]] = [[] for _ in cases]
     with _installed({case.pack.manifest.id: case.pack for case in cases}.values()) as store:
         for case in {(case.pack.manifest.id, case.request): case for case in cases}.values():
             _run(case, store)
+        estimates = [_estimate(case) for case in cases]
         for _ in range(rounds):
             for case, done in zip(cases, runs, strict=True):
                 run = _run(case, store)
@@ -133,11 +128,11 @@ def advisor_errors(
     return [
         AdvisorError(
             case=case,
-            windows=size.estimate.windows,
-            estimated_seconds=size.estimate.seconds,
+            windows=size.windows,
+            estimated_seconds=size.seconds,
             measured_seconds=median(run.seconds for run in done),
             cpu_seconds=median(run.cpu_seconds for run in done),
-            estimated_bytes=size.estimate.memory,
+            estimated_bytes=size.memory_bytes,
             measured_bytes=None if None in (run.peak_bytes for run in done) else median(_peaks(done)),
         )
         for case, size, done in zip(cases, estimates, runs, strict=True)
@@ -187,10 +182,10 @@ def default_cases(packs: Sequence[StudentPack], folder: Path, threads: int | Non
     for pack in packs:
         scans = [_scan(pack.manifest, folder, fraction, scale) for fraction, scale in ((1, 1), (1.4, 1), (1.6, 0.7))]
         for engine, precision in _WAYS:
-            request = EngineRequest(engine=engine, precision=precision, device="cpu", threads=threads)
+            request = RunOptions(engine=engine, precision=precision, device="cpu", threads=threads)
             if find_candidates(pack.manifest, request).usable:
                 cases += [Case(pack=pack, scan=scan, request=request) for scan in scans]
-        request = EngineRequest(engine="openvino", precision="float32", device="cpu", threads=threads)
+        request = RunOptions(engine="openvino", precision="float32", device="cpu", threads=threads)
         if find_candidates(pack.manifest, request).usable:
             cases.append(Case(pack=pack, scan=scans[1], request=request, entropy=True))
     return cases
@@ -209,7 +204,7 @@ def worker(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, and return the exit code."""
-    parser = argparse.ArgumentParser(description="Compare the advisor's estimates with what segmenting takes.")
+    parser = argparse.ArgumentParser(description="Compare estimates with what segmenting takes.")
     parser.add_argument("--packs", type=Path, nargs="*", default=[], metavar="FOLDER", help="folders of further packs")
     parser.add_argument("--only", metavar="TEXT", default="", help="only packs with this in their id")
     parser.add_argument("--rounds", type=int, default=3)
@@ -220,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         packs += [open_pack(path.parent) for parent in chosen.packs for path in sorted(parent.glob("*/manifest.json"))]
         packs = [pack for pack in packs if chosen.only in pack.manifest.id]
         cases = default_cases(packs, Path(folder), chosen.threads)
-        errors = advisor_errors(cases, rounds=chosen.rounds, say=lambda line: print(line, file=sys.stderr, flush=True))
+        errors = estimate_errors(cases, rounds=chosen.rounds, say=lambda line: print(line, file=sys.stderr, flush=True))
     print(report(errors))
     return 0
 
@@ -236,18 +231,9 @@ def _peaks(runs: Sequence[_Run]) -> list[int]:
     return [run.peak_bytes for run in runs if run.peak_bytes is not None]
 
 
-def _estimate(case: Case, speed_of: SpeedOf) -> SizeEstimate:
-    advice = advise(
-        Family(task=case.pack.manifest.task, packs=(case.pack,)),
-        read_volume(case.scan),
-        detect_hardware(),
-        request=case.request,
-        time_budget=_UNLIMITED_SECONDS,
-        mirroring=case.mirroring,
-        entropy=case.entropy,
-        speed_of=speed_of,
-    )
-    return advice.sizes[0]
+def _estimate(case: Case) -> Estimate:
+    options = msgspec.structs.replace(case.request, mirroring=case.mirroring, entropy=case.entropy)
+    return estimate(case.pack, read_volume(case.scan), options)
 
 
 @contextmanager

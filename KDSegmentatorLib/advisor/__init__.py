@@ -1,1 +1,0 @@
-"""What this computer can do, and which student to take."""
