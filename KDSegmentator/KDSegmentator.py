@@ -183,6 +183,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.comparePanel,
             self.panel,
             SliceLayouts(application.layouts()),
+            segmentations=lambda: slicer.util.getNodesByClass("vtkMRMLSegmentationNode"),
             jump=self.logic.jumpSlices,
             changed=self._show,
         )

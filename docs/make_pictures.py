@@ -19,7 +19,12 @@ from KDSegmentatorLib.analysis.disagreement import disagreement_map
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.mrml.comparisons import checkerboard_node, comparable_label_maps, disagreement_node
+from KDSegmentatorLib.mrml.comparisons import (
+    checkerboard_node,
+    comparable_label_maps,
+    disagreement_colors,
+    disagreement_node,
+)
 from KDSegmentatorLib.mrml.results import place_result
 from KDSegmentatorLib.mrml.slice_views import hide, show_in_views
 from KDSegmentatorLib.mrml.volumes import node_from_volume
@@ -67,7 +72,9 @@ def main() -> None:
     hide(both)
     maps = comparable_label_maps(first, second)
     found = disagreement_map(maps.first, maps.second)
-    differing = disagreement_node(found, scene, name="Disagreement", titles=("x1", "x1/4"))
+    differing = disagreement_node(
+        found, scene, name="Disagreement", titles=("x1", "x1/4"), colors=disagreement_colors((first, second))
+    )
     panels.append(slice_picture(sagittal, volume, middle, "disagreement"))
     hide(differing)
     panels.append(slice_picture(sagittal, entropy, middle, "uncertainty of x1/4 (entropy, bit)"))

@@ -60,7 +60,19 @@ def layouts() -> Layouts | None:
         current=lambda: manager.layout,
         change=manager.setLayout,
         side_by_side=slicer.vtkMRMLLayoutNode.SlicerLayoutSideBySideView,
+        caption=_write_caption,
     )
+
+
+def _write_caption(name: str, text: str) -> None:
+    """Write a text at the upper edge of a slice view; Slicer's own annotations are in the corners."""
+    import vtk
+
+    widget = slicer.app.layoutManager().sliceWidget(name)
+    if widget is not None:
+        view = widget.sliceView()
+        view.cornerAnnotation().SetText(vtk.vtkCornerAnnotation.UpperEdge, text)
+        view.scheduleRender()
 
 
 def export_dicom(item: int) -> None:

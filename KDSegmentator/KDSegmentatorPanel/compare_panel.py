@@ -24,15 +24,22 @@ from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import for_people
 
 if TYPE_CHECKING:
-    from slicer import vtkMRMLSegmentationNode, vtkMRMLTableNode
+    from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode, vtkMRMLTableNode
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRow:
-    """One structure: the texts of the table's columns, and where the largest disagreement is, (L, P, S) in mm."""
+    """One structure.
+
+    Attributes:
+        cells: the texts of the table's columns.
+        position: where the largest disagreement is, (L, P, S) in mm; None if there is none.
+        disagreement_ml: its volume.
+    """
 
     cells: tuple[str, ...]
     position: Vector | None
+    disagreement_ml: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,6 +75,31 @@ class Pair:
         return str(self.first.GetName()), str(self.second.GetName())
 
 
+def suggested_pair(
+    nodes: Sequence[vtkMRMLSegmentationNode], volume: vtkMRMLScalarVolumeNode | None
+) -> tuple[vtkMRMLSegmentationNode, vtkMRMLSegmentationNode] | None:
+    """Return the two segmentations of a volume that a user most likely wants to compare; None if there are not two.
+
+    They are the two that came last; A is the one that was drawn by hand or loaded, else that of the larger size.
+
+    Args:
+        nodes: the segmentations of the scene, the last one last.
+        volume: that they were made on.
+    """
+    made = [node for node in nodes if volume is not None and reference_volume(node) is volume]
+    if len(made) < 2:
+        return None
+
+    def share(node: vtkMRMLSegmentationNode) -> float:
+        """Return the size as a share of the teacher's; 2 for a segmentation that no pack made."""
+        size = str(node.GetAttribute(f"{ATTRIBUTE_PREFIX}size") or "")
+        divisor = size.partition("/")[2]
+        return 2.0 if not size else 1 / float(divisor) if divisor.isdecimal() and int(divisor) else 1.0
+
+    first, second = sorted(made[-2:], key=share, reverse=True)
+    return first, second
+
+
 @dataclass(frozen=True, kw_only=True)
 class CompareView:
     """All of the Compare box.
@@ -77,6 +109,9 @@ class CompareView:
         reason: why not, or what the button does.
         columns: titles of the table.
         rows: the structures of the pair that is shown.
+        marked: number of the row whose largest disagreement is looked at; -1 if none is.
+        places: how many rows have one.
+        place: which one it is, or how many there are, one sentence.
         summary: one line for each pair that was compared.
         progress: of the comparison at work; its text is empty if there is none.
         message: what went wrong.
@@ -87,6 +122,9 @@ class CompareView:
     reason: str
     columns: tuple[str, ...]
     rows: tuple[CompareRow, ...]
+    marked: int
+    places: int
+    place: str
     summary: str
     progress: ProgressRow
     message: Message
@@ -116,6 +154,7 @@ class ComparePanel:
         self._second: vtkMRMLSegmentationNode | None = None
         self._work: _Work | None = None
         self._pairs: tuple[Pair, ...] = ()
+        self._marked = -1
         self._message = Message()
 
     @property
@@ -132,6 +171,22 @@ class ComparePanel:
     def update(self, first: vtkMRMLSegmentationNode | None, second: vtkMRMLSegmentationNode | None) -> None:
         """Take over which segmentations the user has chosen."""
         self._first, self._second = first, second
+
+    def mark(self, row: int) -> Vector | None:
+        """Look at the largest disagreement of a row; return where it is, (L, P, S) in mm, None if there is none."""
+        rows = self._rows()
+        position = rows[row].position if 0 <= row < len(rows) else None
+        self._marked = -1 if position is None else row
+        return position
+
+    def step(self, steps: int) -> Vector | None:
+        """Look at a later or earlier disagreement, the largest first and round again; return where it is."""
+        order = _by_size(self._rows())
+        if not order:
+            return None
+        if self._marked in order:
+            return self.mark(order[(order.index(self._marked) + steps) % len(order)])
+        return self.mark(order[0 if steps > 0 else -1])
 
     def compare(self) -> None:
         """Start to compare the two that are chosen."""
@@ -153,6 +208,7 @@ class ComparePanel:
         self.cancel()
         self._work = None
         self._pairs = ()
+        self._marked = -1
         self._message = Message()
 
     def shut_down(self) -> None:
@@ -194,7 +250,16 @@ class ComparePanel:
         """Return what the box shows."""
         problem = self._problem()
         pair = self.pairs[-1] if self.pairs else None
-        titles = ("A", "B") if pair is None else pair.titles
+        rows = self._rows()
+        order = _by_size(rows)
+        place = _("{count} structures differ").format(count=len(order))
+        if self._marked in order:
+            place = _("{number} of {count}: {structure}, {ml} ml").format(
+                number=order.index(self._marked) + 1,
+                count=len(order),
+                structure=rows[self._marked].cells[0],
+                ml=_number(rows[self._marked].disagreement_ml, 2),
+            )
         progress = ProgressRow() if self._work is None else self._work.progress[-1]
         return CompareView(
             enabled=not problem,
@@ -204,16 +269,22 @@ class ComparePanel:
                 _("Dice"),
                 _("Surface Dice"),
                 _("HD95 (mm)"),
-                _("{title} (ml)").format(title=titles[0]),
-                _("{title} (ml)").format(title=titles[1]),
+                _("A (ml)"),
+                _("B (ml)"),
                 _("Difference"),
             ),
-            rows=() if pair is None else _rows(pair.comparison),
+            rows=rows,
+            marked=self._marked if self._marked in order else -1,
+            places=len(order),
+            place=place,
             summary="\n".join(_summary(each) for each in self._pairs),
             progress=progress,
             message=self._message,
             has_result=pair is not None,
         )
+
+    def _rows(self) -> tuple[CompareRow, ...]:
+        return _rows(self.pairs[-1].comparison) if self.pairs else ()
 
     def _problem(self) -> str:
         if self._work is not None:
@@ -246,6 +317,7 @@ class ComparePanel:
             Pair(first=first, second=second, comparison=comparison, disagreement=disagreement)
             for (first, second), (comparison, disagreement) in zip(work.nodes, found, strict=True)
         ]
+        self._marked = -1
         self._pairs = tuple(pair for pair in pairs if pair.in_scene)  # not those removed while they were compared
         for pair in self._pairs:
             _add_table(pair)
@@ -290,13 +362,25 @@ def _rows(comparison: Comparison) -> tuple[CompareRow, ...]:
             _number(label.second_ml, 2),
             _difference(label.difference_ml, label.difference_percent),
         )
-        rows.append(CompareRow(cells=cells, position=None if region is None else region.position))
+        rows.append(
+            CompareRow(
+                cells=cells,
+                position=None if region is None else region.position,
+                disagreement_ml=0.0 if region is None else region.volume_ml,
+            )
+        )
     return tuple(rows)
+
+
+def _by_size(rows: Sequence[CompareRow]) -> list[int]:
+    """Return the numbers of the rows that have a disagreement, the largest first."""
+    found = [number for number, row in enumerate(rows) if row.position is not None]
+    return sorted(found, key=lambda number: -rows[number].disagreement_ml)
 
 
 def _summary(pair: Pair) -> str:
     mean = pair.comparison.mean
-    text = _("{second} against {first}: Dice {dice}, surface Dice {nsd} ({tolerance} mm), HD95 {hd95} mm").format(
+    text = _("B {second} against A {first}: Dice {dice}, surface Dice {nsd} ({tolerance} mm), HD95 {hd95} mm").format(
         first=pair.titles[0],
         second=pair.titles[1],
         dice=_number(mean.dice, 3),
@@ -304,10 +388,11 @@ def _summary(pair: Pair) -> str:
         tolerance=f"{pair.comparison.tolerance_mm:g}",
         hd95=_number(mean.hd95_mm, 2),
     )
-    seconds = [node.GetAttribute(f"{ATTRIBUTE_PREFIX}seconds.total") for node in (pair.second, pair.first)]
+    # not the whole time: of several sizes run one after the other, the first one pays for starting and loading
+    seconds = [node.GetAttribute(f"{ATTRIBUTE_PREFIX}seconds.windows") for node in (pair.second, pair.first)]
     if None not in seconds:
-        text += _("; {second} s instead of {first} s").format(
-            second=f"{float(seconds[0]):.1f}", first=f"{float(seconds[1]):.1f}"
+        text += _("; the network alone took {second} s instead of {first} s").format(
+            second=f"{float(seconds[0]):.2g}", first=f"{float(seconds[1]):.2g}"
         )
     return text
 

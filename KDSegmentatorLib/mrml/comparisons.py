@@ -144,16 +144,37 @@ def _segments_by_name(node: vtkMRMLSegmentationNode) -> dict[str, str]:
 Color = tuple[float, float, float]
 """RGB, 0 to 1."""
 
-DISAGREEMENT_COLORS: dict[Disagreement, Color] = {
-    Disagreement.ONLY_IN_FIRST: (230 / 255, 159 / 255, 0.0),
-    Disagreement.ONLY_IN_SECOND: (86 / 255, 180 / 255, 233 / 255),
-    Disagreement.OTHER_LABEL: (204 / 255, 121 / 255, 167 / 255),
-}
-"""Three of Okabe and Ito's colours, which colour-blind people can tell apart."""
+DISAGREEMENT_COLORS: tuple[tuple[Color, Color, Color], ...] = (
+    ((230 / 255, 159 / 255, 0.0), (86 / 255, 180 / 255, 233 / 255), (204 / 255, 121 / 255, 167 / 255)),
+    ((213 / 255, 94 / 255, 0.0), (0.0, 158 / 255, 115 / 255), (240 / 255, 228 / 255, 66 / 255)),
+    ((1.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 1.0, 1.0)),
+)
+"""For only in A, only in B, and another structure in each. The first two are Okabe and Ito's, which colour-blind people
+can tell apart, as they can magenta, green and white by their lightness."""
+
+
+def disagreement_colors(nodes: Sequence[vtkMRMLSegmentationNode]) -> dict[Disagreement, Color]:
+    """Return colours for a disagreement that are not those of the structures: the farthest from them in RGB.
+
+    Args:
+        nodes: the segmentations that disagree.
+    """
+    taken = np.array([color for node in nodes for color in _colors(node).values()] or [(0.0, 0.0, 0.0)])
+
+    def distance(colors: tuple[Color, Color, Color]) -> float:
+        return float(np.linalg.norm(np.array(colors)[:, None] - taken, axis=2).min())
+
+    kinds = (Disagreement.ONLY_IN_FIRST, Disagreement.ONLY_IN_SECOND, Disagreement.OTHER_LABEL)
+    return dict(zip(kinds, max(DISAGREEMENT_COLORS, key=distance), strict=True))
 
 
 def disagreement_node(
-    disagreement: Volume, scene: vtkMRMLScene, *, name: str, titles: tuple[str, str]
+    disagreement: Volume,
+    scene: vtkMRMLScene,
+    *,
+    name: str,
+    titles: tuple[str, str],
+    colors: Mapping[Disagreement, Color],
 ) -> vtkMRMLSegmentationNode:
     """Add the voxels that two segmentations disagree on, as a segmentation of three segments.
 
@@ -162,6 +183,7 @@ def disagreement_node(
         scene: where to add the node.
         name: of the node.
         titles: of the two segmentations.
+        colors: from :func:`disagreement_colors`.
 
     Raises:
         SceneError: Slicer did not take the node.
@@ -171,7 +193,7 @@ def disagreement_node(
         Disagreement.ONLY_IN_SECOND: f"only in {titles[1]}",
         Disagreement.OTHER_LABEL: "another structure in each",
     }
-    segments = {int(value): (names[value], color) for value, color in DISAGREEMENT_COLORS.items()}
+    segments = {int(value): (names[value], color) for value, color in colors.items()}
     return _map_node(disagreement, segments, scene, name=name)
 
 

@@ -131,15 +131,16 @@ def remove_node(node: vtkMRMLNode) -> None:
     scene = node.GetScene()
     if scene is None:
         return
+    display = node.GetDisplayNode() if node.IsA("vtkMRMLDisplayableNode") else None
+    if display is not None:
+        scene.RemoveNode(display)
+    scene.RemoveNode(node)
+    # last: the end of its display is an event of the node, for which Slicer looks up its place in the tree
     hierarchy = _hierarchy(scene)
     if hierarchy is not None:
         item = hierarchy.GetItemByDataNode(node)
         if item != hierarchy.GetInvalidItemID():
             hierarchy.RemoveItem(item, False)
-    display = node.GetDisplayNode() if node.IsA("vtkMRMLDisplayableNode") else None
-    if display is not None:
-        scene.RemoveNode(display)
-    scene.RemoveNode(node)
 
 
 def _hierarchy(scene: vtkMRMLScene) -> Any:

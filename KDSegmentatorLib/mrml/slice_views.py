@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def jump_slices(scene: vtkMRMLScene, position: Vector) -> None:
-    """Centre all slice views on a point.
+    """Centre all slice views on a point, and show it by the crosshair.
 
     Args:
         scene: of the views.
@@ -21,6 +21,10 @@ def jump_slices(scene: vtkMRMLScene, position: Vector) -> None:
     left, posterior, superior = position
     for number in range(scene.GetNumberOfNodesByClass("vtkMRMLSliceNode")):
         scene.GetNthNodeByClass(number, "vtkMRMLSliceNode").JumpSliceByCentering(-left, -posterior, superior)
+    crosshair = scene.GetFirstNodeByClass("vtkMRMLCrosshairNode")
+    if crosshair is not None:
+        crosshair.SetCrosshairRAS(-left, -posterior, superior)
+        crosshair.SetCrosshairMode(crosshair.ShowBasic)
 
 
 def link_slices(scene: vtkMRMLScene, linked: bool) -> None:

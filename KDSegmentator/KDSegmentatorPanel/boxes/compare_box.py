@@ -12,12 +12,18 @@ from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Vector
 from KDSegmentatorPanel.boxes.message_line import show_message
 from KDSegmentatorPanel.boxes.tooltips import Enabling
-from KDSegmentatorPanel.compare_panel import ComparePanel, CompareRow
+from KDSegmentatorPanel.compare_panel import ComparePanel, CompareRow, suggested_pair
 from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.segment_panel import SegmentPanel
-from KDSegmentatorPanel.slice_layouts import SliceLayouts
+from KDSegmentatorPanel.slice_layouts import SliceLayouts, legend
 from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.translation import tr as _
+
+_LAYOUT_MILLISECONDS = 100
+"""Until the slice views have their sizes after a change of the layout."""
+
+_NUMBERS = 1
+"""The first column of numbers."""
 
 
 class CompareBox:
@@ -28,7 +34,8 @@ class CompareBox:
         panel: its state.
         segment: of the Segment box, which runs all sizes.
         layouts: shows pairs in the slice views.
-        jump: centres the slice views on a point, (L, P, S) in mm.
+        segmentations: returns those of the scene, the last one last.
+        jump: centres the slice views on a point, (L, P, S) in mm, and marks it.
         changed: called when the user did something that the panel has to show.
     """
 
@@ -39,6 +46,7 @@ class CompareBox:
         segment: SegmentPanel,
         layouts: SliceLayouts,
         *,
+        segmentations: Callable[[], Sequence[Any]],
         jump: Callable[[Vector], None],
         changed: Callable[[], None],
     ) -> None:
@@ -46,19 +54,24 @@ class CompareBox:
         self._panel = panel
         self._segment = segment
         self._layouts = layouts
+        self._segmentations = segmentations
         self._jump = jump
         self._changed = changed
         self._parameters: Any = None
+        self._known: list[str] = []
         self._rows: tuple[CompareRow, ...] | None = None
         self._compare = Enabling(ui.compareButton)
         self._all = Enabling(ui.compareAllButton)
         self._result = Enabling(ui.showPairButton, ui.saveComparisonButton, ui.pairViewComboBox)
+        self._steps = Enabling(ui.previousPlaceButton, ui.nextPlaceButton)
         ui.compareButton.clicked.connect(self._onCompare)
         ui.compareAllButton.clicked.connect(self._onCompareAll)
         ui.showPairButton.toggled.connect(self._onShowPair)
         ui.pairViewComboBox.currentIndexChanged.connect(self._onPairView)
         ui.saveComparisonButton.clicked.connect(self._onSave)
         ui.comparisonTable.cellClicked.connect(self._onRow)
+        ui.previousPlaceButton.clicked.connect(self._onPrevious)
+        ui.nextPlaceButton.clicked.connect(self._onNext)
 
     def setParameters(self, parameters: Any) -> None:
         """Take the choices from this node; None for none."""
@@ -68,6 +81,7 @@ class CompareBox:
         """Show the panel's state."""
         if self._layouts.pair is not None and self._layouts.pair not in self._panel.pairs:
             self.hidePair()  # it was removed, or another one was compared
+        self._suggest()
         view = self._panel.view()
         busy = self._panel.busy
         self._compare.set(view.enabled or busy, view.reason)
@@ -82,9 +96,17 @@ class CompareBox:
         self._ui.summaryLabel.setText(view.summary)
         self._ui.summaryLabel.setVisible(bool(view.summary))
         show_message(self._ui.compareMessageLabel, view.message)
+        self._steps.set(view.places > 0, _("The two segmentations agree everywhere.") if view.rows else "")
+        self._ui.placeLabel.setText(view.place)
+        self._ui.comparisonResultWidget.setVisible(view.has_result)
+        self._showLegend()
         if view.rows != self._rows:
             self._rows = view.rows
             self._showRows(view.columns, view.rows)
+        if view.marked >= 0:
+            self._ui.comparisonTable.selectRow(view.marked)
+        else:
+            self._ui.comparisonTable.clearSelection()
 
     def hidePair(self) -> None:
         """Bring the old views back, because something else is shown now."""
@@ -95,6 +117,23 @@ class CompareBox:
         self.hidePair()
         self._panel.compare_all(segmentations)
 
+    def _suggest(self) -> None:
+        """Choose A and B when a segmentation came and none are chosen; what the user has chosen stays."""
+        nodes = self._segmentations()
+        ids = [node.GetID() for node in nodes]
+        if self._parameters is None or ids == self._known:
+            return
+        self._known = ids
+        pair = suggested_pair(nodes, self._parameters.inputVolume)
+        if pair is not None and None in (self._parameters.firstSegmentation, self._parameters.secondSegmentation):
+            self._parameters.firstSegmentation, self._parameters.secondSegmentation = pair
+
+    def _showLegend(self) -> None:
+        pair = self._layouts.pair
+        text = "" if pair is None or self._parameters is None else legend(pair, self._parameters.pairView)
+        self._ui.legendLabel.setText(text)
+        self._ui.legendLabel.setVisible(bool(text))
+
     def _showRows(self, columns: tuple[str, ...], rows: tuple[CompareRow, ...]) -> None:
         table = self._ui.comparisonTable
         table.setRowCount(len(rows))
@@ -103,6 +142,8 @@ class CompareBox:
         for number, row in enumerate(rows):
             for column, text in enumerate(row.cells):
                 item = qt.QTableWidgetItem(text)
+                if column >= _NUMBERS:
+                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 if row.position is not None:
                     item.setToolTip(_("Click to go to the largest disagreement."))
                 table.setItem(number, column, item)
@@ -138,9 +179,12 @@ class CompareBox:
         pair = self._panel.pairs[-1] if self._panel.pairs else None
         if not shown or pair is None or self._parameters is None:
             self._layouts.restore()
+            self._showLegend()
             return
         try:
             self._layouts.show(pair, self._parameters.pairView)
+            self._showLegend()
+            qt.QTimer.singleShot(_LAYOUT_MILLISECONDS, self._layouts.align)
         except (KDSegmentatorError, MemoryError) as error:
             self._panel.report(in_words(error, _("to show the pair")))
             self.hidePair()
@@ -152,9 +196,18 @@ class CompareBox:
             qt.QTimer.singleShot(0, lambda: self._onShowPair(True))
 
     def _onRow(self, row: int) -> None:
-        position = self._rows[row].position if self._rows and 0 <= row < len(self._rows) else None
+        self._go(self._panel.mark(row))
+
+    def _onPrevious(self) -> None:
+        self._go(self._panel.step(-1))
+
+    def _onNext(self) -> None:
+        self._go(self._panel.step(1))
+
+    def _go(self, position: Vector | None) -> None:
         if position is not None:
             self._jump(position)
+        self.show()
 
     def _onSave(self) -> None:
         if not self._panel.pairs:

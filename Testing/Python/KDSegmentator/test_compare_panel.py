@@ -19,8 +19,8 @@ from KDSegmentatorLib.mrml.label_maps import reference_volume
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
 from KDSegmentatorPanel import compare_panel
 from KDSegmentatorPanel.choices import PairView
-from KDSegmentatorPanel.compare_panel import ComparePanel
-from KDSegmentatorPanel.slice_layouts import LEFT_VIEW, RIGHT_VIEW, Layouts, SliceLayouts
+from KDSegmentatorPanel.compare_panel import ComparePanel, suggested_pair
+from KDSegmentatorPanel.slice_layouts import LEFT_VIEW, RIGHT_VIEW, Layouts, SliceLayouts, legend
 from support.mrml_scene import RECORD, TILTED, MrmlScene, placed, segmentation_of
 from support.panel_doubles import AtOnce
 
@@ -53,7 +53,7 @@ def nodes(mrml: MrmlScene) -> list[Any]:
     for size, shift in (("x1", 0), ("x1/2", 0), ("x1/4", 1)):
         segmentation = replace(
             segmentation_of(volume.with_voxels(blocks(shift))),
-            record=replace(RECORD, size=size, seconds=RECORD.seconds | {"total": 2.0}),
+            record=replace(RECORD, size=size, seconds=RECORD.seconds | {"windows": 2.5 if size == "x1" else 0.5}),
         )
         found.append(segmentation_node(segmentation, reference, name=size))
     return found
@@ -78,7 +78,7 @@ class TestCompare:
 
     def test_two_segmentations(self, nodes: list[Any]) -> None:
         view = compared(nodes[0], nodes[2]).view()
-        assert view.columns[4:6] == ("x1 (ml)", "x1/4 (ml)")
+        assert view.columns[4:6] == ("A (ml)", "B (ml)")
         assert [row.cells[0] for row in view.rows] == ["Anterior hippocampus", "Hippocampe postérieur", "Lesion"]
         shifted, same, absent = view.rows
         assert shifted.cells[1] == "0.667"
@@ -87,8 +87,8 @@ class TestCompare:
         assert same.position is None
         assert absent.cells[1:4] == ("-", "-", "-")
         assert absent.cells[6] == "+0.00 ml"
-        assert view.summary.startswith("x1/4 against x1: Dice 0.833")
-        assert view.summary.endswith("; 2.0 s instead of 2.0 s")
+        assert view.summary.startswith("B x1/4 against A x1: Dice 0.833")
+        assert view.summary.endswith("; the network alone took 0.5 s instead of 2.5 s"), "not what starting took"
         assert view.has_result
 
     def test_a_structure_of_one_only(self, nodes: list[Any]) -> None:
@@ -103,10 +103,44 @@ class TestCompare:
         panel.compare_all(nodes)
         panel.poll()
         assert [line.partition(":")[0] for line in panel.view().summary.splitlines()] == [
-            "x1/2 against x1",
-            "x1/4 against x1",
+            "B x1/2 against A x1",
+            "B x1/4 against A x1",
         ]
-        assert panel.view().columns[5] == "x1/4 (ml)"
+
+    def test_disagreements_are_visited_from_the_largest(self, nodes: list[Any]) -> None:
+        nodes[2].GetSegmentation().GetSegment("Segment_3").SetName("Tail")
+        panel = compared(nodes[0], nodes[2])
+        rows = panel.view().rows
+        sizes = {row.cells[0]: row.disagreement_ml for row in rows if row.position is not None}
+        order = sorted(sizes, key=lambda name: -sizes[name])
+        assert len(order) == panel.view().places == 3
+        assert (panel.view().marked, panel.view().place) == (-1, "3 structures differ")
+        visited = []
+        for _ in range(4):
+            position = panel.step(1)
+            marked = rows[panel.view().marked]
+            assert marked.position == position
+            visited.append(marked.cells[0])
+        assert visited == [*order, order[0]]
+        panel.step(-1)
+        assert panel.view().place.startswith(f"3 of 3: {order[-1]}, ")
+        assert panel.mark(next(number for number, row in enumerate(rows) if row.position is None)) is None
+        assert panel.view().marked == -1
+        panel.mark(0)
+        panel.compare()
+        panel.poll()
+        assert panel.view().marked == -1, "another comparison"
+
+    def test_a_and_b_are_chosen_when_there_are_two_of_a_volume(self, mrml: MrmlScene, nodes: list[Any]) -> None:
+        volume = reference_volume(nodes[0])
+        teacher, half, quarter = nodes
+        assert suggested_pair(nodes, volume) == (half, quarter), "the last two, the larger first"
+        assert suggested_pair([quarter, teacher], volume) == (teacher, quarter)
+        assert suggested_pair([quarter], volume) is None
+        assert suggested_pair(nodes, mrml.volume_node(placed(np.zeros(SHAPE, np.int16)), "Other")) is None
+        assert suggested_pair(nodes, None) is None
+        half.RemoveAttribute("KDSegmentator.size")  # drawn by hand
+        assert suggested_pair([half, teacher], volume) == (half, teacher)
 
     def test_the_table_is_kept_in_the_scene(self, mrml: MrmlScene, nodes: list[Any]) -> None:
         compared(nodes[0], nodes[2])
@@ -242,9 +276,18 @@ class TestEnds:
 
 class TestViews:
     @pytest.fixture
-    def layouts(self) -> Layouts:
+    def captions(self) -> dict[str, str]:
+        return {}
+
+    @pytest.fixture
+    def layouts(self, captions: dict[str, str]) -> Layouts:
         state = [3]
-        return Layouts(current=lambda: state[0], change=lambda number: state.__setitem__(0, number), side_by_side=29)
+        return Layouts(
+            current=lambda: state[0],
+            change=lambda number: state.__setitem__(0, number),
+            side_by_side=29,
+            caption=captions.__setitem__,
+        )
 
     def shown(self, node: Any, view: str) -> bool:
         display = node.GetDisplayNode()
@@ -272,6 +315,54 @@ class TestViews:
         assert layouts.current() == 3
         assert mrml.scene.GetNodeByID(RIGHT_VIEW).GetOrientation() == "Sagittal"
         assert self.shown(nodes[0], RIGHT_VIEW)
+
+    def test_side_by_side_has_one_zoom(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
+        """Also between views of different widths; Slicer gives them their sizes after the layout has changed."""
+        left, right = (mrml.scene.GetNodeByID(view) for view in (LEFT_VIEW, RIGHT_VIEW))
+        left.SetDimensions(300, 200, 1)
+        left.SetFieldOfView(90.0, 60.0, 1.0)
+        left.SetXYZOrigin(7.0, -3.0, 0.0)
+        right.SetDimensions(100, 200, 1)
+        right.SetFieldOfView(250.0, 500.0, 1.0)
+        before = right.GetFieldOfView()
+        views = SliceLayouts(layouts)
+        views.show(compared(nodes[0], nodes[2]).pairs[0], PairView.SIDE_BY_SIDE)
+        assert right.GetFieldOfView()[:2] == pytest.approx((30.0, 60.0))
+        assert right.GetXYZOrigin() == left.GetXYZOrigin()
+        right.SetDimensions(290, 200, 1)
+        views.align()
+        assert right.GetFieldOfView()[:2] == pytest.approx((87.0, 60.0))
+        right.SetDimensions(100, 200, 1)
+        views.restore()
+        assert right.GetFieldOfView() == pytest.approx(before)
+        views.align()
+        assert right.GetFieldOfView() == pytest.approx(before), "too late"
+
+    def test_captions_say_which_is_which(self, nodes: list[Any], layouts: Layouts, captions: dict[str, str]) -> None:
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        views = SliceLayouts(layouts)
+        views.show(pair, PairView.SIDE_BY_SIDE)
+        assert captions == {"Red": "A: x1", "Yellow": "B: x1/4"}
+        views.show(pair, PairView.OVERLAY)
+        assert set(captions.values()) == {"A: x1 (filled), B: x1/4 (outline)"}
+        views.restore()
+        assert captions == {"Red": "", "Yellow": ""}
+
+    def test_the_legend_names_the_colours_of_a_disagreement(
+        self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts
+    ) -> None:
+        nodes[2].SetName("<b>drawn</b>")
+        nodes[2].RemoveAttribute("KDSegmentator.size")
+        pair = compared(nodes[0], nodes[2]).pairs[0]
+        SliceLayouts(layouts).show(pair, PairView.DISAGREEMENT)
+        text = legend(pair, PairView.DISAGREEMENT)
+        assert "only in B (&lt;b&gt;drawn&lt;/b&gt;)" in text
+        segments = mrml.scene.GetFirstNodeByName(
+            f"Disagreement of {nodes[0].GetName()} and <b>drawn</b>"
+        ).GetSegmentation()
+        for number in range(3):
+            red, green, blue = (round(255 * each) for each in segments.GetNthSegment(number).GetColor())
+            assert f"color: #{red:02x}{green:02x}{blue:02x}" in text.split("<br>")[number]
 
     def test_a_tilted_view_is_taken_over(self, mrml: MrmlScene, nodes: list[Any], layouts: Layouts) -> None:
         left = mrml.scene.GetNodeByID(LEFT_VIEW)
@@ -335,6 +426,7 @@ class TestViews:
         displays[2].SetVisibility2DOutline(False)
         composites = mrml.scene.GetNodesByClass("vtkMRMLSliceCompositeNode")
         composites.GetItemAsObject(1).SetLinkedControl(True)
+        crosshair = mrml.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
 
         def state() -> list[Any]:
             shown = [
@@ -348,7 +440,7 @@ class TestViews:
             ]
             links = [composites.GetItemAsObject(n).GetLinkedControl() for n in range(2)]
             turned = numpy_matrix(mrml.scene.GetNodeByID(RIGHT_VIEW).GetSliceToRAS()).tolist()
-            return [shown, links, layouts.current(), turned, mrml.ids()]
+            return [shown, links, layouts.current(), turned, mrml.ids(), crosshair.GetCrosshairMode()]
 
         pair = compared(nodes[0], nodes[2]).pairs[0]
         before = state()
@@ -356,6 +448,7 @@ class TestViews:
         views.show(pair, first)
         assert views.pair is pair
         views.show(pair, then)
+        crosshair.SetCrosshairMode(crosshair.ShowBasic)  # as going to a disagreement does
         assert state() != before
         views.restore()
         assert state() == before

@@ -15,7 +15,7 @@ import vtk
 from KDSegmentatorLib.analysis.disagreement import disagreement_map
 from KDSegmentatorLib.analysis.statistics import label_statistics
 from KDSegmentatorLib.inference.segmentation import Segmentation
-from KDSegmentatorLib.mrml.comparisons import disagreement_node
+from KDSegmentatorLib.mrml.comparisons import disagreement_colors, disagreement_node
 from KDSegmentatorLib.mrml.results import place_result
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from support.mrml_scene import LABELS, RECORD, MrmlScene, affine, placed, random_labels
@@ -87,7 +87,12 @@ def test_a_map_of_two_segmentations_is_there_to_be_looked_at_only(mrml: MrmlScen
     found = disagreement_map(volume.with_voxels(random_labels(SHAPE)), volume.with_voxels(random_labels(SHAPE, 1)))
     nodes: list[Any] = []
     seen, states = added(
-        mrml, lambda: nodes.append(disagreement_node(found, mrml.scene, name="Disagreement", titles=("x1", "x1/4")))
+        mrml,
+        lambda: nodes.append(
+            disagreement_node(
+                found, mrml.scene, name="Disagreement", titles=("x1", "x1/4"), colors=disagreement_colors([])
+            )
+        ),
     )
     assert states == ["start", "end"]
     assert seen["vtkMRMLSegmentationNode"]["segments"] == 3

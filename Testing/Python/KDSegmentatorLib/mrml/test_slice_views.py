@@ -36,6 +36,15 @@ def test_all_views_are_centred_on_the_place(mrml: MrmlScene) -> None:
         assert [matrix.GetElement(row, 3) for row in range(3)] == pytest.approx([-10, 20, 30])
 
 
+def test_the_crosshair_shows_the_place(mrml: MrmlScene) -> None:
+    views(mrml)
+    crosshair = mrml.scene.AddNewNodeByClass("vtkMRMLCrosshairNode")
+    assert crosshair.GetCrosshairMode() == crosshair.NoCrosshair
+    jump_slices(mrml.scene, (10.0, -20.0, 30.0))
+    assert crosshair.GetCrosshairRAS() == (-10.0, 20.0, 30.0)
+    assert crosshair.GetCrosshairMode() == crosshair.ShowBasic
+
+
 def test_views_are_linked_and_unlinked(mrml: MrmlScene) -> None:
     nodes = [mrml.scene.AddNewNodeByClass("vtkMRMLSliceCompositeNode") for _ in NAMES]
     for linked in (True, False):
