@@ -267,11 +267,11 @@ class ComparePanel:
             columns=(
                 _("Structure"),
                 _("Dice"),
-                _("Surface Dice"),
-                _("HD95 (mm)"),
+                _("Surface\nDice"),
+                _("HD95\n(mm)"),
                 _("A (ml)"),
                 _("B (ml)"),
-                _("Difference"),
+                _("B - A"),
             ),
             rows=rows,
             marked=self._marked if self._marked in order else -1,
@@ -360,7 +360,7 @@ def _rows(comparison: Comparison) -> tuple[CompareRow, ...]:
             _number(label.hd95_mm, 2),
             _number(label.first_ml, 2),
             _number(label.second_ml, 2),
-            _difference(label.difference_ml, label.difference_percent),
+            "-" if math.isnan(label.difference_percent) else f"{label.difference_percent:+.0f} %",
         )
         rows.append(
             CompareRow(
@@ -395,10 +395,6 @@ def _summary(pair: Pair) -> str:
             second=f"{float(seconds[0]):.2g}", first=f"{float(seconds[1]):.2g}"
         )
     return text
-
-
-def _difference(ml: float, percent: float) -> str:
-    return f"{ml:+.2f} ml" if math.isnan(percent) else f"{ml:+.2f} ml ({percent:+.0f} %)"
 
 
 def _number(value: float, digits: int) -> str:

@@ -161,11 +161,9 @@ def disagreement_colors(nodes: Sequence[vtkMRMLSegmentationNode]) -> dict[Disagr
     """
     taken = np.array([color for node in nodes for color in _colors(node).values()] or [(0.0, 0.0, 0.0)])
 
-    def distance(colors: tuple[Color, Color, Color]) -> float:
-        return float(np.linalg.norm(np.array(colors)[:, None] - taken, axis=2).min())
-
     kinds = (Disagreement.ONLY_IN_FIRST, Disagreement.ONLY_IN_SECOND, Disagreement.OTHER_LABEL)
-    return dict(zip(kinds, max(DISAGREEMENT_COLORS, key=distance), strict=True))
+    distances = [np.linalg.norm(np.array(each)[:, None] - taken, axis=2).min() for each in DISAGREEMENT_COLORS]
+    return dict(zip(kinds, DISAGREEMENT_COLORS[int(np.argmax(distances))], strict=True))
 
 
 def disagreement_node(

@@ -11,6 +11,7 @@ import qt
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Vector
 from KDSegmentatorPanel.boxes.message_line import show_message
+from KDSegmentatorPanel.boxes.table import show_table
 from KDSegmentatorPanel.boxes.tooltips import Enabling
 from KDSegmentatorPanel.compare_panel import ComparePanel, CompareRow, suggested_pair
 from KDSegmentatorPanel.failures import in_words
@@ -21,9 +22,6 @@ from KDSegmentatorPanel.translation import tr as _
 
 _LAYOUT_MILLISECONDS = 100
 """Until the slice views have their sizes after a change of the layout."""
-
-_NUMBERS = 1
-"""The first column of numbers."""
 
 
 class CompareBox:
@@ -135,19 +133,16 @@ class CompareBox:
         self._ui.legendLabel.setVisible(bool(text))
 
     def _showRows(self, columns: tuple[str, ...], rows: tuple[CompareRow, ...]) -> None:
-        table = self._ui.comparisonTable
-        table.setRowCount(len(rows))
-        table.setColumnCount(len(columns))
-        table.setHorizontalHeaderLabels(list(columns))
-        for number, row in enumerate(rows):
-            for column, text in enumerate(row.cells):
-                item = qt.QTableWidgetItem(text)
-                if column >= _NUMBERS:
-                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-                if row.position is not None:
-                    item.setToolTip(_("Click to go to the largest disagreement."))
-                table.setItem(number, column, item)
-        table.resizeColumnsToContents()
+        def tooltip(number: int) -> str:
+            row = rows[number]
+            return (
+                ""
+                if row.position is None
+                else _("{name}: click to go to the largest disagreement.").format(name=row.cells[0])
+            )
+
+        cells = [row.cells for row in rows]
+        show_table(self._ui.comparisonTable, columns, cells, tooltip=tooltip, numbers=len(columns) - 1)
 
     def _all_problem(self) -> str:
         family = self._segment.family
