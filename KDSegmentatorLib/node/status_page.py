@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 SHOWN_JOBS = 200
+_POLL_SECONDS = 0.1
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -72,7 +73,9 @@ class StatusPage:
                 f"the status page cannot listen on {HOST}:{port} ({error.strerror}); give another port under [page]"
             ) from error
         self.port = int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, name="status page", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_POLL_SECONDS,), name="status page", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -112,7 +115,13 @@ class StatusPage:
                     "started": job.started,
                     "written": job.written,
                     "targets": [
-                        {"target": each.target, "state": each.state, "tries": each.tries, "next_try": each.next_try}
+                        {
+                            "target": each.target,
+                            "state": each.state,
+                            "tries": each.tries,
+                            "next_try": each.next_try,
+                            "commitment": each.commitment,
+                        }
                         for each in self.deliveries.of_job(job.id)
                     ],
                 }

@@ -36,6 +36,13 @@ function shown(job) {
   return GROUPS[filter].includes(job.state);
 }
 
+function progress(target, now) {
+  if (target.state === "confirmed") return ", confirmed";
+  if (target.state === "delivered" && target.commitment) return ", not confirmed yet";
+  if (target.state !== "due" || !target.tries) return "";
+  return `, try ${target.tries + 1} ${target.next_try > now ? `in ${span(target.next_try - now)}` : "now"}`;
+}
+
 function row(job, now) {
   const made = element("tr");
   made.append(element("td", job.id, "number"));
@@ -56,11 +63,10 @@ function row(job, now) {
   const targets = element("td");
   for (const target of job.targets) {
     const later = target.state === "due" && target.tries ? "later" : target.state;
-    const said = later === "later" ? `, try ${target.tries + 1} ${target.next_try > now ? `in ${span(target.next_try - now)}` : "now"}` : target.state === "confirmed" ? ", confirmed" : "";
-    targets.append(element("span", target.target + said, `target ${later}`));
+    targets.append(element("span", target.target + progress(target, now), `target ${later}`));
   }
   made.append(targets);
-  const received = element("td", `${span(now - job.received)} ago`);
+  const received = element("td", `${span(now - job.received)} ago`, "time");
   received.title = new Date(job.received * 1000).toLocaleString();
   made.append(received);
   made.append(element("td", job.written && job.started ? span(job.written - job.started) : "", "number"));
