@@ -16,7 +16,7 @@ from KDSegmentatorLib.errors import ImageReadError, NodeError
 from KDSegmentatorLib.io.files import atomic_folder, remove_unfinished
 from KDSegmentatorLib.node.queue import Queue
 from KDSegmentatorLib.node.rules import Facts, fitting
-from KDSegmentatorLib.node.scan import OrthancSeries, encode
+from KDSegmentatorLib.node.scan import OrthancSeries, decode, encode
 from KDSegmentatorLib.node.settings import Settings
 
 if TYPE_CHECKING:
@@ -214,14 +214,12 @@ class Intake:
                 if change["ChangeType"] == "StableSeries":
                     series = self._orthanc.find_series(change["ID"])
                     made += 0 if series is None else self._admit(series)
-                elif change["ChangeType"] == "Deleted" and change["ResourceType"] == "Series":
-                    self._queue.withdraw(change["ID"], "its series was deleted from Orthanc")
             self._queue.set_fact(_LAST_CHANGE, str(answer["Last"]))
             if answer["Done"] or not answer["Changes"]:
                 return made
 
     def reconcile(self) -> int:
-        """Look through all series; return how many jobs were made.
+        """Look through all series, and withdraw the jobs of those that were deleted; return how many jobs were made.
 
         A list of changes that is shorter than what was read of it belongs to another Orthanc: it is read anew.
 
@@ -231,7 +229,13 @@ class Intake:
         last = self._orthanc.get("/changes", last="")["Last"]
         if int(self._queue.fact(_LAST_CHANGE) or 0) > last:
             self._queue.set_fact(_LAST_CHANGE, "0")
-        return sum(self._admit(series) for series in self._orthanc.series())
+        there = self._orthanc.series()
+        known = {series["ID"] for series in there}
+        for job in self._queue.jobs(("received",)):
+            source = decode(job.source)
+            if isinstance(source, OrthancSeries) and source.id not in known:
+                self._queue.withdraw(source.id, "its series was deleted from Orthanc")
+        return sum(self._admit(series) for series in there)
 
     def _admit(self, series: dict[str, Any]) -> int:
         """Make jobs of a series that nothing came for lately."""

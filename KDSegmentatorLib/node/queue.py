@@ -168,9 +168,10 @@ class Queue:
             )
 
     def knows(self, content: str) -> bool:
-        """Return whether a content has jobs."""
+        """Return whether a content has jobs that were not withdrawn."""
         found = self.connection.execute(
-            "SELECT 1 FROM jobs WHERE key >= ? || ':' AND key < ? || ';' LIMIT 1", (content, content)
+            "SELECT 1 FROM jobs WHERE key >= ? || ':' AND key < ? || ';' AND state != 'withdrawn' LIMIT 1",
+            (content, content),
         )
         return found.fetchone() is not None
 
@@ -196,10 +197,11 @@ class Queue:
                 "VALUES (?, ?, ?, ?, ?, 'received', '', ?, ?, ?)",
                 (f"{content}:{rule}", subject, rule, source, priority, MOST_ATTEMPTS, now, now),
             )
-            if inserted.rowcount == 0:
-                continue
             number = inserted.lastrowid
-            assert number is not None  # noqa: S101 - for mypy
+            if inserted.rowcount == 0:
+                number = self._reopened(connection, f"{content}:{rule}")
+            if number is None:
+                continue
             numbers.append(number)
             history.append(connection, now, number, "received", {"rule": rule, "content": content, **(audit or {})})
             if not rule:
@@ -207,6 +209,15 @@ class Queue:
             for (older,) in _open_jobs(connection, subject, except_job=number):
                 self.move(connection, older, "superseded", f"job {number} has a newer state of the series")
         return numbers
+
+    def _reopened(self, connection: sqlite3.Connection, key: str) -> int | None:
+        """Put a job that was withdrawn back, for its input is there again; None if it was not withdrawn."""
+        found = connection.execute("SELECT id FROM jobs WHERE key = ? AND state = 'withdrawn'", (key,)).fetchone()
+        if found is None:
+            return None
+        reset = "UPDATE jobs SET state = 'received', reason = '', attempts_left = ?, progress = 0 WHERE id = ?"
+        connection.execute(reset, (MOST_ATTEMPTS, found[0]))
+        return int(found[0])
 
     def withdraw(self, series: str, reason: str) -> list[int]:
         """Take back the jobs of a series that are not written yet; return their numbers."""

@@ -111,6 +111,8 @@ def _rules(settings: Settings) -> Iterator[str]:
         try:
             rule.run_options()
             check_outputs(settings, rule, dicom=True)
+            if "sr" in rule.outputs and not {"seg", "labelmap"} & set(rule.outputs):
+                yield f"rule {rule.name}: the report sr refers to a segmentation; add seg to its outputs"
         except UnsuitableVolumeError as error:
             yield str(error)
         except KDSegmentatorError as error:

@@ -112,10 +112,12 @@ def test_a_newer_state_of_a_series_supersedes_what_is_not_delivered(queue: Queue
     assert claim(queue).id == 2
 
 
-def test_a_deleted_input_withdraws_its_job(queue: Queue) -> None:
+def test_a_deleted_input_withdraws_its_job_until_it_is_there_again(queue: Queue) -> None:
     add(queue)
     assert queue.withdraw("series", "its series was deleted") == [1]
     assert queue.claim(30) is None
+    assert add(queue) == 1  # it is there again
+    assert claim(queue).id == 1
 
 
 def test_a_suspended_queue_gives_no_job_until_it_is_resumed(queue: Queue) -> None:
