@@ -6,12 +6,15 @@ Commands are imported when they are run, so that ``kdseg --help`` answers at onc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO, cast
 
+from KDSegmentatorLib.cli.terminal import OptionalStream
 from KDSegmentatorLib.errors import (
     CancelledError,
     GeometryError,
@@ -59,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # a console that has no glyph for a label's name shows "?" instead of failing
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
+    # progress and warnings that nobody can read must not end a run
+    with contextlib.redirect_stderr(cast("TextIO", OptionalStream(sys.stderr))):
+        return _run(arguments, started)
+
+
+def _run(arguments: Sequence[str] | None, started: float) -> int:
     try:
         chosen = _parser().parse_args(arguments)
         chosen.started = started

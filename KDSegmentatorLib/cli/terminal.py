@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from KDSegmentatorLib.errors import CancelledError
 from KDSegmentatorLib.inference.progress import Progress
@@ -25,6 +25,31 @@ _STAGES = {
 }
 _TERMINAL_SECONDS = 0.1
 _FILE_SECONDS = 10.0
+
+
+class OptionalStream:
+    """A text stream whose words may be lost: what cannot be written (closed, read-only, a full disk) is dropped.
+
+    Args:
+        stream: where the words go.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 class ProgressLine:

@@ -15,6 +15,7 @@ import pytest
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import write_volume
 
+PACK = Path(__file__).parents[4] / "Resources" / "Packs" / "hippocampus-x1_4"
 SEGMENT = ["segment", "{scan}", "{out}", "--pack", "hippocampus", "--unchecked"]
 
 _WATCHED = """
@@ -38,15 +39,17 @@ sys.exit(code)
 @pytest.mark.parametrize(
     ("command", "engines"),
     [
+        (["--help"], ""),
         (["packs", "list"], ""),
-        (["packs", "show", "hippocampus-x1_4"], ""),
+        (["packs", "install", "{pack}"], ""),
+        (["packs", "verify", "hippocampus-x1_4"], ""),
         ([*SEGMENT, "--engine", "openvino"], "openvino"),
         ([*SEGMENT, "--engine", "onnxruntime"], "onnxruntime"),
-        (SEGMENT, "openvino"),
-        (["compare", "{labels}", "{labels}"], ""),
+        ([*SEGMENT, "--size", "auto"], "openvino"),
+        (["compare", "{labels}", "{labels}", "--labels", "hippocampus"], ""),
         (["batch", "{scans}", "{results}", "--pack", "hippocampus", "--unchecked"], "openvino"),
     ],
-    ids=["list", "show", "openvino", "onnxruntime", "auto", "compare", "batch"],
+    ids=["help", "list", "install", "verify", "openvino", "onnxruntime", "auto", "compare", "batch"],
 )
 def test_a_command_reports_to_nobody_and_leaves_nothing_behind(
     tmp_path: Path, command: list[str], engines: str
@@ -62,18 +65,43 @@ def test_a_command_reports_to_nobody_and_leaves_nothing_behind(
     write_volume(Volume((voxels > 100).astype(np.uint8), (1.0, 1.0, 1.0)), labels)
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "KDSEGMENTATOR_"))}
     environment |= {"HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home), "TMPDIR": str(tmp_path)}
-    arguments = [part.format(scan=scan, out=out, labels=labels, scans=scans, results=results) for part in command]
+    places = {"scan": scan, "out": out, "labels": labels, "scans": scans, "results": results, "pack": PACK}
+    arguments = [part.format(**places) for part in command]
     run = [sys.executable, "-c", _WATCHED, str(tmp_path), *arguments]
     log = tmp_path / "strace"
-    traced = shutil.which("strace") is not None and engines == "onnxruntime"  # its native code does not ask Python
+    traced = shutil.which("strace") is not None  # native code does not ask Python
     if traced:
-        run = ["strace", "-f", "-qq", "-e", "trace=connect,sendto,sendmsg", "-o", str(log), *run]
+        calls = "connect,sendto,sendmsg,openat,creat,mkdir,rename"
+        run = ["strace", "-f", "-qq", "--seccomp-bpf", "-e", f"trace={calls}", "-o", str(log), *run]
     finished = subprocess.run(run, capture_output=True, text=True, env=environment)
     assert finished.returncode == 0, finished.stderr
     assert "NETWORK" not in finished.stderr
     assert "WRITTEN" not in finished.stderr, finished.stderr
-    assert re.findall(r"^ENGINES ?(.*)$", finished.stderr, re.MULTILINE) == [engines]
+    assert re.findall(r"^ENGINES ?(.*)$", finished.stderr, re.MULTILINE) == ([engines] if command != ["--help"] else [])
     if traced:
-        assert "AF_INET" not in log.read_text()
+        assert native_calls(log.read_text(errors="replace"), tmp_path) == []
     files = [path.relative_to(home) for path in home.rglob("*") if path.is_file()]
     assert [path for path in files if "KDSegmentator" not in path.parts] == []
+
+
+def native_calls(log: str, mine: Path) -> list[str]:
+    """Return the system calls of a log of strace that reach a network, or write anywhere but in a folder."""
+    writes = re.compile(r"(?:creat|mkdir|rename)\(\"|openat\([^,]*, \".*(?:O_WRONLY|O_RDWR|O_CREAT)")
+    allowed = (f'"{mine}', '"/dev/', '"/proc/self', "__pycache__", "ENOENT", "EEXIST")
+    return [
+        line
+        for line in log.splitlines()
+        if "AF_INET" in line or (writes.search(line) and not any(place in line for place in allowed))
+    ]
+
+
+def test_the_watch_sees_what_it_is_there_for(tmp_path: Path) -> None:
+    log = """\
+1 connect(3, {sa_family=AF_INET, sin_port=htons(443)}, 16) = -1 ENETUNREACH
+1 openat(AT_FDCWD, "/root/.cache/Microsoft/deviceid", O_WRONLY|O_CREAT, 0666) = 3
+1 mkdir("/root/.cache/Microsoft", 0777) = 0
+1 openat(AT_FDCWD, "/etc/passwd", O_RDONLY|O_CLOEXEC) = 3
+1 connect(3, {sa_family=AF_UNIX, sun_path="/var/run/nscd/socket"}, 110) = -1 ENOENT
+"""
+    mine = f'1 openat(AT_FDCWD, "{tmp_path}/out.nii.gz", O_RDWR|O_CREAT, 0600) = 4\n'
+    assert native_calls(mine + log, tmp_path) == log.splitlines()[:3]
