@@ -121,6 +121,7 @@ def test_the_record_has_what_it_takes_to_repeat_the_run(kdseg: Any, scan: Path, 
     assert content.pop("input") == scan.name
     assert content.pop("input_sha256") == hashlib.sha256(scan.read_bytes()).hexdigest()
     assert content.pop("input_frame") is None
+    assert content.pop("input_series") is None
     assert content.pop("engine_reason") == choose_engine(store.get("generated-x1_2")).reason
     assert content.pop("region_given") is False
     assert content.pop("labels") == [{"value": 3, "name": "structure 3"}]
