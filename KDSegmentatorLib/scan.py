@@ -62,6 +62,20 @@ def is_dicom_source(source: Source) -> bool:
     return image_suffix(path) is None and is_dicom_file(path)
 
 
+def source_sha256(path: Path) -> str:
+    """Return the hash of an image file or an archive, or of all DICOM files in a folder, without reading the scan.
+
+    Raises:
+        ImageReadError: there is no DICOM file in the folder.
+        OSError: a file cannot be read.
+    """
+    if not path.is_dir():
+        return file_sha256(path)
+    from KDSegmentatorLib.dicom.series import files_sha256
+
+    return files_sha256(path)
+
+
 def read_scan(
     source: Source,
     *,
@@ -142,11 +156,11 @@ def segment_scan(
             ``check_input=False``).
         KDSegmentatorError: see :meth:`KDSegmentatorLib.segmenter.Segmenter.__call__`.
     """
+    if scan.series is None:
+        return segmenter(scan.volume, progress=progress, cancel=cancel)
     manifest = segmenter.choose(scan.volume, cancel=cancel).pack.manifest
     found = series_warnings(scan, manifest, refuse=segmenter.options.check_input)
     result = segmenter(scan.volume, progress=progress, cancel=cancel)
-    if not found:
-        return result
     return replace(result, record=replace(result.record, warnings=(*found, *result.record.warnings)))
 
 

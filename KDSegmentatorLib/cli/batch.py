@@ -9,6 +9,8 @@ from KDSegmentatorLib.cli.segment import run_options
 from KDSegmentatorLib.cli.terminal import ProgressLine, listening
 from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError
 from KDSegmentatorLib.inference.progress import Progress
+from KDSegmentatorLib.io.dicom_file import is_dicom_file
+from KDSegmentatorLib.jobs import bids
 from KDSegmentatorLib.jobs.batch import run_batch
 from KDSegmentatorLib.jobs.batch_files import find_scans
 from KDSegmentatorLib.jobs.messages import BatchRequest, Message, Progressed, RunChanged
@@ -31,10 +33,16 @@ def run(arguments: argparse.Namespace) -> None:
         KDSegmentatorError: see :func:`KDSegmentatorLib.jobs.batch.run_batch`.
     """
     store = PackStore()
-    inputs = find_scans(arguments.input, arguments.pattern, arguments.output)
+    as_bids = arguments.layout == "bids" or (arguments.layout == "auto" and bids.is_dataset(arguments.input))
+    pattern = arguments.pattern or (bids.PATTERN if as_bids else "*")
+    inputs = find_scans(arguments.input, pattern, arguments.output)
     if not inputs:
+        series = any(is_dicom_file(path) for path in arguments.input.iterdir() if path.is_file())
         raise InvalidSettingsError(
-            f"there is no image in {arguments.input} that {arguments.pattern!r} finds; '**/*' looks into folders, too"
+            f"{arguments.input} is itself the folder of a DICOM series; give the folder that it lies in, or segment it "
+            "with 'kdseg segment'"
+            if series
+            else f"there is no scan in {arguments.input} that {pattern!r} finds; '**/*' looks into folders, too"
         )
     request = BatchRequest(
         task=arguments.pack,
@@ -46,6 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
         output_folder=str(arguments.output.absolute()),
         suffix=arguments.format,
         resume=not arguments.again,
+        bids=as_bids,
     )
     reporter = _Lines(quiet=arguments.quiet)
     with listening() as interrupt:

@@ -154,9 +154,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(
             "batch",
             help="segment the scans of a folder into one table",
-            description="Segment all scans of a folder with one size: a label map and a record for each, and one table "
-            "with a row for every scan and structure. What is finished is skipped the next time; a file that fails "
-            "does not stop the others, and makes the exit code 1.",
+            description="Segment all scans of a folder (image files, or one folder a DICOM series) with one size: "
+            "a label map and a record for each, and one table with a row for every scan and structure. What is "
+            "finished is skipped the next time; a scan that fails does not stop the others, and makes the exit code 1.",
             usage="kdseg batch IN OUT --pack NAME [--size SIZE] [--pattern PATTERN] [options]",
         )
     )
@@ -222,9 +222,24 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_batch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("input", type=Path, metavar="IN", help="the folder with the scans")
+    parser.add_argument(
+        "input",
+        type=Path,
+        metavar="IN",
+        help="the folder with the scans: image files, folders of one DICOM series each, or a BIDS data set",
+    )
     parser.add_argument("output", type=Path, metavar="OUT", help="the folder for the results, made if it is not there")
-    parser.add_argument("--pattern", default="*", help="which files, for example '*_t1.nii.gz' or '**/*' (default: *)")
+    parser.add_argument(
+        "--pattern",
+        help="which files, or folders of one DICOM series, for example '*_t1.nii.gz' or '**/*' (default: *, and the "
+        "T1w images of a BIDS data set)",
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("auto", "scans", "bids"),
+        default="auto",
+        help="name the results as the scans, or as a BIDS derivative (default: bids if IN is a BIDS data set)",
+    )
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the label maps (default: .nii.gz)")
     parser.add_argument("--again", action="store_true", help="also segment what has its result already")
     parser.add_argument("--entropy", action="store_true", help="write how unsure the network is of each voxel, in bits")

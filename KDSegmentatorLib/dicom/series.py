@@ -144,6 +144,16 @@ def read_series(source: Source, *, series: str | None = None, check: Callable[[]
     )
 
 
+def files_sha256(source: Source) -> str:
+    """Return the hash of all DICOM files of a source, whatever their names and order.
+
+    Raises:
+        ImageReadError: there is no such source, or no DICOM file in it.
+    """
+    with opened(source) as files:
+        return _sha256(files)
+
+
 def _found(source: Source, files: Mapping[str, Path], check: Callable[[], None]) -> tuple[SeriesSummary, ...]:
     """Return the series of files; if the source is one file, that file alone or its series."""
     if not isinstance(source, (str, os.PathLike)) or Path(source).name not in files or Path(source).is_dir():

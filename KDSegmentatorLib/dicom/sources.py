@@ -55,11 +55,6 @@ def opened(source: Source, check: Callable[[], None] = lambda: None) -> Iterator
         yield _dicom_files(_below(path.parent, nested=False), f"the folder {path.parent}", check)
 
 
-def holds_dicom(folder: Path) -> bool:
-    """Return whether there is a DICOM file in a folder, or in one in it."""
-    return any(is_dicom_file(path) for _, path in _below(folder))
-
-
 def _dicom_files(files: Iterable[tuple[str, Path]], where: str, check: Callable[[], None]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     others = 0

@@ -1,4 +1,4 @@
-"""The worker's part of a batch: many volumes, one size for all of them."""
+"""The worker's part of a batch: many scans, one size for all of them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from KDSegmentatorLib.engines.memory_failure import memory_failure
 from KDSegmentatorLib.errors import CancelledError, ImageReadError, ImageWriteError, KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, Steps
-from KDSegmentatorLib.io.files import file_sha256, is_disk_full, replace
-from KDSegmentatorLib.io.images import read_volume, shadowing_reason, write_volume
+from KDSegmentatorLib.io.files import is_disk_full, replace
+from KDSegmentatorLib.io.images import shadowing_reason, write_volume
 from KDSegmentatorLib.io.nifti import LabelNames
+from KDSegmentatorLib.jobs import bids
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME, BatchPaths, batch_paths
 from KDSegmentatorLib.jobs.batch_results import (
     BatchRecord,
@@ -32,8 +33,9 @@ from KDSegmentatorLib.jobs.batch_results import (
 from KDSegmentatorLib.jobs.folder import long_path, owned_folder
 from KDSegmentatorLib.jobs.messages import BatchFile, BatchFinished, BatchRequest, RunState
 from KDSegmentatorLib.jobs.reporter import Reporter, RunReporter
-from KDSegmentatorLib.jobs.run import SizeResult, make_segmenter, pack_store, segment_volume, write_result
+from KDSegmentatorLib.jobs.run import SizeResult, make_segmenter, pack_store, segment_with, write_result
 from KDSegmentatorLib.packs.catalogue import select
+from KDSegmentatorLib.scan import Scan, read_scan, source_sha256
 from KDSegmentatorLib.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
@@ -70,6 +72,9 @@ def run_batch(request: BatchRequest, reporter: Reporter, cancel: CancelCheck) ->
         batch = _Batch(request, staging, cancel)
         ends = [batch.process(item, reporter.run(n, len(paths), item.name)) for n, item in enumerate(paths)]
     write_table([end.row for end in ends], table, intensity_unit=batch.intensity_unit)
+    if request.bids:
+        bids.write_description(Path(request.input_folder), output)
+        bids.write_label_table(batch.labels, request.task, output)
     return BatchFinished(files=tuple(end.file for end in ends), table=str(table))
 
 
@@ -108,6 +113,7 @@ class _Batch:
             for pack in packs
             for earlier in [region_packs.get(pack.manifest.id)]
         }
+        self.labels = packs[0].manifest.labels
         self.intensity_unit = "HU" if packs[0].manifest.modality == "CT" else IMAGE_UNITS
 
     def process(self, paths: BatchPaths, reporter: RunReporter) -> _FileEnd:
@@ -128,18 +134,20 @@ class _Batch:
                     self._settle(finished.record.size)
                     return _succeeded(paths, finished, reporter, skipped=True)
             self._existing(paths)
-            volume = read_volume(paths.scan)
+            scan = read_scan(paths.scan, check=loading.check)
+        except CancelledError:
+            raise
         except KDSegmentatorError as error:
             return _failed(paths, error, reporter)
         loading.advance()
         if self._segmenter is None:
             self._segmenter = make_segmenter(self._request, self._options, self._cancel)
         try:
-            record = self._segmented(self._segmenter, paths, volume, input_sha256, loading, reporter)
+            record = self._segmented(self._segmenter, paths, scan, input_sha256, loading, reporter)
         except CancelledError:
             raise
         except KDSegmentatorError as error:
-            if isinstance(error, ImageWriteError) and self._disk_is_full(error, volume):
+            if isinstance(error, ImageWriteError) and self._disk_is_full(error, scan.volume):
                 raise
             return _failed(paths, error, reporter)
         except MemoryError:
@@ -150,13 +158,13 @@ class _Batch:
         self,
         segmenter: Segmenter,
         paths: BatchPaths,
-        volume: Volume,
+        scan: Scan,
         input_sha256: str,
         loading: Steps,
         reporter: RunReporter,
     ) -> BatchRecord:
-        """Segment a volume and put the results into place."""
-        result = segment_volume(segmenter, volume, loading, reporter.progress, self._cancel)
+        """Segment a scan and put the results into place."""
+        result = segment_with(segmenter, scan, loading, reporter.progress, self._cancel)
         self._settle(result.segmentation.record.size)
         writing = Steps("write", 3, reporter.progress, self._cancel)
         try:
@@ -243,7 +251,7 @@ class _Batch:
 
 def _input_sha256(paths: BatchPaths) -> str:
     try:
-        return file_sha256(paths.scan)
+        return source_sha256(paths.scan)
     except OSError as error:
         raise ImageReadError(
             f"cannot read {paths.scan}: {error.strerror or error}; check the disk or the network"

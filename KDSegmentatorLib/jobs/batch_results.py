@@ -12,6 +12,7 @@ from KDSegmentatorLib.analysis.statistics import LabelStatistics, as_text, stati
 from KDSegmentatorLib.errors import ImageWriteError, JobError
 from KDSegmentatorLib.inference.segmentation import RunRecord
 from KDSegmentatorLib.io.files import atomic_output, file_sha256
+from KDSegmentatorLib.jobs import bids
 from KDSegmentatorLib.jobs.batch_files import BatchPaths
 from KDSegmentatorLib.jobs.messages import BatchRequest
 from KDSegmentatorLib.jobs.run import SizeResult, read_result
@@ -27,7 +28,7 @@ _LONGEST_HEADER = 1000
 _FIRST_COLUMNS = ("file", "pack_id", "pack_version", "size")
 
 
-class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The record of one file's result.
 
     Attributes:
@@ -42,6 +43,7 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         engine_reason: why this engine ran.
         size_reason: why this size ran, with ``auto``.
         sha256: name of each output file to its hash.
+        sources: BIDS URIs of the images; the record is the sidecar of the label map in a BIDS derivative.
     """
 
     record_version: int
@@ -55,6 +57,7 @@ class BatchRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     engine_reason: str
     size_reason: str | None
     sha256: dict[str, str]
+    sources: tuple[str, ...] = msgspec.field(name="Sources", default=())
 
 
 class TableRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +96,7 @@ def new_record(
         engine_reason=result.engine_reason,
         size_reason=result.size_reason,
         sha256={name: file_sha256(folder / name) for name in names},
+        sources=(bids.source_uri(paths.name),) if request.bids else (),
     )
 
 

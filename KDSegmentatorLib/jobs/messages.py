@@ -68,28 +68,31 @@ class SegmentRequest(Request, frozen=True, kw_only=True, tag_field="job", tag="s
 
     Attributes:
         sizes: run one after another; empty for that of the options.
-        input: absolute path of an image file, or :data:`INPUT_NAME` for a volume that is handed over in the job's
-            folder.
+        input: absolute path of an image file, or of a folder, a .zip or a file with a DICOM series; or
+            :data:`INPUT_NAME` for a volume that is handed over in the job's folder.
+        series: which of several DICOM series: its UID, its number, or its description; empty for the only one.
     """
 
     sizes: tuple[str, ...] = ()
     input: str = INPUT_NAME
+    series: str = ""
 
     def __post_init__(self) -> None:
         _check_unique("sizes", self.sizes)
 
 
 class BatchRequest(Request, frozen=True, kw_only=True, tag_field="job", tag="batch"):
-    """Segment files of a folder, all with one size.
+    """Segment the scans of a folder, all with one size.
 
     Attributes:
         input_folder: absolute path.
-        inputs: the files, relative to ``input_folder`` with ``/``
-            (:func:`KDSegmentatorLib.jobs.batch_files.find_scans`).
+        inputs: image files, and folders or .zip files of one DICOM series each, relative to ``input_folder`` with
+            ``/`` (:func:`KDSegmentatorLib.jobs.batch_files.find_scans`).
         output_folder: absolute path; the results lie in it as their inputs lie in ``input_folder``.
         suffix: format of the label maps.
         resume: leave out the files that have a result already, made from the same voxels with the same pack and
             options.
+        bids: name the results as a BIDS derivative (:mod:`KDSegmentatorLib.jobs.bids`).
     """
 
     input_folder: str
@@ -97,6 +100,7 @@ class BatchRequest(Request, frozen=True, kw_only=True, tag_field="job", tag="bat
     output_folder: str
     suffix: Suffix = ".nii.gz"
     resume: bool = True
+    bids: bool = False
 
     def __post_init__(self) -> None:
         if not self.inputs:

@@ -6,6 +6,7 @@ A result is the same :class:`SizeResult` in both processes: as a file it is JSON
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,6 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io.files import atomic_output
-from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.jobs.folder import damaged, long_path, read_array, write_array
 from KDSegmentatorLib.jobs.messages import (
     INPUT_NAME,
@@ -34,6 +34,7 @@ from KDSegmentatorLib.jobs.reporter import Reporter
 from KDSegmentatorLib.machine.peak_memory import peak_memory
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.store import PackStore
+from KDSegmentatorLib.scan import Scan, read_scan, segment_scan
 from KDSegmentatorLib.segmenter import Regions, Segmenter
 
 _log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def run_segmentation(request: SegmentRequest, folder: Path, reporter: Reporter, 
         KDSegmentatorError: the volume cannot be read, or no size could be run; the first one's error.
     """
     sizes = request.sizes or (request.options.size,)
-    volume: Volume | None = None
+    scan: Scan | None = None
     regions = Regions()
     results: list[str] = []
     failures: list[tuple[str, KDSegmentatorError]] = []
@@ -92,8 +93,8 @@ def run_segmentation(request: SegmentRequest, folder: Path, reporter: Reporter, 
         reporting = reporter.run(number, len(sizes), size)
         reporting.changed("running")
         loading = Steps("load", 2, reporting.progress, cancel)
-        if volume is None:
-            volume = _read_input(request.input, folder)
+        if scan is None:
+            scan = _read_input(request, folder, loading.check)
         loading.advance()
         options = msgspec.structs.replace(request.options, size=size)
         segmenter: Segmenter | None
@@ -103,7 +104,7 @@ def run_segmentation(request: SegmentRequest, folder: Path, reporter: Reporter, 
                 segmenter = _kept_segmenter(request, options, cancel)
             else:
                 segmenter = make_segmenter(request, options, cancel, regions)
-            result = segment_volume(segmenter, volume, loading, reporting.progress, cancel)
+            result = segment_with(segmenter, scan, loading, reporting.progress, cancel)
             writing = Steps("write", 1, reporting.progress, cancel)
             write_result(result, folder / f"size-{number}.json")
             writing.advance()
@@ -183,35 +184,35 @@ def pack_store(request: Request) -> PackStore:
     return PackStore(Path(request.user_packs), Path(request.shipped_packs))
 
 
-def segment_volume(
+def segment_with(
     segmenter: Segmenter,
-    volume: Volume,
+    scan: Scan,
     loading: Steps,
     progress: ProgressCallback,
     cancel: CancelCheck,
 ) -> SizeResult:
-    """Segment a volume and measure the structures.
+    """Segment a scan and measure the structures.
 
     Args:
         segmenter: from :func:`make_segmenter`.
-        volume: the scan.
+        scan: the scan.
         loading: stage that ends, with its last step, when the engine is there.
         progress: called at every step.
         cancel: asked at every step.
 
     Raises:
-        KDSegmentatorError: see :meth:`KDSegmentatorLib.segmenter.Segmenter.__call__`.
+        KDSegmentatorError: see :func:`KDSegmentatorLib.scan.segment_scan`.
     """
-    choice = segmenter.choose(volume, cancel=cancel)
+    choice = segmenter.choose(scan.volume, cancel=cancel)
     engine = segmenter.engine_for(choice.pack, cancel)
     loading.advance()
-    segmentation = segmenter(volume, progress=progress, cancel=cancel)
+    segmentation = segment_scan(segmenter, scan, progress=progress, cancel=cancel)
     for warning in segmentation.record.warnings:
         _log.warning("%s", warning.sentence)
     return SizeResult(
         size=segmenter.options.size,
         segmentation=segmentation,
-        statistics=label_statistics(segmentation.volume, segmentation.labels, volume),
+        statistics=label_statistics(segmentation.volume, segmentation.labels, scan.volume),
         engine_reason=engine.reason,
         size_reason=choice.reason,
         peak_memory=peak_memory(),
@@ -259,7 +260,7 @@ def read_result(cls: type[T], path: Path) -> T:
         raise damaged(path, error) from error
 
 
-def _read_input(name: str, folder: Path) -> Volume:
-    if name == INPUT_NAME:
-        return read_result(Volume, folder / f"{INPUT_NAME}.json")
-    return read_volume(long_path(Path(name)))
+def _read_input(request: SegmentRequest, folder: Path, check: Callable[[], None]) -> Scan:
+    if request.input == INPUT_NAME:
+        return Scan(source=INPUT_NAME, volume=read_result(Volume, folder / f"{INPUT_NAME}.json"))
+    return read_scan(long_path(Path(request.input)), series=request.series or None, check=check)

@@ -147,14 +147,14 @@ def test_bad_files_do_not_stop_the_rest(
 def test_a_file_that_takes_too_much_memory_does_not_stop_the_rest(
     request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = module.segment_volume
+    original = module.segment_with
 
-    def large(segmenter: Any, volume: Any, *rest: Any) -> Any:
-        if volume.size == (18, 24, 20):
+    def large(segmenter: Any, scan: Any, *rest: Any) -> Any:
+        if scan.volume.size == (18, 24, 20):
             raise MemoryError
-        return original(segmenter, volume, *rest)
+        return original(segmenter, scan, *rest)
 
-    monkeypatch.setattr(module, "segment_volume", large)
+    monkeypatch.setattr(module, "segment_with", large)
     run_batch(request_, jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "failed", "b ü.nrrd": "done"}
 

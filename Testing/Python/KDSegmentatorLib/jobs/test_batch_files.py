@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -77,5 +78,22 @@ def test_no_two_inputs_have_the_same_results(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../a.nii", "sub/../../a.nii", "/a.nii", "a.txt", ""])
 def test_inputs_outside_of_the_folder_are_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InvalidSettingsError, match="is not the name of an image"):
+    with pytest.raises(InvalidSettingsError, match="is not the name of a scan"):
         batch_paths(request(tmp_path, name))
+
+
+def test_folders_and_archives_of_dicom_files_are_scans(tmp_path: Path) -> None:
+    touch(tmp_path, "a.nii", "p1/study/s1/text.txt", "empty/x.txt", "none.zip")
+    for name in ("p1/study/s1/1.dcm", "p1/study/s2/IM1", "p2/deep/IM1"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(128) + b"DICM")
+    for name, content in (("series.zip", bytes(128) + b"DICM"), ("texts.zip", b"no image")):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("folder/1", content)
+    assert find_scans(tmp_path) == ("a.nii", "p1", "p2", "series.zip")
+    assert find_scans(tmp_path, "**/*") == ("a.nii", "p1/study/s1", "p1/study/s2", "p2/deep", "series.zip")
+    assert find_scans(tmp_path, "p1/*/*") == ("p1/study/s1", "p1/study/s2")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "case.1").mkdir()
+    first, second = batch_paths(request(tmp_path, "case.1", "x/series.zip"))
+    assert (first.labels.name, second.labels.name) == ("case.1-labels.nrrd", "series-labels.nrrd")

@@ -68,13 +68,13 @@ def test_what_was_drawn_by_hand_is_not_overwritten(
 def test_what_comes_while_the_file_is_segmented_is_not_overwritten(
     request_: BatchRequest, jobs_folder: Path, output: Path, reporter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = module.segment_volume
+    original = module.segment_with
 
     def meanwhile(*arguments: Any) -> Any:
         (output / "a-labels.nii.gz").write_bytes(b"drawn by hand")
         return original(*arguments)
 
-    monkeypatch.setattr(module, "segment_volume", meanwhile)
+    monkeypatch.setattr(module, "segment_with", meanwhile)
     run_batch(changed(request_, inputs=("a.nii.gz",)), jobs_folder, reporter, never)
     assert states(jobs_folder) == {"a.nii.gz": "failed"}
     assert (output / "a-labels.nii.gz").read_bytes() == b"drawn by hand"

@@ -15,6 +15,7 @@ from KDSegmentatorLib.errors import (
     ImageReadError,
     ImageWriteError,
     InsufficientMemoryError,
+    InvalidSettingsError,
     JobError,
     KDSegmentatorError,
     PackError,
@@ -28,6 +29,7 @@ from KDSegmentatorLib.jobs.messages import RESULT_NAME, Request
 from KDSegmentatorLib.jobs.run import read_segmented, run_segmentation, write_result
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.segmenter import Segmenter
+from support.dicom_series import write_series
 from support.job_processes import changed, segment
 
 
@@ -67,6 +69,22 @@ def test_the_result_is_that_of_the_library(
     assert "onnxruntime" in run.engine_reason
 
 
+def test_a_dicom_series_is_read(
+    jobs_folder: Path, tmp_path: Path, settings: Request, volume: Volume, reporter: Any
+) -> None:
+    series = tmp_path / "study" / "series"
+    series.mkdir(parents=True)
+    whole = volume.with_voxels(volume.voxels.astype(np.int16))
+    write_series(whole, series, modality="MR", edit=lambda image, k: setattr(image, "SeriesNumber", 7))
+    request = segment(settings, input=str(tmp_path / "study"), series="7", sizes=("x1/4",))
+    run_segmentation(request, jobs_folder, reporter, never)
+    assert read_segmented(jobs_folder).results[0].segmentation.volume.same_grid(whole)
+    with pytest.raises(InvalidSettingsError, match="there is no series '8'"):
+        run_segmentation(changed(request, series="8"), jobs_folder, reporter, never)
+    with pytest.raises(CancelledError):
+        run_segmentation(request, jobs_folder, reporter, lambda: True)
+
+
 def test_an_image_file_is_read(jobs_folder: Path, settings: Request, scan: Path, reporter: Any) -> None:
     run_segmentation(segment(settings, sizes=("x1/4",), input=str(scan)), jobs_folder, reporter, never)
     assert names(jobs_folder) == [RESULT_NAME, "size-0-0.npy", "size-0.json"]
@@ -104,14 +122,14 @@ def test_a_size_that_fails_does_not_stop_the_others(folder: Path, settings: Requ
 def test_a_size_that_needs_too_much_memory_does_not_stop_the_others(
     folder: Path, settings: Request, reporter: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = module.segment_volume
+    original = module.segment_with
 
     def large(segmenter: Segmenter, *rest: Any) -> Any:
         if segmenter.options.size == "x1":
             raise MemoryError
         return original(segmenter, *rest)
 
-    monkeypatch.setattr(module, "segment_volume", large)
+    monkeypatch.setattr(module, "segment_with", large)
     run_segmentation(segment(settings, sizes=("x1", "x1/4")), folder, reporter, never)
     (failure,) = read_segmented(folder).failures
     assert isinstance(failure.error, InsufficientMemoryError)
