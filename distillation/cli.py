@@ -18,7 +18,7 @@ from distillation.run.steps import RunSettings, describe_agreement, describe_pac
 from distillation.stages import Stages
 from distillation.students import TEACHER_SIZE, Student, TeacherSource, select_students
 from KDSegmentatorLib.errors import CancelledError, InvalidSettingsError, KDSegmentatorError
-from KDSegmentatorLib.packs.rules import pack_id
+from KDSegmentatorLib.packs.names import pack_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,9 +14,8 @@ from distillation.students import (
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError, KDSegmentatorError, TrainingError
 from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.packs.manifest import Manifest, Method
-from KDSegmentatorLib.packs.names import MANIFEST_NAME
+from KDSegmentatorLib.packs.names import MANIFEST_NAME, divisor, pack_id
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
-from KDSegmentatorLib.packs.rules import divisor, pack_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable

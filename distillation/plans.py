@@ -9,7 +9,7 @@ from typing import Any
 
 from distillation.settings import MINIMUM_WIDTH, PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import InvalidSettingsError, TeacherError
-from KDSegmentatorLib.packs.rules import divisor, is_size
+from KDSegmentatorLib.packs.names import divisor, is_size
 
 
 def alpha_of(size: str) -> float:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
+import msgspec
 import yaml
 
 from distillation.evaluation.scores import SurfaceSettings
@@ -25,12 +26,19 @@ from distillation.settings import (
 )
 from distillation.synthesis.synthesis_recipe import SynthesisRecipe
 from KDSegmentatorLib.errors import InvalidSettingsError
-from KDSegmentatorLib.packs.manifest import Credit, Label, Manifest, Method, Modality, Region
-from KDSegmentatorLib.packs.rules import METHOD, RULES, TEXT, UNDISTILLED
-from KDSegmentatorLib.packs.strict_json import FieldError, Rule, Rules, build
-
-if TYPE_CHECKING:
-    from distillation.losses.term import DistillationTerm
+from KDSegmentatorLib.packs.manifest import (
+    UNDISTILLED,
+    Credit,
+    Label,
+    Line,
+    LongText,
+    Method,
+    Modality,
+    Region,
+    Task,
+    Version,
+)
+from KDSegmentatorLib.packs.strict_json import FieldError, build
 
 SOFT_LABELS = "soft_labels"
 """Key of a method for stored probabilities."""
@@ -172,7 +180,7 @@ class MethodRecipe:
             :mod:`distillation.students`.
     """
 
-    terms: dict[str, DistillationTerm]
+    terms: dict[str, Any]  # losses; importing their class takes torch, and seconds
     soft_labels: SoftLabelSettings | None = None
 
     @property
@@ -267,17 +275,17 @@ class PackRecipe:
         recommended: the size that runs if a user names none, for example ``x1/4``.
     """
 
-    version: str
-    task: str
-    title: str
+    version: Version  # what the manifest asks for, so that it is not broken after days of training only
+    task: Task
+    title: Line
     modality: Modality
-    body_part: str
+    body_part: Line
     method: Method
-    labels: tuple[Label, ...]
+    labels: Annotated[tuple[Label, ...], msgspec.Meta(min_length=1)]
     data: Credit
     weights: Credit
-    intended_use: str
-    limits: str
+    intended_use: LongText
+    limits: LongText
     region: Region | None = None
     single_pieces: tuple[int, ...] = ()
     recommended: str | None = None
@@ -297,7 +305,7 @@ class Recipe:
     dataset: DatasetRecipe
     training: TrainingRecipe
     teacher: TeacherRecipe
-    methods: dict[str, MethodRecipe]
+    methods: dict[Method, MethodRecipe]
     students: tuple[StudentRecipe, ...]
     pack: PackRecipe
     teaching: TeachingRecipe = field(default_factory=TeachingRecipe)
@@ -419,7 +427,7 @@ def read_recipe(name_or_path: str) -> Recipe:
     except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidSettingsError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from error
     try:
-        recipe = build(Recipe, content, _RULES, TEXT)
+        recipe = build(Recipe, content)
     except FieldError as error:
         raise InvalidSettingsError(f"{path.name}: {error}") from error
     networks = tuple(str(path.parent / each) for each in recipe.teaching.networks)
@@ -436,21 +444,6 @@ def read_recipe(name_or_path: str) -> Recipe:
 def shipped_recipes() -> list[str]:
     """Return the names of the recipes that come with the package."""
     return sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml"))
-
-
-# A pack's own rules, so that they are not broken after days of training only.
-_RULES: Rules = {
-    **RULES,
-    (SurfaceSettings, "tolerance_mm"): Rule(minimum=0),
-    (Recipe, "methods"): Rule(keys=METHOD),
-    (StudentRecipe, "methods"): METHOD,
-    (PackRecipe, "method"): METHOD,
-    **{
-        (PackRecipe, field.name): RULES[Manifest, field.name]
-        for field in fields(PackRecipe)
-        if (Manifest, field.name) in RULES
-    },
-}
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -11,7 +11,7 @@ from distillation.plans import alpha_of, resolve_configuration, student_plans
 from distillation.settings import DistillationSettings, TeacherSettings, TrainingSettings
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 from KDSegmentatorLib.io.files import file_sha256
-from KDSegmentatorLib.packs.rules import name_part
+from KDSegmentatorLib.packs.names import name_part
 
 if TYPE_CHECKING:
     from distillation.launch import Workspace

@@ -16,7 +16,7 @@ from KDSegmentatorLib.geometry import Vector, Volume
 from KDSegmentatorLib.inference.plausibility import LABEL_MAP_VALUES
 from KDSegmentatorLib.inference.progress import CancelCheck, ProgressCallback, Steps
 from KDSegmentatorLib.machine.hardware import usable_cores
-from KDSegmentatorLib.packs.rules import MAXIMUM_LABELS
+from KDSegmentatorLib.packs.manifest import MAXIMUM_LABELS
 
 Box = tuple[slice, slice, slice]
 """Where something lies in an array, (z, y, x)."""

@@ -21,10 +21,9 @@ from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import SUFFIXES, read_volume, write_volume
 from KDSegmentatorLib.packs.catalogue import families
-from KDSegmentatorLib.packs.manifest import Label
-from KDSegmentatorLib.packs.rules import RULES, TEXT
+from KDSegmentatorLib.packs.manifest import LabelName, LabelValue
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorLib.packs.strict_json import FieldError, Rules, build
+from KDSegmentatorLib.packs.strict_json import FieldError, build
 
 _SHOWN_VALUES = 12
 
@@ -162,14 +161,8 @@ _TABLE_SUFFIXES = (".csv", ".tsv")
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    label_value: int
-    label_name: str
-
-
-_ROW_RULES: Rules = {
-    (_Row, "label_value"): RULES[Label, "value"],
-    (_Row, "label_name"): RULES[Label, "name"],
-}
+    label_value: LabelValue
+    label_name: LabelName
 
 
 def label_names(source: str) -> dict[int, str]:
@@ -222,7 +215,7 @@ def _row(row: dict[str, Any], where: str) -> _Row:
     if value is None or name is None:
         raise InvalidSettingsError(f"{where}: the columns label_value and label_name are needed; add them")
     try:
-        return build(_Row, {"label_value": _number(value), "label_name": name}, _ROW_RULES, TEXT)
+        return build(_Row, {"label_value": _number(value), "label_name": name})
     except FieldError as error:
         raise InvalidSettingsError(f"{where}: {error}; correct the table") from None
 

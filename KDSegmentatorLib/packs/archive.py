@@ -13,14 +13,14 @@ from pathlib import Path
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.io.files import CHUNK_BYTES, delete_tree, replacing
 from KDSegmentatorLib.packs.files import write_error
-from KDSegmentatorLib.packs.names import FILE_NAME_MEANING, FILE_NAME_PATTERN, MANIFEST_NAME, is_reserved
-from KDSegmentatorLib.packs.pack import open_pack, verify_pack
-from KDSegmentatorLib.packs.rules import (
+from KDSegmentatorLib.packs.manifest import (
     MAXIMUM_FILE_BYTES,
     MAXIMUM_FILES,
     MAXIMUM_MANIFEST_BYTES,
     MAXIMUM_PACK_BYTES,
 )
+from KDSegmentatorLib.packs.names import FILE_NAME_MEANING, FILE_NAME_PATTERN, MANIFEST_NAME, is_reserved
+from KDSegmentatorLib.packs.pack import open_pack, verify_pack
 
 SUFFIX = ".kdpack"
 

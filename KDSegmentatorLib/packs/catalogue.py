@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from KDSegmentatorLib.arguments import described, meant
 from KDSegmentatorLib.errors import InvalidSettingsError, PackError
 from KDSegmentatorLib.options import AUTOMATIC
+from KDSegmentatorLib.packs.names import divisor, pack_id
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.regions import region_pack
-from KDSegmentatorLib.packs.rules import divisor, pack_id
 from KDSegmentatorLib.packs.store import DamagedPack, PackStore
 
 

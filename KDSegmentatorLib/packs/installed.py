@@ -9,8 +9,7 @@ from pathlib import Path
 
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.io.files import replacing, sync_listing
-from KDSegmentatorLib.packs.names import MANIFEST_NAME
-from KDSegmentatorLib.packs.rules import VERSION_PATTERN
+from KDSegmentatorLib.packs.names import MANIFEST_NAME, VERSION_PATTERN
 
 LIST_NAME = "installed.json"
 

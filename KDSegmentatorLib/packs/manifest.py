@@ -1,6 +1,6 @@
-"""What a student pack says about itself: ``manifest.json`` as frozen dataclasses.
+"""What a student pack says about itself: ``manifest.json`` as frozen dataclasses, whose hints are the limits.
 
-``manifest.schema.json`` beside this file describes the same structure for other tools; a test keeps the two together.
+``msgspec.json.schema(Manifest)`` describes the same as JSON Schema.
 Array-order fields (spacing, patch size, mirroring axes) refer to the array after reorientation to ``axis_codes`` and
 after ``transpose_forward``, as in nnU-Net's plans.
 """
@@ -8,7 +8,20 @@ after ``transpose_forward``, as in nnU-Net's plans.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from KDSegmentatorLib.packs.names import (
+    FILE_NAME_MEANING,
+    FILE_NAME_PATTERN,
+    ID_PATTERN,
+    METHOD_PATTERN,
+    SIZE_PATTERN,
+    TASK_PATTERN,
+    VERSION_PATTERN,
+)
+from KDSegmentatorLib.packs.strict_json import text
 
 SCHEMA_VERSION = 1
 
@@ -17,17 +30,78 @@ NormalizationScheme = Literal["CT", "ZScore"]
 ReducedFormat = Literal["bfloat16", "int8"]
 Precision = Literal["float32", "bfloat16", "int8"]
 SurfaceKind = Literal["voxels", "subvoxel"]
-Method = str
+MAXIMUM_FILE_BYTES = 1 << 30
+"""Largest file of a pack: 1 GiB."""
+
+MAXIMUM_PACK_BYTES = 2 << 30
+"""Largest sum of all files of a pack: 2 GiB."""
+
+MAXIMUM_MANIFEST_BYTES = 1 << 20
+"""Largest manifest: 1 MiB."""
+
+MAXIMUM_FILES = 32
+"""Most files in a pack, the manifest not counted."""
+
+MAXIMUM_WINDOW_BYTES = 4 << 30
+"""Largest output of the body for one window, float32: 4 GiB."""
+
+MAXIMUM_MARGIN_MM = 100
+"""Largest margin round the region that an earlier stage finds."""
+
+MAXIMUM_LABELS = 65535
+"""Label maps are stored in 16 bits."""
+
+# Control characters could steer a terminal or a CSV, direction overrides could make a name read as another, and lone
+# surrogates cannot be written as UTF-8.
+_UNPRINTABLE = r"\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_LINE = rf"[^\s{_UNPRINTABLE}][^\n{_UNPRINTABLE}]*"
+_PARAGRAPHS = rf"[^\s{_UNPRINTABLE}][^{_UNPRINTABLE}]*"
+
+Line = Annotated[str, text(_LINE, "one line of printable text that does not start with a blank", max_length=500)]
+LongText = Annotated[str, text(_PARAGRAPHS, "printable text that does not start with a blank", max_length=20_000)]
+PackId = Annotated[str, text(ID_PATTERN, "task, '-' and size with '_' for '/', like 'hippocampus-x1_4'", max_length=80)]
+Version = Annotated[str, text(VERSION_PATTERN, "major.minor.patch, like '1.0.2'")]
+Task = Annotated[str, text(TASK_PATTERN, "lower-case letters and digits with single '-' between", max_length=64)]
+Size = Annotated[str, text(SIZE_PATTERN, "'x1', 'x1/2', 'x1/4', ...")]
+Method = Annotated[str, text(METHOD_PATTERN, "a method's name, like 'logit-reco'", max_length=40)]
 """``teacher``, ``plain`` (a student without one), or the name of a distillation method, for example ``logit-reco``."""
+
+UNDISTILLED = ("teacher", "plain")
+"""Methods without a teacher."""
+
+LabelValue = Annotated[int, Meta(ge=1, le=MAXIMUM_LABELS)]
+LabelName = Annotated[str, text(_LINE, "one line of printable text that does not start with a blank", max_length=64)]
+NotNegative = Annotated[float, Meta(ge=0)]
+
+_CodeText = Annotated[str, text(_LINE, "a code or its meaning", max_length=64)]
+_Scheme = Annotated[str, text(_LINE, "a coding scheme, like 'SCT'", max_length=16)]
+_Licence = Annotated[str, text(r"[A-Za-z0-9.+()-]+( [A-Za-z0-9.+()-]+)*", "an SPDX licence expression", max_length=200)]
+_Loss = Annotated[str, text(r"[a-z0-9_]+", "a name, like 'ms_sard'", max_length=40)]
+_Sha256 = Annotated[str, text(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")]
+_FileName = Annotated[str, text(FILE_NAME_PATTERN, FILE_NAME_MEANING)]
+_AxisCodes = Annotated[str, text(r"[LRPASI]{3}", "axis codes, like 'LPS'")]
+_Day = Annotated[str, text(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "a date, like '2026-11-30'")]
+_Count = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+_Whole = Annotated[int, Meta(ge=0)]
+_Above0 = Annotated[float, Meta(gt=0)]
+_Fraction = Annotated[float, Meta(gt=0, le=1)]
+_Unit = Annotated[float, Meta(ge=0, le=1)]
+_Difference = Annotated[float, Meta(ge=-1, le=1)]
+_Axis = Annotated[int, Meta(ge=0, le=2)]
+_SplineOrder = Annotated[int, Meta(ge=0, le=5)]
+_Colour = Annotated[int, Meta(ge=0, le=255)]
+_Edge = Annotated[int, Meta(ge=1, le=1024)]
+_FARTHEST_MM = 3000.0  # more than a person is long
+_Place = Annotated[float, Meta(ge=-_FARTHEST_MM, le=_FARTHEST_MM)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
     """A coded concept, for example SCT 10200004 "Liver"."""
 
-    scheme: str
-    value: str
-    meaning: str
+    scheme: _Scheme
+    value: _CodeText
+    meaning: _CodeText
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +119,9 @@ class Terminology:
 class Label:
     """A foreground structure. ``color`` is RGB, 0 to 255."""
 
-    value: int
-    name: str
-    color: tuple[int, int, int]
+    value: LabelValue
+    name: LabelName
+    color: tuple[_Colour, _Colour, _Colour]
     terminology: Terminology
 
 
@@ -62,7 +136,7 @@ class Normalization:
     scheme: NormalizationScheme
     use_mask: bool = False
     mean: float | None = None
-    std: float | None = None
+    std: _Above0 | None = None
     percentile_00_5: float | None = None
     percentile_99_5: float | None = None
 
@@ -74,8 +148,8 @@ class Resampling:
     ``force_separate_z`` None leaves that to nnU-Net's anisotropy rule.
     """
 
-    order: int
-    order_z: int
+    order: _SplineOrder
+    order_z: _SplineOrder
     force_separate_z: bool | None = None
 
 
@@ -83,9 +157,9 @@ class Resampling:
 class Preprocessing:
     """How a volume becomes the network's input. ``spacing`` in mm, transposed array order."""
 
-    axis_codes: str
-    transpose_forward: tuple[int, int, int]
-    spacing: tuple[float, float, float]
+    axis_codes: _AxisCodes
+    transpose_forward: tuple[_Axis, _Axis, _Axis]
+    spacing: tuple[_Above0, _Above0, _Above0]
     normalization: Normalization
     image_resampling: Resampling
     logits_resampling: Resampling
@@ -99,8 +173,8 @@ class FieldOfView:
     volume that is much smaller or larger is refused (:mod:`KDSegmentatorLib.inference.plausibility`).
     """
 
-    smallest: tuple[float, float, float]
-    largest: tuple[float, float, float]
+    smallest: tuple[_Above0, _Above0, _Above0]
+    largest: tuple[_Above0, _Above0, _Above0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,13 +193,13 @@ class ExpectedLabel:
     """
 
     value: int
-    cases: int
-    at_edge: int
-    smallest_ml: float
-    largest_ml: float
+    cases: _Count
+    at_edge: _Whole
+    smallest_ml: _Above0
+    largest_ml: _Above0
     intensity: float | None = None
-    place: tuple[float, float, float] | None = None
-    displacement: float | None = None
+    place: tuple[_Place, _Place, _Place] | None = None
+    displacement: Annotated[float, Meta(ge=0, le=_FARTHEST_MM)] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +213,7 @@ class ExpectedPair:
 
     left: int
     right: int
-    largest_difference: float
+    largest_difference: Annotated[float, Meta(ge=0, le=2)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +225,9 @@ class Expected:
     result far outside is kept, with a warning (:mod:`KDSegmentatorLib.inference.sanity`).
     """
 
-    cases: int
-    smallest_ml: float
-    largest_ml: float
+    cases: _Count
+    smallest_ml: NotNegative
+    largest_ml: NotNegative
     labels: tuple[ExpectedLabel, ...]
     pairs: tuple[ExpectedPair, ...]
 
@@ -168,18 +242,18 @@ class Region:
     no region itself: chains have two packs.
     """
 
-    pack: str
-    minimum_version: str
-    margin_mm: float
+    pack: PackId
+    minimum_version: Version
+    margin_mm: Annotated[float, Meta(ge=0, le=MAXIMUM_MARGIN_MM)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windows:
     """The sliding window: size in voxels, step as a fraction of it, array axes that training mirrored."""
 
-    patch_size: tuple[int, int, int]
-    step_fraction: float
-    mirroring_axes: tuple[int, ...]
+    patch_size: tuple[_Edge, _Edge, _Edge]
+    step_fraction: _Fraction
+    mirroring_axes: tuple[_Axis, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,11 +267,11 @@ class ReducedPrecision:
     """
 
     precision: ReducedFormat
-    body: str
-    mean_dice_loss: float
-    largest_dice_loss: float
-    cases: int
-    probe_agreement: float
+    body: _FileName
+    mean_dice_loss: _Difference
+    largest_dice_loss: _Difference
+    cases: _Count
+    probe_agreement: _Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,15 +283,15 @@ class Network:
     one real window with the labels that float32 gives it, to check other engines and number formats against.
     """
 
-    architecture: str
-    alpha: float
-    parameters: int
-    flops_per_window: int
-    features: int
-    body: str
-    opset: int
-    head: str
-    probe: str | None = None
+    architecture: Line
+    alpha: _Fraction
+    parameters: _Count
+    flops_per_window: _Count
+    features: Annotated[int, Meta(ge=1, le=65536)]
+    body: _FileName
+    opset: Annotated[int, Meta(ge=1, le=1000)]
+    head: _FileName
+    probe: _FileName | None = None
     reduced_precisions: tuple[ReducedPrecision, ...]
 
 
@@ -238,13 +312,13 @@ class LabelScore:
     None.
     """
 
-    value: int
+    value: LabelValue
     dice: Interval
     nsd: Interval | None = None
     hd95_mm: Interval | None = None
-    teacher_dice: float | None = None
-    teacher_nsd: float | None = None
-    teacher_hd95_mm: float | None = None
+    teacher_dice: _Unit | None = None
+    teacher_nsd: _Unit | None = None
+    teacher_hd95_mm: NotNegative | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,20 +331,20 @@ class Evaluation:
     infinite HD95 counts as the diagonal of the image: ``hd95_replaced`` times.
     """
 
-    dataset: str
-    split: str
-    cases: int
+    dataset: Line
+    split: Line
+    cases: _Count
     mirroring: bool
     mean_dice: Interval
     labels: tuple[LabelScore, ...]
-    teacher_mean_dice: float | None
+    teacher_mean_dice: _Unit | None
     mean_nsd: Interval | None = None
     mean_hd95_mm: Interval | None = None
-    teacher_mean_nsd: float | None = None
-    teacher_mean_hd95_mm: float | None = None
-    nsd_tolerance_mm: float | None = None
+    teacher_mean_nsd: _Unit | None = None
+    teacher_mean_hd95_mm: NotNegative | None = None
+    nsd_tolerance_mm: NotNegative | None = None
     nsd_surface: SurfaceKind | None = None
-    hd95_replaced: int | None = None
+    hd95_replaced: _Whole | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,31 +358,31 @@ class Provenance:
     """
 
     method: Method
-    checkpoint_sha256: str
-    teacher_sha256: str | None
-    temperature: float | None
-    weight: float | None
-    seed: int | None
-    iterations: int | None
-    created: str
-    versions: dict[str, str]
-    losses: dict[str, dict[str, str]] | None = None
+    checkpoint_sha256: _Sha256
+    teacher_sha256: _Sha256 | None
+    temperature: _Above0 | None
+    weight: NotNegative | None
+    seed: _Whole | None
+    iterations: _Whole | None
+    created: _Day
+    versions: dict[Line, Line]
+    losses: dict[_Loss, dict[Line, Line]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Credit:
     """A licence (SPDX identifier) and whom to credit for what."""
 
-    license: str
-    text: str
+    license: _Licence
+    text: LongText
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
     """Size in bytes and SHA-256 (lower-case hex) of a file in the pack."""
 
-    size: int
-    sha256: str
+    size: Annotated[int, Meta(ge=0, le=MAXIMUM_FILE_BYTES)]
+    sha256: _Sha256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,16 +403,16 @@ class Manifest:
         files: every file of the pack but ``manifest.json``, by its name (no folders).
     """
 
-    schema_version: int
-    id: str
-    version: str
-    task: str
-    title: str
-    size: str
+    schema_version: Annotated[int, Meta(ge=1)]
+    id: PackId
+    version: Version
+    task: Task
+    title: Line
+    size: Size
     recommended: bool = False
     modality: Modality
-    body_part: str
-    labels: tuple[Label, ...]
+    body_part: Line
+    labels: Annotated[tuple[Label, ...], Meta(min_length=1)]
     preprocessing: Preprocessing
     field_of_view: FieldOfView | None = None
     expected: Expected | None = None
@@ -350,6 +424,6 @@ class Manifest:
     provenance: Provenance
     data: Credit
     weights: Credit
-    intended_use: str
-    limits: str
-    files: dict[str, FileRecord]
+    intended_use: LongText
+    limits: LongText
+    files: Annotated[dict[_FileName, FileRecord], Meta(min_length=2)]

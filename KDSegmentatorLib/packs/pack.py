@@ -15,13 +15,20 @@ import numpy.typing as npt
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.io.files import CHUNK_BYTES
 from KDSegmentatorLib.packs.head_file import read_head
-from KDSegmentatorLib.packs.manifest import FileRecord, Manifest, Precision, ReducedFormat, ReducedPrecision
+from KDSegmentatorLib.packs.manifest import (
+    MAXIMUM_FILE_BYTES,
+    MAXIMUM_MANIFEST_BYTES,
+    FileRecord,
+    Manifest,
+    Precision,
+    ReducedFormat,
+    ReducedPrecision,
+)
+from KDSegmentatorLib.packs.manifest_file import read_manifest
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.onnx_check import check_onnx
 from KDSegmentatorLib.packs.onnx_sizes import check_sizes
 from KDSegmentatorLib.packs.probe_file import Probe, read_probe
-from KDSegmentatorLib.packs.reader import read_manifest
-from KDSegmentatorLib.packs.rules import MAXIMUM_FILE_BYTES, MAXIMUM_MANIFEST_BYTES
 
 _REMEDY = "install the pack again from an intact copy"
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 
 from KDSegmentatorLib.errors import KDSegmentatorError, PackError
 from KDSegmentatorLib.packs.manifest import Manifest
+from KDSegmentatorLib.packs.names import version_key
 from KDSegmentatorLib.packs.pack import StudentPack
-from KDSegmentatorLib.packs.rules import version_key
 
 FindPack = Callable[[str], StudentPack | None]
 """From an id to the pack; None if there is none, an error if it is damaged (``PackStore.find``)."""

@@ -39,9 +39,8 @@ from KDSegmentatorLib.packs.installed import (
 )
 from KDSegmentatorLib.packs.locations import default_shipped_folder, default_user_folder
 from KDSegmentatorLib.packs.lock import locked
-from KDSegmentatorLib.packs.names import MANIFEST_NAME
+from KDSegmentatorLib.packs.names import ID_PATTERN, MANIFEST_NAME, version_key
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
-from KDSegmentatorLib.packs.rules import ID_PATTERN, version_key
 
 LOCK_SECONDS = 30.0
 """How long a change waits for another process's change."""

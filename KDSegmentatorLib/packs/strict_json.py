@@ -1,9 +1,9 @@
-"""JSON text to frozen dataclasses, and nothing that the dataclasses do not say.
+"""JSON documents to frozen dataclasses, and nothing that the dataclasses do not say.
 
-The classes' type hints are the specification: unknown and missing fields, duplicate keys, wrong types (a bool is no
-number), NaN and wrong lengths are all refused with the path of the field. Supported hints: ``str``, ``int``, ``float``,
-``bool``, ``Literal``, ``X | None``, ``tuple[X, ...]``, ``tuple[X, Y, Z]``, ``dict[str, X]`` and dataclasses. A class
-whose content its hints cannot say reads itself: ``from_document(value, path)``, raising :class:`FieldError`.
+The classes' type hints are the specification, with limits as msgspec writes them (``Annotated[int, Meta(ge=1)]``) and
+texts of :func:`text`. Unknown and missing fields, duplicate keys, wrong types (a bool is no number), NaN and wrong
+lengths are all refused with the path of the field. A class whose content its hints cannot say reads itself:
+``from_document(value, path)``, raising :class:`FieldError`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,26 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
 from functools import cache
-from typing import Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+import msgspec
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 
 T = TypeVar("T")
 
 _SHOWN_CHARACTERS = 60
-_JSON_NAMES: dict[type, str] = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_JSON_NAMES = {
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "object": "an object",
+    "array": "a list",
+}
+_COMPARISONS = {">=": "at least", ">": "above", "<=": "at most"}
+_meanings: dict[str, str] = {}
 
 
 class FieldError(Exception):
@@ -40,46 +50,30 @@ class FieldError(Exception):
         self.problem = problem
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rule:
-    """What a field's value has to satisfy beyond its type.
+def text(pattern: str, meaning: str, *, max_length: int | None = None) -> msgspec.Meta:
+    """Return the limits of a text.
 
-    Numbers and texts inside a tuple or a dictionary are checked one by one; ``keys`` is for a dictionary's keys.
+    Args:
+        pattern: regular expression for the whole text.
+        meaning: what it stands for, to complete "must be ...".
+        max_length: in characters.
 
-    Attributes:
-        minimum: smallest allowed number.
-        above: the number has to be larger than this.
-        maximum: largest allowed number.
-        pattern: regular expression for the whole text, in the dialect that Python and ECMA 262 share.
-        max_length: of a text, in characters.
-        min_items: smallest length of a tuple or dictionary.
-        unique: no value of a tuple occurs twice.
-        keys: rule for a dictionary's keys.
-        meaning: what the pattern stands for, to complete "must be ...".
+    Examples:
+        >>> Word = Annotated[str, text("[a-z]+", "lower-case letters")]
     """
-
-    minimum: float | None = None
-    above: float | None = None
-    maximum: float | None = None
-    pattern: str | None = None
-    max_length: int | None = None
-    min_items: int = 0
-    unique: bool = False
-    keys: Rule | None = None
-    meaning: str = ""
+    whole = rf"^(?:{pattern})\Z(?#{len(_meanings)})"  # the number tells texts of one pattern and two meanings apart
+    _meanings[whole] = meaning
+    return msgspec.Meta(pattern=whole, max_length=max_length)
 
 
-Rules = Mapping[tuple[type, str], Rule]
-
-
-def parse(text: str) -> Any:
+def parse(document: str) -> Any:
     """Return the JSON document; NaN and infinities are left to :func:`build`, which can name their field.
 
     Raises:
         FieldError: not JSON, nested too deeply, or an object has a key twice.
     """
     try:
-        return json.loads(text, object_pairs_hook=_object_without_duplicates)
+        return json.loads(document, object_pairs_hook=_object_without_duplicates)
     except json.JSONDecodeError as error:
         raise FieldError("", f"not valid JSON ({error})") from None
     except RecursionError:
@@ -88,35 +82,23 @@ def parse(text: str) -> Any:
         raise FieldError("", f"not valid JSON ({error})") from None
 
 
-def build(cls: type[T], value: Any, rules: Rules, default: Rule) -> T:
+def build(cls: type[T], value: Any) -> T:
     """Return an instance of a dataclass made from a parsed JSON object.
 
     Args:
         cls: the dataclass.
         value: what :func:`parse` returned; from another parser, keys have to be text.
-        rules: by (dataclass, field name).
-        default: rule of the fields that have none.
 
     Raises:
-        FieldError: a field is unknown, missing, of the wrong type, breaks its rule, or a check of the class itself.
+        FieldError: a field is unknown, missing, of the wrong type, beyond its limits, or a check of the class failed.
     """
-    return typing.cast("T", _Builder(rules, default).dataclass(cls, value, ""))
+    return typing.cast("T", _converted(cls, _read(cls, value, ""), ""))
 
 
 @cache
 def field_hints(cls: type) -> dict[str, Any]:
-    """Return a dataclass's evaluated type hints."""
-    return typing.get_type_hints(cls)
-
-
-def optional_inner(hint: Any) -> Any | None:
-    """Return X if the hint is ``X | None``, otherwise None."""
-    if typing.get_origin(hint) not in (Union, types.UnionType):
-        return None
-    inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
-    if len(inner) != 1:
-        raise TypeError(f"strict_json supports X | None only, not {hint}")
-    return inner[0]
+    """Return a dataclass's evaluated type hints, with their limits."""
+    return typing.get_type_hints(cls, include_extras=True)
 
 
 def required(field: dataclasses.Field[Any]) -> bool:
@@ -126,8 +108,8 @@ def required(field: dataclasses.Field[Any]) -> bool:
 
 def shown(value: Any) -> str:
     """Return a value for an error message: short, and without control characters."""
-    text = ascii(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else text[: _SHOWN_CHARACTERS - 3] + "..."
+    shortened = ascii(value)
+    return shortened if len(shortened) <= _SHOWN_CHARACTERS else shortened[: _SHOWN_CHARACTERS - 3] + "..."
 
 
 def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -139,118 +121,83 @@ def _object_without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-class _Builder:
-    def __init__(self, rules: Rules, default: Rule) -> None:
-        self._rules = rules
-        self._default = default
-
-    def dataclass(self, cls: type, value: Any, path: str) -> Any:
-        if not isinstance(value, dict):
-            raise FieldError(path, f"must be an object, got {shown(value)}")
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        prefix = f"{path}." if path else ""
-        for key in value:
-            if key not in fields:
-                name = key if key.isidentifier() and len(key) < 40 else shown(key)
-                raise FieldError(prefix + name, f"unknown field; known are: {', '.join(sorted(fields))}")
-        for name, field in fields.items():
-            if name not in value and required(field):
-                raise FieldError(prefix + name, "missing")
-        hints = field_hints(cls)
-        values = {
-            name: self.value(hints[name], value[name], prefix + name, self._rules.get((cls, name), self._default))
-            for name in fields
-            if name in value
-        }
-        try:
-            return cls(**values)
-        except KDSegmentatorError as error:  # of the class's own checks
-            raise FieldError(path, str(error)) from error
-
-    def value(self, hint: Any, value: Any, path: str, rule: Rule) -> Any:
-        inner = optional_inner(hint)
-        if inner is not None:
-            return None if value is None else self.value(inner, value, path, rule)
-        own_reader = getattr(hint, "from_document", None)
-        if own_reader is not None:
-            return own_reader(value, path)
-        if dataclasses.is_dataclass(hint):
-            return self.dataclass(typing.cast("type", hint), value, path)
-        origin = typing.get_origin(hint)
-        if origin is Literal:
-            choices = typing.get_args(hint)
-            if not any(type(value) is type(choice) and value == choice for choice in choices):
-                raise FieldError(path, f"must be {' or '.join(map(repr, choices))}, got {shown(value)}")
-            return value
-        if origin is tuple:
-            return self.sequence(hint, value, path, rule)
-        if origin is dict:
-            return self.mapping(hint, value, path, rule)
-        return _scalar(hint, value, path, rule)
-
-    def sequence(self, hint: Any, value: Any, path: str, rule: Rule) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise FieldError(path, f"must be a list, got {shown(value)}")
-        items = typing.get_args(hint)
-        if items[-1] is Ellipsis:
-            items = (items[0],) * len(value)
-        elif len(value) != len(items):
-            raise FieldError(path, f"must have {len(items)} values, has {len(value)}")
-        if len(value) < rule.min_items:
-            raise FieldError(path, f"must have at least {rule.min_items} values, has {len(value)}")
-        found = tuple(
-            self.value(item, entry, f"{path}[{n}]", rule)
-            for n, (item, entry) in enumerate(zip(items, value, strict=True))
-        )
-        if rule.unique and len(set(found)) != len(found):
-            raise FieldError(path, f"must not have a value twice, got {shown(value)}")
-        return found
-
-    def mapping(self, hint: Any, value: Any, path: str, rule: Rule) -> dict[str, Any]:
-        if not isinstance(value, dict):
-            raise FieldError(path, f"must be an object, got {shown(value)}")
-        if len(value) < rule.min_items:
-            raise FieldError(path, f"must have at least {rule.min_items} entries, has {len(value)}")
-        key_type, item = typing.get_args(hint)
-        found = {}
-        for key, entry in value.items():
-            entry_path = f"{path}[{shown(key)}]"
-            _scalar(key_type, key, entry_path, rule.keys or self._default)
-            found[key] = self.value(item, entry, entry_path, rule)
-        return found
-
-
-def _scalar(hint: Any, value: Any, path: str, rule: Rule) -> Any:
-    if hint not in _JSON_NAMES:
-        raise TypeError(f"strict_json does not support the type {hint} of {path}")
-    accepted = (int, float) if hint is float else (hint,)
-    # bool is a subclass of int in Python, but "features": true is no number
-    if type(value) not in accepted:
-        raise FieldError(path, f"must be {_JSON_NAMES[hint]}, got {shown(value)}")
-    if hint is str:
-        _check_text(value, path, rule)
-    elif hint in (int, float):
-        try:
-            value = hint(value)
-        except OverflowError:
-            raise FieldError(path, f"is too large: {shown(value)}") from None
-        _check_number(value, path, rule)
+def _read(hint: Any, value: Any, path: str) -> Any:
+    """Return a value with the dataclasses in it made, the innermost first, so that each error has its path."""
+    hint = _without_extras(hint)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if value is None:
+        return None
+    if hasattr(hint, "from_document"):
+        return hint.from_document(value, path)
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):
+        return _read_fields(typing.cast("type", hint), value, path)
+    if origin is tuple and isinstance(value, list):
+        return [_read(arguments[0], entry, f"{path}[{n}]") for n, entry in enumerate(value)]
+    if origin is dict and isinstance(value, dict):
+        return {key: _read_entry(arguments, key, entry, f"{path}[{shown(key)}]") for key, entry in value.items()}
+    if origin is Literal and not any(type(value) is type(choice) and value == choice for choice in arguments):
+        raise FieldError(path, f"must be {' or '.join(map(repr, arguments))}, got {shown(value)}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise FieldError(path, f"must be a finite number, got {value}")
     return value
 
 
-def _check_text(value: str, path: str, rule: Rule) -> None:
-    if rule.max_length is not None and len(value) > rule.max_length:
-        raise FieldError(path, f"must have at most {rule.max_length} characters, has {len(value)}")
-    if rule.pattern is not None and re.fullmatch(rule.pattern, value) is None:
-        raise FieldError(path, f"must be {rule.meaning or f'like {rule.pattern}'}, got {shown(value)}")
+def _read_fields(cls: type, value: dict[str, Any], path: str) -> Any:
+    prefix, hints = f"{path}." if path else "", field_hints(cls)
+    known = [field.name for field in dataclasses.fields(cls)]
+    for key in value:
+        if key not in known:
+            name = key if key.isidentifier() and len(key) < 40 else shown(key)
+            raise FieldError(prefix + name, f"unknown field; known are: {', '.join(sorted(known))}")
+    found = {key: _read(hints[key], entry, prefix + key) for key, entry in value.items()}
+    try:
+        return _converted(cls, found, path)
+    except KDSegmentatorError as error:  # of the class's own checks
+        raise FieldError(path, str(error)) from error
 
 
-def _check_number(value: float, path: str, rule: Rule) -> None:
-    if not math.isfinite(value):
-        raise FieldError(path, f"must be a finite number, got {value}")
-    if rule.minimum is not None and value < rule.minimum:
-        raise FieldError(path, f"must be at least {rule.minimum}, got {shown(value)}")
-    if rule.above is not None and value <= rule.above:
-        raise FieldError(path, f"must be above {rule.above}, got {shown(value)}")
-    if rule.maximum is not None and value > rule.maximum:
-        raise FieldError(path, f"must be at most {rule.maximum}, got {shown(value)}")
+def _read_entry(hints: tuple[Any, ...], key: str, value: Any, path: str) -> Any:
+    _converted(hints[0], key, path)
+    return _converted(hints[1], _read(hints[1], value, path), path)
+
+
+def _converted(hint: Any, value: Any, path: str) -> Any:
+    try:
+        return msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        problem, _, place = str(error).partition(" - at `$")
+        inside = place.rstrip("`")
+        for part in re.findall(r"\w+", inside):
+            value = value[int(part)] if isinstance(value, (list, tuple)) else value[part]
+        if missing := re.fullmatch(r"Object missing required field `(\w+)`", problem):
+            inside, problem = f"{inside}.{missing[1]}", "missing"
+        raise FieldError((path + inside).lstrip("."), _in_words(problem, value)) from None
+
+
+def _in_words(problem: str, value: Any) -> str:
+    """Return what msgspec says in this library's words, with the value."""
+    got = f", got {shown(value)}"
+    if found := re.fullmatch(r"Expected `(?:int|float).*?` (>=|>|<=) (\S+)", problem):
+        return f"must be {_COMPARISONS[found[1]]} {found[2].removesuffix('.0')}{got}"
+    if found := re.fullmatch(r"Expected `(\w+).*?` of length (<=|>=)? ?(\d+)(?:, got \d+)?", problem):
+        unit = {"str": "characters", "object": "entries"}.get(found[1], "values")
+        least = f"{_COMPARISONS[found[2]]} " if found[2] else ""
+        return f"must have {least}{found[3]} {unit}, has {len(value)}"
+    if found := re.fullmatch(r"Expected `str.*?` matching regex (.*)", problem, re.DOTALL):
+        whole = next((meaning for pattern, meaning in _meanings.items() if repr(pattern) == found[1]), found[1])
+        return f"must be {whole}{got}"
+    if found := re.fullmatch(r"Expected `(\w+).*?`, got .*", problem):
+        return f"must be {_JSON_NAMES.get(found[1], found[1])}{got}"
+    if problem == "Number out of range":
+        return f"is too large: {shown(value)}"
+    return problem
+
+
+def _without_extras(hint: Any) -> Any:
+    """Return X for ``X | None`` and for X with limits."""
+    if typing.get_origin(hint) is Annotated:
+        return _without_extras(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
+        return _without_extras(inner[0]) if len(inner) == 1 else hint
+    return hint

@@ -19,8 +19,8 @@ from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.options import PRECISIONS, RunOptions
-from KDSegmentatorLib.packs.manifest import Precision, SurfaceKind
-from KDSegmentatorLib.packs.reader import write_manifest
+from KDSegmentatorLib.packs.manifest import NotNegative, Precision, SurfaceKind
+from KDSegmentatorLib.packs.manifest_file import write_manifest
 from KDSegmentatorLib.packs.regions import region_pack
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.segmenter import find_region
@@ -91,7 +91,7 @@ class SurfaceSettings:
         surface: ``voxels`` (MONAI's default) or ``subvoxel`` (area-weighted patches between the voxels).
     """
 
-    tolerance_mm: float = DEFAULT_TOLERANCE_MM
+    tolerance_mm: NotNegative = DEFAULT_TOLERANCE_MM
     surface: SurfaceKind = "voxels"
 
 

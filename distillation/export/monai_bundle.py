@@ -18,7 +18,7 @@ from distillation.export.description import STEP_FRACTION, check_labels
 from distillation.network_cost import count_parameters
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.io.files import atomic_folder
-from KDSegmentatorLib.packs.rules import pack_id
+from KDSegmentatorLib.packs.names import pack_id
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -36,11 +36,10 @@ from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.io.files import atomic_folder
 from KDSegmentatorLib.packs.head_file import write_head
 from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Manifest, Network
-from KDSegmentatorLib.packs.names import MANIFEST_NAME
+from KDSegmentatorLib.packs.manifest_file import write_manifest
+from KDSegmentatorLib.packs.names import MANIFEST_NAME, pack_id
 from KDSegmentatorLib.packs.pack import StudentPack, describe_file, open_pack, verify_pack
 from KDSegmentatorLib.packs.probe_file import as_stored, write_probe
-from KDSegmentatorLib.packs.reader import write_manifest
-from KDSegmentatorLib.packs.rules import pack_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

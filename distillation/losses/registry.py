@@ -11,7 +11,6 @@ from typing import Any
 
 import distillation.losses
 from distillation.losses.term import DistillationTerm
-from KDSegmentatorLib.packs.rules import TEXT
 from KDSegmentatorLib.packs.strict_json import FieldError, build
 
 Terms = Mapping[str, DistillationTerm]
@@ -46,7 +45,7 @@ def read_terms(content: Any, path: str) -> dict[str, DistillationTerm]:
         if name not in known_losses():
             raise FieldError(f"{path}.{name}", f"unknown loss; known are: {', '.join(known_losses())}")
         try:
-            terms[name] = build(known_losses()[name], settings, {}, TEXT)
+            terms[name] = build(known_losses()[name], settings)
         except FieldError as error:
             raise FieldError(f"{path}.{name}.{error.path}".rstrip("."), error.problem) from error
     return terms

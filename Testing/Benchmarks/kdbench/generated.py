@@ -41,13 +41,12 @@ from KDSegmentatorLib.packs.manifest import (
     ReducedPrecision,
     Terminology,
 )
-from KDSegmentatorLib.packs.names import MANIFEST_NAME
+from KDSegmentatorLib.packs.manifest_file import write_manifest
+from KDSegmentatorLib.packs.names import MANIFEST_NAME, divisor, pack_id
 from KDSegmentatorLib.packs.pack import describe_file
 from KDSegmentatorLib.packs.probe_file import write_probe
-from KDSegmentatorLib.packs.reader import write_manifest
-from KDSegmentatorLib.packs.rules import divisor, pack_id
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorLib.packs.strict_json import Rule, build
+from KDSegmentatorLib.packs.strict_json import build
 
 AXIS_CODES = "LPS"
 """Axis order of the generated scans: nothing has to be turned round."""
@@ -71,7 +70,7 @@ def make_family_member(family: dict[str, Any], size: str, models: str, packs: st
     Raises:
         ExportError: the network does not have the paper's number of parameters, or cannot be exported.
     """
-    plan = build(FamilyPlan, family, {}, Rule())
+    plan = build(FamilyPlan, family)
     model = _model_folder(plan, size, Path(models) / pack_id(plan.task, size))
     _install_export(PackStore(user_folder=packs), plan, size, model)
 

@@ -10,7 +10,7 @@ from statistics import median
 
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.io.files import atomic_output
-from KDSegmentatorLib.packs.strict_json import FieldError, Rule, build, parse
+from KDSegmentatorLib.packs.strict_json import FieldError, build, parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ def read_results(path: Path) -> Results:
     except FileNotFoundError:
         return Results()
     try:
-        return build(Results, parse(text), {}, Rule())
+        return build(Results, parse(text))
     except FieldError as error:
         raise InvalidSettingsError(f"{path}: {error}; delete it and measure again") from None
 

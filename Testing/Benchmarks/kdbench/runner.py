@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kdbench.results import Measured, Outcome, Run
 from KDSegmentatorLib.machine.hardware import detect_hardware
-from KDSegmentatorLib.packs.strict_json import Rule, build, parse
+from KDSegmentatorLib.packs.strict_json import build, parse
 
 ROOT = Path(__file__).resolve().parents[3]
 _KILLED = -9
@@ -83,7 +83,7 @@ def run_in_new_process(subject: Subject) -> Run:
         wall_seconds=seconds,
         cpu_seconds=content["cpu_seconds"],
         peak_bytes=content["peak_bytes"],
-        inside=build(Measured, content["inside"], {}, Rule()),
+        inside=build(Measured, content["inside"]),
     )
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from kdbench.cache import Cache
 from kdbench.families import ABDOMEN_CT, BRAIN_MR, FamilyPlan
 from kdbench.runner import Argument, Subject, run_in_new_process
+from KDSegmentatorLib.packs.names import pack_id
 from KDSegmentatorLib.packs.pack import StudentPack
-from KDSegmentatorLib.packs.rules import pack_id
 from KDSegmentatorLib.packs.store import PackStore
 
 Size = tuple[int, int, int]

@@ -32,9 +32,9 @@ from distillation.students import TeacherSource
 from distillation.teacher import ModelFolder
 from distillation.trainings import Trainings
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError, PackError
+from KDSegmentatorLib.packs.manifest_file import write_manifest
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
-from KDSegmentatorLib.packs.reader import write_manifest
 from support.generated_family import build_size
 
 HELD_OUT = ("case_00", "case_01")

@@ -11,9 +11,9 @@ import numpy as np
 
 from KDSegmentatorLib.packs.head_file import write_head
 from KDSegmentatorLib.packs.manifest import Manifest
+from KDSegmentatorLib.packs.manifest_file import write_manifest
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.pack import describe_file
-from KDSegmentatorLib.packs.reader import write_manifest
 
 
 def write_pack_files(

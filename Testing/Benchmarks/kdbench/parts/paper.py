@@ -8,8 +8,8 @@ from pathlib import Path
 from kdbench.parts.ways import output_path, segmenting, ways
 from kdbench.runner import Subject
 from kdbench.setting import Setting
+from KDSegmentatorLib.packs.names import divisor
 from KDSegmentatorLib.packs.pack import StudentPack
-from KDSegmentatorLib.packs.rules import divisor
 
 STOCK = "nnU-Net"
 

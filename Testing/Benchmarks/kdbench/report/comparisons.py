@@ -7,7 +7,7 @@ from kdbench.parts.paper import STOCK
 from kdbench.report.markdown import count, gigabytes, percent, ratio, seconds, shape, table, times
 from kdbench.results import Outcome, Part
 from kdbench.setting import Scope
-from KDSegmentatorLib.packs.rules import divisor
+from KDSegmentatorLib.packs.names import divisor
 
 
 def paper_section(part: Part) -> list[str]:

@@ -11,7 +11,7 @@ from kdbench.parts.paper import STOCK
 from kdbench.report.markdown import gigabytes, seconds
 from kdbench.results import Outcome, Part, Results
 from KDSegmentatorLib.io.files import atomic_output
-from KDSegmentatorLib.packs.rules import divisor
+from KDSegmentatorLib.packs.names import divisor
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kdbench.report.markdown import UNKNOWN, count, gigabytes, table
 from kdbench.results import Outcome, Part
-from KDSegmentatorLib.packs.rules import divisor
+from KDSegmentatorLib.packs.names import divisor
 
 SCANS = 100_000
 NODE_CORES = 16

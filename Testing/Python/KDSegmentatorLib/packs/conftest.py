@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from KDSegmentatorLib.packs.manifest import Manifest
-from KDSegmentatorLib.packs.reader import read_manifest
+from KDSegmentatorLib.packs.manifest_file import read_manifest
 from KDSegmentatorLib.packs.store import PackStore
 from support.pack_files import write_pack_files
 

@@ -20,7 +20,7 @@ from KDSegmentatorLib.packs.manifest import (
     Manifest,
     Region,
 )
-from KDSegmentatorLib.packs.reader import read_manifest, write_manifest
+from KDSegmentatorLib.packs.manifest_file import read_manifest, write_manifest
 
 UNIT = {"mean": 0.5, "low": 0.4, "high": 0.6}
 EXPECTED_LABEL = {"value": 1, "cases": 40, "at_edge": 2, "smallest_ml": 0.5, "largest_ml": 2.5}

@@ -1,185 +1,110 @@
-"""What the fields of a manifest have to satisfy: single fields as a table, the rest as functions."""
+"""``manifest.json`` to :class:`Manifest` and back, checked in all that single fields cannot tell."""
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import json
 import math
-import re
 from collections.abc import Iterable
+from typing import Any
 
-from KDSegmentatorLib.errors import GeometryError
+from KDSegmentatorLib.errors import GeometryError, ManifestError
 from KDSegmentatorLib.geometry import check_axis_codes
 from KDSegmentatorLib.packs.manifest import (
-    Code,
-    Credit,
+    MAXIMUM_FILES,
+    MAXIMUM_PACK_BYTES,
+    MAXIMUM_WINDOW_BYTES,
+    SCHEMA_VERSION,
+    UNDISTILLED,
     Evaluation,
     Expected,
     ExpectedLabel,
-    ExpectedPair,
     FieldOfView,
-    FileRecord,
     Interval,
     Label,
-    LabelScore,
     Manifest,
-    Network,
-    Normalization,
     Preprocessing,
     Provenance,
-    ReducedPrecision,
-    Region,
-    Resampling,
-    Windows,
 )
-from KDSegmentatorLib.packs.names import FILE_NAME_MEANING, FILE_NAME_PATTERN, MANIFEST_NAME, is_reserved
-from KDSegmentatorLib.packs.strict_json import FieldError, Rule, Rules, shown
-
-MAXIMUM_FILE_BYTES = 1 << 30
-"""Largest file of a pack: 1 GiB."""
-
-MAXIMUM_PACK_BYTES = 2 << 30
-"""Largest sum of all files of a pack: 2 GiB."""
-
-MAXIMUM_MANIFEST_BYTES = 1 << 20
-"""Largest manifest: 1 MiB."""
-
-MAXIMUM_FILES = 32
-"""Most files in a pack, the manifest not counted."""
-
-MAXIMUM_WINDOW_BYTES = 4 << 30
-"""Largest output of the body for one window, float32: 4 GiB."""
-
-MAXIMUM_MARGIN_MM = 100
-"""Largest margin round the region that an earlier stage finds."""
-
-MAXIMUM_LABELS = 65535
-"""Label maps are stored in 16 bits."""
+from KDSegmentatorLib.packs.names import MANIFEST_NAME, divisor, is_reserved, pack_id
+from KDSegmentatorLib.packs.strict_json import FieldError, build, parse, required, shown
 
 _ALPHA_TOLERANCE = 1e-3
 _INTERVAL_TOLERANCE = 1e-6
-
-# Control characters could steer a terminal or a CSV, direction overrides could make a name read as another, and lone
-# surrogates cannot be written as UTF-8.
-_UNPRINTABLE = r"\u0000-\u0009\u000b-\u001f\u007f-\u009f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-_LINE = rf"[^\s{_UNPRINTABLE}][^\n{_UNPRINTABLE}]*"
-_PARAGRAPHS = rf"[^\s{_UNPRINTABLE}][^{_UNPRINTABLE}]*"
-_NUMBER = r"(0|[1-9][0-9]{0,8})"
-
-TEXT = Rule(pattern=_LINE, max_length=500, meaning="one line of printable text that does not start with a blank")
-"""Every text that has no rule of its own."""
-
-_LONG_TEXT = Rule(pattern=_PARAGRAPHS, max_length=20_000, meaning="printable text that does not start with a blank")
-_SHA256 = Rule(pattern=r"[0-9a-f]{64}", meaning="64 lower-case hexadecimal digits")
-_FILE_NAME = Rule(pattern=FILE_NAME_PATTERN, meaning=FILE_NAME_MEANING)
-_COUNT = Rule(minimum=1, maximum=2**63 - 1)
-_FRACTION = Rule(above=0, maximum=1)
-_AXES = Rule(minimum=0, maximum=2, unique=True)
-_SPLINE_ORDER = Rule(minimum=0, maximum=5)
-_NOT_NEGATIVE = Rule(minimum=0)
-_FARTHEST_MM = 3000.0  # more than a person is long
-_UNIT = Rule(minimum=0, maximum=1)
-_DIFFERENCE = Rule(minimum=-1, maximum=1)
-
-SIZE_PATTERN = r"x1(/([2-9]|[1-9][0-9]{1,2}))?"
-TASK_PATTERN = r"[a-z0-9]+(-[a-z0-9]+)*"
-ID_PATTERN = r"[a-z0-9]+(-[a-z0-9]+)*-x1(_([2-9]|[1-9][0-9]{1,2}))?"
-METHOD_PATTERN = r"[a-z0-9]+(-[a-z0-9]+)*"
-VERSION_PATTERN = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}"
-
-_ID = Rule(pattern=ID_PATTERN, max_length=80, meaning="task, '-' and size with '_' for '/', like 'hippocampus-x1_4'")
-_VERSION = Rule(pattern=VERSION_PATTERN, meaning="major.minor.patch, like '1.0.2'")
-
-METHOD = Rule(pattern=METHOD_PATTERN, max_length=40, meaning="a method's name, like 'logit-reco'")
-
-UNDISTILLED = ("teacher", "plain")
-"""Methods without a teacher."""
-
-RULES: Rules = {
-    (Manifest, "schema_version"): Rule(minimum=1),
-    (Manifest, "id"): _ID,
-    (Manifest, "version"): _VERSION,
-    (Manifest, "task"): Rule(
-        pattern=TASK_PATTERN, max_length=64, meaning="lower-case letters and digits with single '-' between"
-    ),
-    (Manifest, "size"): Rule(pattern=SIZE_PATTERN, meaning="'x1', 'x1/2', 'x1/4', ..."),
-    (Manifest, "labels"): Rule(min_items=1),
-    (Manifest, "intended_use"): _LONG_TEXT,
-    (Manifest, "limits"): _LONG_TEXT,
-    (Manifest, "files"): Rule(min_items=2, keys=_FILE_NAME),
-    (Code, "scheme"): Rule(pattern=_LINE, max_length=16, meaning="a coding scheme, like 'SCT'"),
-    (Code, "value"): Rule(pattern=_LINE, max_length=64, meaning="a code"),
-    (Code, "meaning"): Rule(pattern=_LINE, max_length=64, meaning="a code's meaning"),
-    (Label, "value"): Rule(minimum=1, maximum=MAXIMUM_LABELS),
-    (Label, "name"): Rule(
-        pattern=_LINE, max_length=64, meaning="one line of printable text that does not start with a blank"
-    ),
-    (Label, "color"): Rule(minimum=0, maximum=255),
-    (Normalization, "std"): Rule(above=0),
-    (Resampling, "order"): _SPLINE_ORDER,
-    (Resampling, "order_z"): _SPLINE_ORDER,
-    (Preprocessing, "axis_codes"): Rule(pattern=r"[LRPASI]{3}", meaning="axis codes, like 'LPS'"),
-    (Preprocessing, "transpose_forward"): _AXES,
-    (Preprocessing, "spacing"): Rule(above=0),
-    (FieldOfView, "smallest"): Rule(above=0),
-    (FieldOfView, "largest"): Rule(above=0),
-    (Expected, "cases"): _COUNT,
-    (Expected, "smallest_ml"): _NOT_NEGATIVE,
-    (Expected, "largest_ml"): _NOT_NEGATIVE,
-    (ExpectedLabel, "cases"): _COUNT,
-    (ExpectedLabel, "at_edge"): _NOT_NEGATIVE,
-    (ExpectedLabel, "smallest_ml"): Rule(above=0),
-    (ExpectedLabel, "largest_ml"): Rule(above=0),
-    (ExpectedLabel, "place"): Rule(minimum=-_FARTHEST_MM, maximum=_FARTHEST_MM),
-    (ExpectedLabel, "displacement"): Rule(minimum=0, maximum=_FARTHEST_MM),
-    (ExpectedPair, "largest_difference"): Rule(minimum=0, maximum=2),
-    (Region, "pack"): _ID,
-    (Region, "minimum_version"): _VERSION,
-    (Region, "margin_mm"): Rule(minimum=0, maximum=MAXIMUM_MARGIN_MM),
-    (Windows, "patch_size"): Rule(minimum=1, maximum=1024),
-    (Windows, "step_fraction"): _FRACTION,
-    (Windows, "mirroring_axes"): _AXES,
-    (Network, "alpha"): _FRACTION,
-    (Network, "parameters"): _COUNT,
-    (Network, "flops_per_window"): _COUNT,
-    (Network, "features"): Rule(minimum=1, maximum=65536),
-    (Network, "body"): _FILE_NAME,
-    (Network, "opset"): Rule(minimum=1, maximum=1000),
-    (Network, "head"): _FILE_NAME,
-    (Network, "probe"): _FILE_NAME,
-    (ReducedPrecision, "body"): _FILE_NAME,
-    (ReducedPrecision, "mean_dice_loss"): _DIFFERENCE,
-    (ReducedPrecision, "largest_dice_loss"): _DIFFERENCE,
-    (ReducedPrecision, "cases"): _COUNT,
-    (ReducedPrecision, "probe_agreement"): _UNIT,
-    (LabelScore, "value"): Rule(minimum=1, maximum=MAXIMUM_LABELS),
-    (Evaluation, "cases"): _COUNT,
-    (LabelScore, "teacher_dice"): _UNIT,
-    (LabelScore, "teacher_nsd"): _UNIT,
-    (LabelScore, "teacher_hd95_mm"): _NOT_NEGATIVE,
-    (Evaluation, "teacher_mean_dice"): _UNIT,
-    (Evaluation, "teacher_mean_nsd"): _UNIT,
-    (Evaluation, "teacher_mean_hd95_mm"): _NOT_NEGATIVE,
-    (Evaluation, "nsd_tolerance_mm"): _NOT_NEGATIVE,
-    (Evaluation, "hd95_replaced"): _NOT_NEGATIVE,
-    (Provenance, "method"): METHOD,
-    (Provenance, "checkpoint_sha256"): _SHA256,
-    (Provenance, "teacher_sha256"): _SHA256,
-    (Provenance, "temperature"): Rule(above=0),
-    (Provenance, "weight"): _NOT_NEGATIVE,
-    (Provenance, "seed"): _NOT_NEGATIVE,
-    (Provenance, "iterations"): _NOT_NEGATIVE,
-    (Provenance, "losses"): Rule(keys=Rule(pattern=r"[a-z0-9_]+", max_length=40, meaning="a name, like 'ms_sard'")),
-    (Provenance, "created"): Rule(pattern=r"[0-9]{4}-[0-9]{2}-[0-9]{2}", meaning="a date, like '2026-11-30'"),
-    (Credit, "license"): Rule(
-        pattern=r"[A-Za-z0-9.+()-]+( [A-Za-z0-9.+()-]+)*", max_length=200, meaning="an SPDX licence expression"
-    ),
-    (Credit, "text"): _LONG_TEXT,
-    (FileRecord, "size"): Rule(minimum=0, maximum=MAXIMUM_FILE_BYTES),
-    (FileRecord, "sha256"): _SHA256,
-}
+_REMEDY = "get an intact copy of the pack, or correct the manifest if the pack is yours"
 
 
-def check(manifest: Manifest) -> None:
+def read_manifest(text: str, where: str) -> Manifest:
+    """Return the manifest that a JSON text describes.
+
+    Args:
+        text: the JSON document.
+        where: file or pack that it comes from, for error messages.
+
+    Raises:
+        ManifestError: not JSON, an unknown, missing or unusable field (the message names it, for example
+            ``labels[2].color[1]``), parts that contradict each other, or a schema newer than this library.
+    """
+    try:
+        document = parse(text)
+        _check_schema_version(document)
+        manifest = build(Manifest, document)
+        _check_agreement(manifest)
+    except FieldError as error:
+        raise ManifestError(f"{where}: {error}; {_REMEDY}") from None
+    except _NewerSchemaError as error:
+        raise ManifestError(f"{where}: {error}") from None
+    return manifest
+
+
+def write_manifest(manifest: Manifest) -> str:
+    """Return a manifest as JSON text that :func:`read_manifest` turns into an equal manifest.
+
+    The text is stable: fields in the order of the classes, files and versions sorted by name, optional fields that are
+    None left out, and ``recommended`` if it is not.
+
+    Raises:
+        ManifestError: the manifest is not valid; an invalid one is never written.
+    """
+    try:
+        text = json.dumps(_plain(manifest), indent=2, ensure_ascii=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise ManifestError(f"the manifest of {manifest.id!r} cannot be written as JSON: {error}") from error
+    read_manifest(text, f"new manifest of {manifest.id!r}")
+    return text
+
+
+class _NewerSchemaError(Exception):
+    pass
+
+
+def _check_schema_version(document: Any) -> None:
+    """Look at the version first: a newer manifest's other fields would only give misleading messages."""
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if type(version) is int and version > SCHEMA_VERSION:
+        raise _NewerSchemaError(
+            f"schema_version: the pack uses schema {shown(version)}, this KDSegmentator reads up to "
+            f"{SCHEMA_VERSION}; update KDSegmentator"
+        )
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _plain(entry)
+            for field in dataclasses.fields(value)
+            if (entry := getattr(value, field.name)) is not None or required(field)
+            if entry or field.name != "recommended"
+        }
+    if isinstance(value, dict):
+        return {key: _plain(value[key]) for key in sorted(value)}
+    if isinstance(value, (tuple, list)):
+        return [_plain(entry) for entry in value]
+    return value
+
+
+def _check_agreement(manifest: Manifest) -> None:
     """Check what single fields cannot tell: that the parts of a manifest agree.
 
     Raises:
@@ -208,31 +133,6 @@ def _check_identity(manifest: Manifest) -> None:
         raise FieldError("id", f"must be {expected!r} for task {manifest.task!r} and size {manifest.size!r}")
 
 
-def pack_id(task: str, size: str) -> str:
-    """Return the id of a task's pack of that size: ``hippocampus`` and ``x1/4`` give ``hippocampus-x1_4``."""
-    return f"{task}-{name_part(size)}"
-
-
-def name_part(size: str) -> str:
-    """Return the size as part of file and pack names: ``x1_4`` for ``x1/4``."""
-    return size.replace("/", "_")
-
-
-def is_size(size: str) -> bool:
-    """Return whether this is the name of a size: ``x1``, ``x1/2``, ..., ``x1/999``."""
-    return re.fullmatch(SIZE_PATTERN, size) is not None
-
-
-def divisor(size: str) -> int:
-    """Return 1 for ``x1``, 4 for ``x1/4``."""
-    return int(size.partition("/")[2] or 1)
-
-
-def version_key(version: str) -> tuple[int, ...]:
-    """Return something that sorts versions from old to new."""
-    return tuple(int(part) for part in version.split("."))
-
-
 def _check_labels(labels: tuple[Label, ...]) -> None:
     values = [label.value for label in labels]
     _check_unique(values, "labels", "value")
@@ -256,6 +156,7 @@ def _check_preprocessing(preprocessing: Preprocessing) -> None:
         check_axis_codes(preprocessing.axis_codes)
     except GeometryError as error:
         raise FieldError("preprocessing.axis_codes", str(error)) from None
+    _check_axes(preprocessing.transpose_forward, "preprocessing.transpose_forward")
     normalization = preprocessing.normalization
     low, high = normalization.percentile_00_5, normalization.percentile_99_5
     if normalization.scheme == "CT":
@@ -264,6 +165,11 @@ def _check_preprocessing(preprocessing: Preprocessing) -> None:
                 raise FieldError(f"preprocessing.normalization.{name}", "missing; CT normalisation needs it")
     if low is not None and high is not None and low >= high:
         raise FieldError("preprocessing.normalization.percentile_99_5", f"must be above percentile_00_5 ({low})")
+
+
+def _check_axes(axes: tuple[int, ...], path: str) -> None:
+    if len(set(axes)) != len(axes):
+        raise FieldError(path, f"must not have a value twice, got {list(axes)}")
 
 
 def _check_single_pieces(manifest: Manifest) -> None:
@@ -314,6 +220,7 @@ def _check_range(volumes: Expected | ExpectedLabel, path: str) -> None:
 
 def _check_network(manifest: Manifest) -> None:
     network = manifest.network
+    _check_axes(manifest.windows.mirroring_axes, "windows.mirroring_axes")
     if not math.isclose(network.alpha, 1 / divisor(manifest.size), rel_tol=_ALPHA_TOLERANCE):
         raise FieldError("network.alpha", f"does not fit the size {manifest.size!r}: {network.alpha}")
     parts = [("body", network.body, ".onnx"), ("head", network.head, ".npz")]
