@@ -46,8 +46,9 @@ __all__ = [
 
 _RESOURCES = _MODULE_FOLDER / "Resources"
 
-_BOXES = ("Segment", "Result", "Compare", "Packs", "Batch", "Log")
-"""From top to bottom; each has a .ui file of its own."""
+_MORE = ("Compare", "Packs", "Batch", "Log")
+_BOXES = ("Segment", "Result", "More", *_MORE)
+"""From top to bottom, the last ones in the box More; each has a .ui file of its own."""
 
 _SCENE_MILLISECONDS = 200
 """How long after a node came into the scene a volume is chosen: readers add the node first, then read its image."""
@@ -166,7 +167,8 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.ui = SimpleNamespace()
         for box in _BOXES:
             uiWidget = slicer.util.loadUI(self.resourcePath(f"UI/KDSegmentator{box}.ui"))
-            self.layout.addWidget(uiWidget)
+            within = self.layout if box not in _MORE else self.ui.moreBox.layout()
+            within.addWidget(uiWidget)
             vars(self.ui).update(vars(slicer.util.childWidgetVariables(uiWidget)))
             uiWidget.setMRMLScene(slicer.mrmlScene)
         self.layout.addStretch(1)
@@ -177,7 +179,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.batchPanel = application.batch_panel(self.panel)
         self._outcomes = self.panel.outcomes
         self.segmentBox = SegmentBox(self.ui, self.panel, confirm=self._confirm, changed=self._show)
-        self.resultBox = ResultBox(self.ui, report=slicer.util.errorDisplay, export_dicom=application.export_dicom)
+        self.resultBox = ResultBox(self.ui, report=slicer.util.errorDisplay, application=application)
         self.compareBox = CompareBox(
             self.ui,
             self.comparePanel,
@@ -204,6 +206,8 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.sceneTimer.setInterval(_SCENE_MILLISECONDS)
         self.sceneTimer.setSingleShot(True)
         self.sceneTimer.timeout.connect(self._chooseVolume)
+        self.ui.loadButton.clicked.connect(self._onLoad)
+        self.ui.sampleButton.clicked.connect(application.load_sample)
         self.ui.inputSelector.nodeActivated.connect(self._onVolumeActivated)
 
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self.onNodeAdded)
@@ -272,6 +276,10 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Choose a volume that was loaded, if none is chosen."""
         if self._parameterNode is not None and self._parameterNode.inputVolume is None:
             self.sceneTimer.start()
+
+    @staticmethod
+    def _onLoad() -> None:
+        slicer.util.openAddVolumeDialog()
 
     def _onVolumeActivated(self) -> None:
         """Show the volume that the user has chosen."""
@@ -355,9 +363,14 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def _onTimer(self) -> None:
         time.sleep(_YIELD_SECONDS)
+        makes_surfaces = self.panel.makes_surfaces
         changed = [self._polled(panel) for panel in (self.panel, self.comparePanel, self.batchPanel)]
         if any(changed) or not self.busy:
             self._show()
+        if makes_surfaces and not self.panel.makes_surfaces:
+            from KDSegmentatorPanel import application
+
+            application.fit_3d_views()
 
     @staticmethod
     def _polled(panel: Any) -> bool:
@@ -393,7 +406,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         parameters.resultSegmentation = segmentations[-1]
         if len(segmentations) > 1:
             parameters.firstSegmentation, parameters.secondSegmentation = segmentations[0], segmentations[-1]
-            self.ui.compareBox.collapsed = False
+            self.ui.moreBox.collapsed = self.ui.compareBox.collapsed = False
             self.compareBox.compareAll(segmentations)
         self.resultBox.show()
         self.resultBox.open()

@@ -6,12 +6,15 @@ import functools
 from pathlib import Path
 
 import slicer
+from slicer import vtkMRMLSegmentationNode
 
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.launcher import PythonLauncher
 from KDSegmentatorLib.jobs.messages import BatchRequest, SegmentRequest
 from KDSegmentatorLib.jobs.process import start_batch, start_segmentation
 from KDSegmentatorLib.jobs.worker_process import Workers
+from KDSegmentatorLib.mrml.label_maps import reference_volume
+from KDSegmentatorLib.mrml.slice_views import jump_slices
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.background import BackgroundThread
 from KDSegmentatorPanel.batch_panel import BatchPanel
@@ -20,6 +23,7 @@ from KDSegmentatorPanel.estimation import EstimateProcess
 from KDSegmentatorPanel.interpreter import python_executable
 from KDSegmentatorPanel.packs_panel import PacksPanel
 from KDSegmentatorPanel.ports import Choices, Job
+from KDSegmentatorPanel.sample_data import SAMPLE
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.slice_layouts import Layouts
 
@@ -30,7 +34,7 @@ def segment_panel() -> SegmentPanel:
     """Return a new panel."""
     return SegmentPanel(
         packs=PackStore(),
-        start=_start_segmentation,
+        start=_StartSegmentation(),
         estimate=EstimateProcess(python_executable(), _temporary_folder()),
         background=BackgroundThread("KDSegmentator estimates"),
     )
@@ -75,6 +79,37 @@ def _write_caption(name: str, text: str) -> None:
         view.scheduleRender()
 
 
+def edit(segmentation: vtkMRMLSegmentationNode) -> None:
+    """Open a segmentation in the Segment Editor, on its volume."""
+    slicer.util.selectModule("SegmentEditor")
+    editor = slicer.util.getModuleWidget("SegmentEditor").editor
+    editor.setSegmentationNode(segmentation)
+    volume = reference_volume(segmentation)
+    if volume is not None:
+        editor.setSourceVolumeNode(volume)
+
+
+def show_segment(segmentation: vtkMRMLSegmentationNode, segment_id: str) -> None:
+    """Centre the slice views on a structure; nothing for an empty one."""
+    centre = segmentation.GetSegmentCenterRAS(segment_id)
+    if centre is not None:
+        right, anterior, superior = centre
+        jump_slices(slicer.mrmlScene, (-right, -anterior, superior))
+
+
+def fit_3d_views() -> None:
+    """Fit the cameras to what is shown."""
+    if slicer.app.layoutManager() is not None:
+        slicer.util.resetThreeDViews()
+
+
+def load_sample() -> None:
+    """Load the scan of the sample; nothing is downloaded."""
+    import SampleData
+
+    SampleData.SampleDataLogic().downloadSamples(SAMPLE)
+
+
 def export_dicom(item: int) -> None:
     """Open Slicer's dialog to export an item of the subject hierarchy; blocks until it is closed."""
     dialog = slicer.qSlicerDICOMExportDialog(None)
@@ -83,8 +118,15 @@ def export_dicom(item: int) -> None:
     dialog.deleteLater()
 
 
-def _start_segmentation(request: SegmentRequest, volume: Volume) -> Job:
-    return start_segmentation(request, volume, workers=_workers())
+class _StartSegmentation:
+    """Starts segmentations with the worker that waits, if one does."""
+
+    @property
+    def warm(self) -> bool:
+        return _workers().warm
+
+    def __call__(self, request: SegmentRequest, volume: Volume) -> Job:
+        return start_segmentation(request, volume, workers=_workers())
 
 
 def _start_batch(request: BatchRequest) -> Job:

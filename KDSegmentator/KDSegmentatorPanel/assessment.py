@@ -117,5 +117,5 @@ def _problem(look: Callable[..., None], volume: Volume, *wanted: object) -> str:
     try:
         look(volume, *wanted)
     except KDSegmentatorError as error:
-        return for_people(error)
+        return for_people(error).replace("he pack", "his task")  # the library's word for what users know as a task
     return ""

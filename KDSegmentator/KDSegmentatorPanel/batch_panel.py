@@ -228,7 +228,7 @@ class BatchPanel:
                 batch.current = event.run
             elif isinstance(event, Progressed):
                 text = _("file {number} of {count} · {what}").format(
-                    number=event.run + 1, count=event.runs, what=progress(event, runs=False)
+                    number=event.run + 1, count=event.runs, what=progress(event)
                 )
                 batch.progress = ProgressRow(done=event.run, total=event.runs, text=text)
             elif isinstance(event, (BatchFinished, Failed, Cancelled)):

@@ -40,6 +40,11 @@ class Job(Protocol):
 class StartSegmentation(Protocol):
     """Starts a job: :func:`KDSegmentatorLib.jobs.process.start_segmentation` in Slicer's Python."""
 
+    @property
+    def warm(self) -> bool:
+        """Whether a process waits, so that none has to be started."""
+        ...
+
     def __call__(self, request: SegmentRequest, volume: Volume) -> Job:
         """Start it and return at once."""
         ...

@@ -8,8 +8,6 @@ from KDSegmentatorPanel.segment_view import Message
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import duration, for_people
 
-_SHOWN_WARNINGS = 3
-
 
 def about_size(result: SizeResult) -> str:
     """Return how one size was run, for the log."""
@@ -26,24 +24,22 @@ def about_size(result: SizeResult) -> str:
 
 
 def done_message(event: Segmented) -> Message:
-    """Return what the user has to know about the results: times, sizes that failed, and what is odd about the others.
-
-    Of many warnings the first are shown, which are the most important; the log has all.
-    """
-    parts = [
-        _("{size}: done in {time}.").format(
-            size=result.segmentation.record.size, time=duration(result.segmentation.record.seconds["total"])
-        )
-        for result in event.results
-    ]
-    problems = [
+    """Return what became of a run: times, sizes that failed, and how many warnings the results have."""
+    records = [result.segmentation.record for result in event.results]
+    seconds = duration(sum(record.seconds["total"] for record in records))
+    count = len(event.results)
+    text = _("Done in {time}.") if count == 1 else _("{count} results in {time}.")
+    parts = [text.format(time=seconds, count=count)]
+    parts += [
         _("{size} failed: {reason}").format(size=failure.size, reason=for_people(failure.error))
         for failure in event.failures
     ]
-    for result in event.results:
-        record = result.segmentation.record
-        shown = record.warnings[:_SHOWN_WARNINGS]
-        problems += [_("{size}: {warning}").format(size=record.size, warning=each.sentence) for each in shown]
-        if more := len(record.warnings) - len(shown):
-            problems.append(_("{size}: {count} more warnings in the log.").format(size=record.size, count=more))
-    return Message(text=" ".join(parts + problems), level="warning" if problems else "information")
+    warnings = sum(len(record.warnings) for record in records)
+    if warnings:
+        text = (
+            _("There is a warning: read it below.")
+            if warnings == 1
+            else _("There are {count} warnings: read them below.")
+        )
+        parts.append(text.format(count=warnings))
+    return Message(text=" ".join(parts), level="warning" if warnings or event.failures else "information")

@@ -31,18 +31,25 @@ from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Estimate, Job, Packs, StartSegmentation
+from KDSegmentatorPanel.run_progress import RunProgress
 from KDSegmentatorPanel.run_texts import about_size, done_message
-from KDSegmentatorPanel.segment_view import Message, ProgressRow, SegmentView
+from KDSegmentatorPanel.segment_view import Message, ProgressRow, Quality, SegmentView
 from KDSegmentatorPanel.selection import Inputs, Selection, voxels_state
 from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.surfaces import Surfaces
 from KDSegmentatorPanel.translation import tr as _
-from KDSegmentatorPanel.wording import for_people, progress
+from KDSegmentatorPanel.wording import duration, for_people, volume_text
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 
 _LOG_LINES = 2000
+_SHOWN_SECONDS = 0.5
+"""How often the time that is left is said anew."""
+
+_BAR = 1000
+"""Steps of the progress bar."""
+
 _SHUT_DOWN_SECONDS = 5.0
 """A cancelled worker is ended with all its processes after a second."""
 
@@ -75,7 +82,7 @@ class _Run:
     family: Family
     sizes: tuple[str, ...]
     surfaces: bool
-    progress: ProgressRow
+    progress: RunProgress
     cancelled: bool = False
     volume_removed: bool = False
 
@@ -104,12 +111,14 @@ class SegmentPanel:
     ) -> None:
         self._selection = Selection(packs=packs, estimate=estimate, background=background, clock=clock)
         self._start = start
+        self._clock = clock
+        self._shown = clock()
         self._run: _Run | None = None
         self._leaving: list[Job] = []
         self._surfaces = Surfaces()
         self._ended = State.READY
         self._message = Message()
-        self._smaller = ""
+        self._smaller: Quality | None = None
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._outcomes: tuple[Outcome, ...] = ()
         self._repeatable: dict[tuple[str, str, str], Outcome] = {}
@@ -128,6 +137,11 @@ class SegmentPanel:
     def busy(self) -> bool:
         """Whether :meth:`poll` has to be called: a run is at work or being ended, or something is worked out."""
         return self._run is not None or self._selection.pending or bool(self._leaving) or bool(self._surfaces.text)
+
+    @property
+    def makes_surfaces(self) -> bool:
+        """Whether surfaces are being made, which appear all at once."""
+        return bool(self._surfaces.text)
 
     @property
     def outcomes(self) -> tuple[Outcome, ...]:
@@ -163,7 +177,7 @@ class SegmentPanel:
         inputs = inputs or Inputs()
         before = self._selection.inputs
         if self._run is None and inputs.volume is not before.volume:
-            self._ended, self._smaller = State.READY, ""
+            self._ended, self._smaller = State.READY, None
             if inputs.volume is not None:  # else what happened to the volume or the scene would never be read
                 self._message = Message()
         self._selection.update(inputs)
@@ -191,7 +205,7 @@ class SegmentPanel:
         volume = inputs.volume
         if family is None or volume is None:
             return
-        self._message, self._smaller, self._outcomes = Message(), "", ()
+        self._message, self._smaller, self._outcomes = Message(), None, ()
         self._log.clear()
         try:
             check_scan(volume)
@@ -205,6 +219,7 @@ class SegmentPanel:
                 options=wanted.options,
                 sizes=chosen,
             )
+            warm = self._start.warm
             job = self._start(request, scan)
         except (KDSegmentatorError, MemoryError) as error:
             self._fail(for_people(in_words(error, _("to start, with a copy of the volume"))))
@@ -217,14 +232,19 @@ class SegmentPanel:
             family=family,
             sizes=chosen,
             surfaces=inputs.surfaces,
-            progress=ProgressRow(text=_("starting")),
+            progress=RunProgress(
+                runs=len(chosen),
+                chained=family.packs[0].manifest.region is not None and not request.options.region,
+                warm=warm,
+                expected=self._selection.seconds(chosen),
+                clock=self._clock,
+            ),
         )
 
     def cancel(self) -> None:
         """Stop the run; the end comes with a later :meth:`poll`."""
         if self._run is not None and not self._run.cancelled:
             self._run.cancelled = True
-            self._run.progress = ProgressRow(text=_("cancelling"))
             self._run.job.cancel()
 
     def close(self, reason: str = "") -> None:
@@ -236,7 +256,7 @@ class SegmentPanel:
         self._selection.forget_pending()
         self._surfaces.clear()
         self._outcomes, self._repeatable = (), {}
-        self._ended, self._smaller, self._message = State.READY, "", Message()
+        self._ended, self._smaller, self._message = State.READY, None, Message()
         if self._run is not None:
             self._run.job.cancel()
             self._leaving.append(self._run.job)
@@ -268,6 +288,8 @@ class SegmentPanel:
         run = self._run
         if run is None:
             return changed
+        if self._clock() - self._shown >= _SHOWN_SECONDS:  # the time that is left
+            self._shown, changed = self._clock(), True
         if run.volume.GetScene() is None and not run.volume_removed:
             run.volume_removed = True
             self.cancel()
@@ -279,9 +301,7 @@ class SegmentPanel:
             elif isinstance(event, Started):
                 self._log.append(_("worker {pid}, library {version}").format(pid=event.pid, version=event.version))
             elif isinstance(event, Progressed):
-                if not run.cancelled:
-                    total = 0 if event.stage == "load" else event.total
-                    run.progress = ProgressRow(done=event.done, total=total, text=progress(event))
+                run.progress.take(event)
             elif isinstance(event, Segmented):
                 self._run = None
                 self._place(run, event)
@@ -303,12 +323,14 @@ class SegmentPanel:
             message = replace(message, text=f"{message.text} {self._surfaces.text}".strip())
         return SegmentView(
             state=state,
-            tasks=selection.task_rows(),
+            volume=volume_text(selection.inputs.volume),
+            tasks=selection.task_cards(),
             task="" if selection.family is None else selection.family.task,
-            sizes=selection.size_rows(),
+            qualities=selection.qualities(),
             size=selection.size,
             labels=selection.label_rows(),
-            progress=ProgressRow() if self._run is None else self._run.progress,
+            chained=selection.family is not None and selection.family.packs[0].manifest.region is not None,
+            progress=ProgressRow() if self._run is None else _row(self._run),
             what=selection.problem or selection.what,
             message=message,
             smaller=self._smaller,
@@ -352,7 +374,8 @@ class SegmentPanel:
         if isinstance(error, InsufficientMemoryError):
             sizes = [pack.manifest.size for pack in run.family.packs]
             last = max((sizes.index(size) for size in run.sizes if size in sizes), default=len(sizes))
-            self._smaller = sizes[last + 1] if last + 1 < len(sizes) else ""
+            smaller = sizes[last + 1] if last + 1 < len(sizes) else ""
+            self._smaller = next((each for each in self._selection.qualities() if each.size == smaller), None)
 
     def _take_cancellation(self, run: _Run) -> None:
         self._ended = State.READY
@@ -364,6 +387,18 @@ class SegmentPanel:
     def _fail(self, text: str) -> None:
         self._ended = State.FAILED
         self._message = Message(text=text, level="error")
+
+
+def _row(run: _Run) -> ProgressRow:
+    """Return the bar and the time that is left."""
+    if run.cancelled:
+        return ProgressRow(text=_("cancelling"))
+    share = round(run.progress.share * _BAR)
+    left = run.progress.seconds_left()
+    if left is None:
+        return ProgressRow(done=share, total=_BAR, text=_("at work"))
+    text = _("almost done") if left < 1 else _("about {time} left").format(time=duration(left))
+    return ProgressRow(done=share, total=_BAR, text=text)
 
 
 def _edit_times(node: vtkMRMLSegmentationNode) -> list[int]:

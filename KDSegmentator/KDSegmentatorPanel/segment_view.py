@@ -2,33 +2,60 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from KDSegmentatorLib.packs.catalogue import Family
+from KDSegmentatorLib.packs.catalogue import Family, recommended
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorPanel.assessment import TaskAssessment
 from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import duration, memory
 
+PICTURES = Path(__file__).resolve().parents[1] / "Resources" / "Tasks"
+"""A picture of what each task finds, ``TASK.png``; a task without one is shown without."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class TaskRow:
-    """A task to choose; ``problem`` says why it cannot be, empty if it can."""
+class TaskCard:
+    """A task to choose.
+
+    Attributes:
+        task: name of the family.
+        title: for people.
+        facts: modality, structures, and what it may be used for.
+        problem: why it cannot be chosen, in short; empty if it can.
+        details: all of that, and what to do.
+        picture: file of what it finds; None if there is none.
+    """
 
     task: str
     title: str
+    facts: str
     problem: str
+    details: str
+    picture: Path | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeRow:
-    """A size to choose."""
+class Quality:
+    """A size to choose, as users see it.
+
+    Attributes:
+        size: for example ``x1/4``.
+        name: ``Fast``, ``Balanced``, ``Best``.
+        cells: time, memory and accuracy on this computer.
+        mark: what speaks for it; empty if nothing does.
+        details: for researchers.
+    """
 
     size: str
-    text: str
-    tooltip: str
+    name: str
+    cells: tuple[str, str, str]
+    mark: str
+    details: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,44 +90,65 @@ class SegmentView:
 
     Attributes:
         state: decides what is enabled and shown.
-        tasks: to choose from.
+        volume: facts that tell the volume from others of its name.
+        tasks: to choose from, the most useful first.
         task: the one that will be run; empty if there is none.
-        sizes: of the task.
+        qualities: the sizes of the task, the fastest first.
         size: the one that will be run; empty if there is none.
         labels: of the task.
+        chained: whether the task finds a region first, which can be left out.
         progress: of the run.
         what: what a run will do, or why there can be none.
         message: below the button.
-        smaller: size that is offered because the one before it did not fit into memory; empty if none is.
+        smaller: quality that is offered because the one before did not fit into memory, and its size; None if none is.
     """
 
     state: State
-    tasks: tuple[TaskRow, ...]
+    volume: str
+    tasks: tuple[TaskCard, ...]
     task: str
-    sizes: tuple[SizeRow, ...]
+    qualities: tuple[Quality, ...]
     size: str
     labels: tuple[LabelRow, ...]
+    chained: bool
     progress: ProgressRow
     what: str
     message: Message
-    smaller: str
+    smaller: Quality | None
 
 
-def task_rows(families: tuple[Family, ...], assessment: dict[str, TaskAssessment]) -> tuple[TaskRow, ...]:
-    """Return the tasks, each with the reason why it does not fit the volume."""
-    return tuple(
-        TaskRow(
-            task=family.task,
-            title=_title(family.packs[0].manifest),
-            problem=assessment[family.task].problem if family.task in assessment else "",
-        )
-        for family in families
-    )
+def task_cards(families: tuple[Family, ...], assessment: dict[str, TaskAssessment]) -> tuple[TaskCard, ...]:
+    """Return the tasks, each with the reason why it does not fit the volume; those that fit come first."""
+    cards = [_card(family.packs[0].manifest, assessment.get(family.task)) for family in families]
+    return tuple(sorted(cards, key=lambda card: bool(card.problem)))
 
 
-def size_rows(family: Family, assessment: TaskAssessment | None) -> tuple[SizeRow, ...]:
+def qualities(family: Family, assessment: TaskAssessment | None) -> tuple[Quality, ...]:
     """Return the sizes of a family, each with what it takes here and how well it does."""
-    return tuple(_size_row(pack.manifest, assessment) for pack in family.packs)
+    own = recommended(family.packs).manifest.size
+    names = quality_names([pack.manifest for pack in family.packs])
+    found = [_quality(pack.manifest, names[pack.manifest.size], assessment, own) for pack in family.packs]
+    return tuple(reversed(found))
+
+
+def quality_names(manifests: list[Manifest]) -> dict[str, str]:
+    """Return what to call the sizes of a task.
+
+    The largest is the best only if no smaller one did better on the same cases.
+
+    Args:
+        manifests: of the sizes, the largest first.
+    """
+    sizes = [manifest.size for manifest in manifests]
+    if len(sizes) == 1:
+        return {sizes[0]: _("Standard")}
+    scores = [0.0 if each.evaluation is None else each.evaluation.mean_dice.mean for each in manifests]
+    names = {size: _("Balanced {number}").format(number=number) for number, size in enumerate(reversed(sizes))}
+    if len(sizes) == 3:
+        names[sizes[1]] = _("Balanced")
+    names[sizes[0]] = _("Best") if scores[0] >= max(scores) else _("Full size")
+    names[sizes[-1]] = _("Fast")
+    return names
 
 
 def label_rows(family: Family, left_out: frozenset[str]) -> tuple[LabelRow, ...]:
@@ -111,27 +159,63 @@ def label_rows(family: Family, left_out: frozenset[str]) -> tuple[LabelRow, ...]
     )
 
 
-def _title(manifest: Manifest) -> str:
-    return f"{manifest.title} ({manifest.modality})"
+def structures(count: int) -> str:
+    """Return a number of structures in words."""
+    return _("1 structure") if count == 1 else _("{count} structures").format(count=count)
 
 
-def _size_row(manifest: Manifest, assessment: TaskAssessment | None) -> SizeRow:
-    text = _("{size} (teacher)").format(size=manifest.size) if manifest.size == "x1" else manifest.size
-    lines = [accuracy(manifest)]
-    if assessment is not None and manifest.size in assessment.estimates:
-        expected = assessment.estimates[manifest.size]
-        text += " · " + _("about {time} · {memory}").format(
-            time=duration(expected.seconds), memory=memory(expected.memory)
-        )
+def _card(manifest: Manifest, assessment: TaskAssessment | None) -> TaskCard:
+    facts = [manifest.modality, structures(len(manifest.labels))]
+    if manifest.intended_use.casefold().startswith("research"):
+        facts.append(_("for research"))
+    if "-NC" in manifest.weights.license:
+        facts.append(_("not commercial"))
+    problem = "" if assessment is None else assessment.problem
+    picture = PICTURES / f"{manifest.task}.png"
+    return TaskCard(
+        task=manifest.task,
+        title=manifest.title,
+        facts=" · ".join(facts),
+        problem=_in_short(problem),
+        details=problem or f"{manifest.title}. {manifest.intended_use}",
+        picture=picture if picture.is_file() else None,
+    )
+
+
+def _in_short(problem: str) -> str:
+    """Return the first clause of a reason."""
+    clause = re.match(r"(?:\([^)]*\)|[^,;:.(]|[,;:.](?! |$))+", problem)  # what is in parentheses belongs to it
+    return clause[0] if clause else problem
+
+
+def _quality(manifest: Manifest, name: str, assessment: TaskAssessment | None, own: str) -> Quality:
+    size = manifest.size
+    details = [_("{size} (teacher)").format(size=size) if size == "x1" else size, accuracy(manifest)]
+    evaluation = manifest.evaluation
+    score = (
+        _("not measured")
+        if evaluation is None
+        else _("{dice} (n = {cases})").format(dice=f"{evaluation.mean_dice.mean:.3f}", cases=evaluation.cases)
+    )
+    time = space = "…"
+    marks = [_("recommended")] if size == own else []
+    if assessment is not None and size in assessment.estimates:
+        expected = assessment.estimates[size]
+        time = _("about {time}").format(time=duration(expected.seconds))
+        space = memory(expected.memory)
         if not expected.measured:
-            text += " " + _("(a guess)")
+            details.append(_("The time is a guess: this size has not run on this computer yet."))
         if expected.obstacle:
-            lines.append(f"{manifest.size} {expected.obstacle}")
-        if manifest.size == assessment.advised:
-            text += " · " + _("advised")
-            lines.append(assessment.reason)
-    lines += [_("{name}: Dice {dice}").format(name=name, dice=f"{dice:.3f}") for name, dice in _label_scores(manifest)]
-    return SizeRow(size=manifest.size, text=text, tooltip="\n".join(lines))
+            details.append(f"{size} {expected.obstacle}")
+            marks = [_("too large here")]
+        elif size == assessment.advised and size != own:
+            marks.append(_("suits this computer"))
+        if size == assessment.advised:
+            details.append(assessment.reason)
+    details += [
+        _("{name}: Dice {dice}").format(name=name, dice=f"{dice:.3f}") for name, dice in _label_scores(manifest)
+    ]
+    return Quality(size=size, name=name, cells=(time, space, score), mark=", ".join(marks), details="\n".join(details))
 
 
 def accuracy(manifest: Manifest) -> str:

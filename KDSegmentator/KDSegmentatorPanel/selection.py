@@ -19,7 +19,7 @@ from KDSegmentatorPanel.assessment import Assessment, CheckedVolume, TaskAssessm
 from KDSegmentatorPanel.estimation import Answer, Question
 from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Estimate, Packs, Pending
-from KDSegmentatorPanel.segment_view import LabelRow, SizeRow, TaskRow, label_rows, size_rows, task_rows
+from KDSegmentatorPanel.segment_view import LabelRow, Quality, TaskCard, label_rows, qualities, structures, task_cards
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import duration, for_people
 
@@ -169,14 +169,18 @@ class Selection:
         family = self.family
         if family is None:
             return ""
-        kept = sum(row.kept for row in self.label_rows())
-        structures = _("1 structure") if kept == 1 else _("{count} structures").format(count=kept)
-        expected = self._assessed(family).estimates.get(self.size)
-        if expected is None:
-            return structures
-        return _("{structures}, about {time} on this computer").format(
-            structures=structures, time=duration(expected.seconds)
-        )
+        found = structures(sum(row.kept for row in self.label_rows()))
+        seconds = self.seconds([self.size])
+        if seconds is None:
+            return found
+        return _("{structures}, about {time} on this computer").format(structures=found, time=duration(seconds))
+
+    def seconds(self, sizes: Sequence[str]) -> float | None:
+        """Return how long some sizes take together, one after the other; None if that is not known of all."""
+        estimates = {} if self.family is None else self._assessed(self.family).estimates
+        expected = [estimates.get(size) for size in sizes]
+        known = [each.seconds for each in expected if each is not None]
+        return sum(known) if len(known) == len(expected) else None
 
     @property
     def problem(self) -> str:
@@ -313,14 +317,14 @@ class Selection:
             ),
         )
 
-    def task_rows(self) -> tuple[TaskRow, ...]:
+    def task_cards(self) -> tuple[TaskCard, ...]:
         """Return the tasks to choose from."""
-        return task_rows(self._families, self._assessment)
+        return task_cards(self._families, self._assessment)
 
-    def size_rows(self) -> tuple[SizeRow, ...]:
+    def qualities(self) -> tuple[Quality, ...]:
         """Return the sizes to choose from."""
         family = self.family
-        return () if family is None else size_rows(family, self._assessment.get(family.task))
+        return () if family is None else qualities(family, self._assessment.get(family.task))
 
     def label_rows(self) -> tuple[LabelRow, ...]:
         """Return the structures to choose from."""

@@ -91,12 +91,12 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         self.widget.parameters.inputVolume = _generated_volume()
         self._wait(lambda: not self.panel.busy)
         self.assertEqual(self.panel.state, State.READY)
-        self.assertEqual(self.widget.ui.taskComboBox.currentText, "Hippocampus, anterior and posterior (MR)")
-        self.assertIn("advised", "".join(row.text for row in self.panel.view().sizes))
+        self.assertEqual(self.panel.view().tasks[0].title, "Hippocampus, anterior and posterior")
+        self.assertIn("recommended", "".join(row.mark for row in self.panel.view().qualities))
         single_slice = Volume(np.ones((1, 9, 9), np.float32), (1.0, 1.0, 1.0))
         self.widget.parameters.inputVolume = node_from_volume(single_slice, slicer.mrmlScene, name="Slice")
         self.assertEqual(self.panel.state, State.NO_VOLUME)
-        self.assertIn("single slice", self.widget.ui.segmentButton.toolTip)
+        self.assertIn("single slice", self.widget.ui.whatLabel.text)
 
     def test_scene_keeps_the_choices(self) -> None:
         """The choices survive saving and loading the scene."""
@@ -143,7 +143,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         self.assertEqual(uncertainty.GetDimensions(), volume.GetImageData().GetDimensions())
         self.assertGreater(uncertainty.GetScalarRange()[1], 0.0)
         self.assertEqual(node.GetAttribute("KDSegmentator.pack_id"), "hippocampus-x1_4")
-        self.assertIn("hippocampus-x1_4", self.widget.ui.provenanceLabel.text)
+        self.assertIn("hippocampus-x1_4", self.widget.ui.detailsLabel.text)
         for dice in _dice(node, reference, volume):
             self.assertGreater(dice, LEAST_DICE)
         hierarchy = slicer.mrmlScene.GetSubjectHierarchyNode()
@@ -224,7 +224,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
         slicer.util.selectModule("KDSegmentator")
         node = self.panel.outcomes[0].nodes.segmentation
         self.assertEqual(self.widget.ui.resultSelector.currentNode(), node)
-        self.assertIn("hippocampus-x1_4", self.widget.ui.provenanceLabel.text)
+        self.assertIn("hippocampus-x1_4", self.widget.ui.detailsLabel.text)
 
     def test_script(self) -> None:
         """A script segments an oblique volume under a transform."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from KDSegmentatorLib.errors import ImplausibleVolumeError, KDSegmentatorError
 from KDSegmentatorLib.inference.progress import REGION_PREFIX
 from KDSegmentatorLib.jobs.messages import Progressed
 from KDSegmentatorPanel.translation import tr as _
+
+if TYPE_CHECKING:
+    from slicer import vtkMRMLScalarVolumeNode
 
 
 def duration(seconds: float) -> str:
@@ -20,13 +25,8 @@ def memory(size: float) -> str:
     return _("{gigabytes} GB").format(gigabytes=f"{max(size / 1e9, 0.1):.1f}")
 
 
-def progress(event: Progressed, *, runs: bool = True) -> str:
-    """Return where a run is: ``window 5 of 8 · 2 s left``.
-
-    Args:
-        event: from the job.
-        runs: whether to say which of several sizes it is.
-    """
+def progress(event: Progressed) -> str:
+    """Return where a run of a batch is: ``window 5 of 8 · 2 s left``."""
     if event.stage in ("windows", "region-windows"):
         text = _("window {done} of {total}").format(done=event.done, total=event.total)
     else:
@@ -40,9 +40,25 @@ def progress(event: Progressed, *, runs: bool = True) -> str:
         text = _("finding the region: {what}").format(what=text)
     if event.seconds_left is not None:
         text = _("{what} · {time} left").format(what=text, time=duration(event.seconds_left))
-    if runs and event.runs > 1:
-        text = _("size {number} of {count} · {what}").format(number=event.run + 1, count=event.runs, what=text)
     return text
+
+
+def volume_text(node: vtkMRMLScalarVolumeNode | None) -> str:
+    """Return what tells a volume from others: voxels, spacing, and where another one has its name, its place."""
+    image = None if node is None else node.GetImageData()
+    if node is None or image is None:
+        return ""
+    size = " x ".join(str(length) for length in image.GetDimensions())
+    spacing = " x ".join(f"{length:.2g}" for length in node.GetSpacing())
+    text = _("{size} voxels of {spacing} mm").format(size=size, spacing=spacing)
+    scene, kind = node.GetScene(), node.GetClassName()
+    count = 0 if scene is None else scene.GetNumberOfNodesByClass(kind)
+    nodes = [scene.GetNthNodeByClass(number, kind) for number in range(count)]
+    same = [each for each in nodes if each.GetName() == node.GetName()]
+    if len(same) < 2:
+        return text
+    number = same.index(node) + 1
+    return _("{text} · number {number} of {count} with this name").format(text=text, number=number, count=len(same))
 
 
 def for_people(error: KDSegmentatorError) -> str:

@@ -160,7 +160,7 @@ def node_attributes(record: RunRecord) -> dict[str, str]:
 
     The names are those of :class:`RunRecord` after ``KDSegmentator.``, stages of ``seconds`` after a further dot, for
     example ``KDSegmentator.pack_id`` and ``KDSegmentator.seconds.total``; those of an earlier stage after ``region.``.
-    The sentences of the warnings are one text; without warnings there is none.
+    The sentences of the warnings are one text, a line each; without warnings there is none.
     """
     attributes = {
         "pack_id": record.pack_id,
@@ -188,7 +188,7 @@ def node_attributes(record: RunRecord) -> dict[str, str]:
             for name, value in earlier.items()
         }
     if record.warnings:
-        attributes["warnings"] = " ".join(warning.sentence for warning in record.warnings)
+        attributes["warnings"] = "\n".join(warning.sentence for warning in record.warnings)
     return {ATTRIBUTE_PREFIX + name: value for name, value in attributes.items()}
 
 

@@ -10,9 +10,8 @@ import qt
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Vector
-from KDSegmentatorPanel.boxes.message_line import show_message
 from KDSegmentatorPanel.boxes.table import show_table
-from KDSegmentatorPanel.boxes.tooltips import Enabling
+from KDSegmentatorPanel.boxes.widgets import Enabling, show_message
 from KDSegmentatorPanel.compare_panel import ComparePanel, CompareRow, suggested_pair
 from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.segment_panel import SegmentPanel

@@ -8,8 +8,7 @@ from typing import Any
 
 import qt
 
-from KDSegmentatorPanel.boxes.message_line import show_message
-from KDSegmentatorPanel.boxes.tooltips import Enabling
+from KDSegmentatorPanel.boxes.widgets import Enabling, show_message
 from KDSegmentatorPanel.packs_panel import PacksPanel, PacksView
 from KDSegmentatorPanel.translation import tr as _
 

@@ -12,11 +12,20 @@ from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.io.images import write_volume
 from KDSegmentatorLib.mrml.label_maps import label_volume
 from KDSegmentatorLib.mrml.nodes import dicom_item
-from KDSegmentatorLib.mrml.results import STATISTICS_ROLE, write_table
-from KDSegmentatorPanel.boxes.tooltips import Enabling
-from KDSegmentatorPanel.provenance import provenance_text
+from KDSegmentatorLib.mrml.results import write_table
+from KDSegmentatorPanel.boxes.widgets import Enabling, show_warnings
+from KDSegmentatorPanel.result_view import ResultView, StructureRow, export_surfaces, result_view, statistics_of
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import for_people
+
+_SEARCHED_ROWS = 8
+"""With more structures than this there is a search field."""
+
+_MOST_ROWS = 12
+"""That the table shows without a scroll bar of its own."""
+
+_COLOR_PIXELS = 12
+_NAME = 0
 
 
 class ResultBox:
@@ -25,20 +34,31 @@ class ResultBox:
     Args:
         ui: the panel's widgets by name.
         report: shows the user what went wrong.
-        export_dicom: opens Slicer's dialog for an item of the subject hierarchy.
+        application: what else of Slicer is opened (:mod:`KDSegmentatorPanel.application`).
     """
 
-    def __init__(self, ui: Any, *, report: Callable[[str], None], export_dicom: Callable[[int], None]) -> None:
+    def __init__(self, ui: Any, *, report: Callable[[str], None], application: Any) -> None:
         self._ui = ui
         self._report = report
-        self._export_dicom = export_dicom
-        self._table = Enabling(ui.exportTableButton)
-        self._labels = Enabling(ui.exportLabelsButton)
-        self._dicom = Enabling(ui.exportDicomButton)
+        self._application = application
+        self._view = ResultView()
+        self._items: list[Any] = []
+        self._needing = Enabling(ui.editButton, ui.exportButton)
+        menu = qt.QMenu(ui.exportButton)
+        self._labels = self._action(menu, _("Label map…"), self._onExportLabels)
+        self._table = self._action(menu, _("Table (CSV)…"), self._onExportTable)
+        self._stl = self._action(menu, _("Surfaces as STL…"), self._onExportStl)
+        self._obj = self._action(menu, _("Surfaces as OBJ…"), self._onExportObj)
+        self._dicom = self._action(menu, _("DICOM…"), self._onExportDicom)
+        menu.toolTipsVisible = True
+        ui.exportButton.setMenu(menu)
+        self._menu = menu
         ui.resultSelector.currentNodeChanged.connect(self.show)
-        ui.exportTableButton.clicked.connect(self._onExportTable)
-        ui.exportLabelsButton.clicked.connect(self._onExportLabels)
-        ui.exportDicomButton.clicked.connect(self._onExportDicom)
+        ui.structureSearchEdit.textChanged.connect(self._onSearch)
+        ui.structuresTable.itemChanged.connect(self._onItemChanged)
+        ui.structuresTable.cellClicked.connect(self._onClicked)
+        ui.editButton.clicked.connect(self._onEdit)
+        ui.detailsButton.toggled.connect(self._onDetails)
         self.show()
 
     def open(self) -> None:
@@ -47,36 +67,96 @@ class ResultBox:
 
     def show(self) -> None:
         """Show the selected segmentation anew, after its content was replaced."""
-        node = self._ui.resultSelector.currentNode()
-        table = self._statistics(node)
+        node = self._node()
+        view = self._view = result_view(node)
         self._ui.show3DButton.setSegmentationNode(None)  # does not see that the content was replaced
         self._ui.show3DButton.setSegmentationNode(node)
-        self._ui.segmentsTable.setSegmentationNode(node)
-        self._ui.statisticsTable.setMRMLTableNode(table)
-        self._ui.statisticsTable.setVisible(table is not None)
-        self._ui.provenanceLabel.setText(provenance_text(node))
-        self._table.set(table is not None, _("This segmentation has no statistics of KDSegmentator."))
-        self._labels.set(node is not None, _("Choose a segmentation first."))
-        self._dicom.set(*self._dicom_state(node))
+        self._needing.set(node is not None, _("Choose a segmentation first."))
+        self._table.setEnabled(statistics_of(node) is not None)
+        problem = _dicom_problem(node)
+        self._dicom.setEnabled(not problem)
+        about = _("DICOM Segmentation under the study of the volume, with Slicer's own dialog.")
+        self._dicom.setToolTip(problem or about)
+        show_warnings(self._ui.warningsLabel, view.warnings)
+        self._ui.provenanceLabel.setText(view.origin)
+        self._ui.provenanceLabel.setVisible(bool(view.origin))
+        self._ui.detailsButton.setVisible(bool(view.details))
+        self._ui.detailsLabel.setText(view.details)
+        self._onDetails()
+        self._showRows(view)
 
-    @staticmethod
-    def _dicom_state(node: Any) -> tuple[bool, str]:
-        """Return whether the segmentation can be exported to DICOM, and why not."""
-        if node is None:
-            return False, _("Choose a segmentation first.")
-        try:
-            dicom_item(node)
-        except KDSegmentatorError as error:
-            return False, for_people(error)
-        return True, ""
+    def _showRows(self, view: ResultView) -> None:
+        table = self._ui.structuresTable
+        table.blockSignals(True)
+        table.setRowCount(len(view.rows))
+        table.setColumnCount(3)
+        table.setHorizontalHeaderLabels([_("Structure"), "ml", view.mean_title])
+        self._items = []
+        for number, row in enumerate(view.rows):
+            table.setItem(number, _NAME, self._name_item(row))
+            for column, text in enumerate((row.volume, row.mean), start=1):
+                item = qt.QTableWidgetItem(text)
+                item.setTextAlignment(int(qt.Qt.AlignRight | qt.Qt.AlignVCenter))
+                table.setItem(number, column, item)
+        table.blockSignals(False)
+        header = table.horizontalHeader()
+        header.setSectionResizeMode(qt.QHeaderView.ResizeToContents)
+        header.setSectionResizeMode(_NAME, qt.QHeaderView.Stretch)
+        table.verticalHeader().setVisible(False)
+        table.resizeRowsToContents()
+        table.setVisible(bool(view.rows))
+        self._ui.structureSearchEdit.setVisible(len(view.rows) > _SEARCHED_ROWS)
+        self._onSearch()
 
-    @staticmethod
-    def _statistics(node: Any) -> Any:
-        return None if node is None else node.GetNodeReference(STATISTICS_ROLE)
+    def _name_item(self, row: StructureRow) -> Any:
+        pixmap = qt.QPixmap(_COLOR_PIXELS, _COLOR_PIXELS)
+        pixmap.fill(qt.QColor(*row.color))
+        item = qt.QTableWidgetItem(row.name)
+        item.setIcon(qt.QIcon(pixmap))
+        item.setCheckState(qt.Qt.Checked if row.visible else qt.Qt.Unchecked)
+        item.setToolTip(_("{name}: ticked structures are shown. Click to go there.").format(name=row.name))
+        self._items.append(item)
+        return item
+
+    def _fit(self) -> None:
+        """Make the table as high as the rows that it shows, up to a limit."""
+        table = self._ui.structuresTable
+        shown = [number for number in range(table.rowCount) if not table.isRowHidden(number)]
+        heights = [table.rowHeight(number) for number in shown[:_MOST_ROWS]]
+        frame = 2 * table.frameWidth
+        table.setFixedHeight(table.horizontalHeader().sizeHint.height() + sum(heights) + frame)
+
+    def _onSearch(self) -> None:
+        wanted = self._ui.structureSearchEdit.text.casefold()
+        for number, row in enumerate(self._view.rows):
+            self._ui.structuresTable.setRowHidden(number, wanted not in row.name.casefold())
+        self._fit()
+
+    def _onItemChanged(self) -> None:
+        """Show the structures that are ticked, and hide the others."""
+        node = self._node()
+        display = None if node is None else node.GetDisplayNode()
+        if display is None:
+            return
+        for row, item in zip(self._view.rows, self._items, strict=True):
+            visible = item.checkState() == qt.Qt.Checked
+            if visible != bool(display.GetSegmentVisibility(row.segment_id)):
+                display.SetSegmentVisibility(row.segment_id, visible)
+
+    def _onClicked(self, number: int) -> None:
+        node = self._node()
+        if node is not None and 0 <= number < len(self._view.rows):
+            self._application.show_segment(node, self._view.rows[number].segment_id)
+
+    def _onEdit(self) -> None:
+        if self._node() is not None:
+            self._application.edit(self._node())
+
+    def _onDetails(self) -> None:
+        self._ui.detailsLabel.setVisible(bool(self._view.details) and bool(self._ui.detailsButton.checked))
 
     def _onExportTable(self) -> None:
-        node = self._ui.resultSelector.currentNode()
-        table = self._statistics(node)
+        table = statistics_of(self._node())
         if table is None:
             return
         path = self._asked_path(_("Save statistics"), f"{table.GetName()}.csv", _("Tables (*.csv)"))
@@ -84,7 +164,7 @@ class ResultBox:
             self._tried(lambda: write_table(table, path))
 
     def _onExportLabels(self) -> None:
-        node = self._ui.resultSelector.currentNode()
+        node = self._node()
         if node is None:
             return
         images = _("Images (*.nii.gz *.nii *.nrrd *.mha)")
@@ -92,8 +172,20 @@ class ResultBox:
         if path:
             self._tried(lambda: write_volume(label_volume(node), path))
 
+    def _onExportStl(self) -> None:
+        self._export_surfaces("STL")
+
+    def _onExportObj(self) -> None:
+        self._export_surfaces("OBJ")
+
+    def _export_surfaces(self, kind: str) -> None:
+        node = self._node()
+        folder = qt.QFileDialog.getExistingDirectory(self._ui.resultBox, _("Folder for the surfaces")) if node else ""
+        if folder:
+            self._tried(lambda: export_surfaces(node, Path(folder), kind))
+
     def _onExportDicom(self) -> None:
-        node = self._ui.resultSelector.currentNode()
+        node = self._node()
         if node is None:
             return
         try:
@@ -101,7 +193,10 @@ class ResultBox:
         except KDSegmentatorError as error:  # the volume was removed in the meantime
             self._report(for_people(error))
         else:
-            self._export_dicom(item)
+            self._application.export_dicom(item)
+
+    def _node(self) -> Any:
+        return self._ui.resultSelector.currentNode()
 
     def _asked_path(self, title: str, name: str, kinds: str) -> Path | None:
         """Return the file that the user chose; the dialog asks before it overwrites one."""
@@ -115,3 +210,20 @@ class ResultBox:
             write()
         except KDSegmentatorError as error:
             self._report(for_people(error))
+
+    @staticmethod
+    def _action(menu: Any, text: str, call: Callable[[], None]) -> Any:
+        action = menu.addAction(text)
+        action.triggered.connect(call)
+        return action
+
+
+def _dicom_problem(node: Any) -> str:
+    """Return why a segmentation cannot be exported to DICOM; empty if it can."""
+    if node is None:
+        return _("Choose a segmentation first.")
+    try:
+        dicom_item(node)
+    except KDSegmentatorError as error:
+        return for_people(error)
+    return ""

@@ -8,14 +8,16 @@ from typing import Any
 
 import qt
 
-from KDSegmentatorPanel.boxes.message_line import show_message
-from KDSegmentatorPanel.boxes.tooltips import Enabling
+from KDSegmentatorPanel.boxes.task_cards import TaskCards
+from KDSegmentatorPanel.boxes.widgets import Enabling, show_message
 from KDSegmentatorPanel.segment_panel import SegmentPanel
-from KDSegmentatorPanel.segment_view import LabelRow, ProgressRow, SizeRow, TaskRow
+from KDSegmentatorPanel.segment_view import LabelRow, ProgressRow, Quality
 from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.translation import tr as _
 
 _COLOR_PIXELS = 12
+_INDENT = 22
+"""Of what is said below a radio button, so that it starts where the button's text does."""
 
 
 class SegmentBox:
@@ -37,17 +39,19 @@ class SegmentBox:
         self._changed = changed
         self._parameters: Any = None
         self._shown: dict[str, object] = {}
-        self._sizes: tuple[SizeRow, ...] = ()
-        self._size_buttons: list[Any] = []
+        self._tasks = TaskCards(ui, self._onTaskChosen)
+        self._qualities: tuple[Quality, ...] = ()
+        self._quality_widgets: list[Any] = []
+        self._quality_buttons: list[Any] = []
+        self._quality_group = qt.QButtonGroup()
         self._label_items: list[Any] = []
         self._enabling = Enabling(
-            ui.inputSelector, ui.taskComboBox, ui.sizesWidget, ui.outputSelector, ui.labelSearchEdit,
-            ui.allLabelsButton, ui.noLabelsButton, ui.labelList, ui.engineComboBox, ui.precisionComboBox,
-            ui.threadsSpinBox, ui.mirroringCheckBox, ui.entropyCheckBox, ui.surfacesCheckBox,
+            ui.inputSelector, ui.tasksWidget, ui.taskSearchEdit, ui.qualityWidget, ui.outputSelector,
+            ui.labelSearchEdit, ui.allLabelsButton, ui.noLabelsButton, ui.labelList, ui.engineComboBox,
+            ui.precisionComboBox, ui.threadsSpinBox, ui.mirroringCheckBox, ui.entropyCheckBox, ui.surfacesCheckBox,
             ui.checkInputCheckBox, ui.regionGivenCheckBox,
         )  # fmt: skip
         self._segment, self._cancel = Enabling(ui.segmentButton), Enabling(ui.cancelButton)
-        ui.taskComboBox.currentIndexChanged.connect(self._onTaskChosen)
         ui.labelList.itemChanged.connect(self._onLabelChanged)
         ui.labelSearchEdit.textChanged.connect(self._onLabelSearch)
         ui.allLabelsButton.clicked.connect(self._onAllLabels)
@@ -63,8 +67,10 @@ class SegmentBox:
     def show(self) -> None:
         """Show the panel's state."""
         view = self._panel.view()
-        self._showPart("tasks", (view.tasks, view.task), lambda: self._showTasks(view.tasks, view.task))
-        self._showPart("sizes", (view.sizes, view.size), lambda: self._showSizes(view.sizes, view.size))
+        self._showPart("volume", view.volume, lambda: self._showVolume(view.volume))
+        self._showPart("tasks", (view.tasks, view.task), lambda: self._tasks.show(view.tasks, view.task))
+        self._showPart("sizes", (view.qualities, view.size), lambda: self._showQualities(view.qualities, view.size))
+        self._showPart("chained", view.chained, lambda: self._ui.regionGivenCheckBox.setVisible(view.chained))
         self._showPart("labels", view.labels, lambda: self._showLabels(view.labels))
         self._showPart("state", (view.state, view.what), lambda: self._showState(view.state, view.what))
         self._showPart("progress", view.progress, lambda: self._showProgress(view.progress))
@@ -78,46 +84,48 @@ class SegmentBox:
             self._shown[name] = part
             show()
 
-    def _showTasks(self, tasks: tuple[TaskRow, ...], chosen: str) -> None:
-        box = self._ui.taskComboBox
-        box.blockSignals(True)
-        box.clear()
-        for index, row in enumerate(tasks):
-            box.addItem(row.title, row.task)
-            if row.problem:
-                box.setItemData(index, row.problem, qt.Qt.ToolTipRole)
-            if row.task == chosen:
-                box.setCurrentIndex(index)
-        box.blockSignals(False)
-        # greyed but for the chosen one, which a scene of another machine may have brought
-        for index, row in enumerate(tasks):
-            if row.problem and row.task != chosen:
-                box.setItemData(index, 0, qt.Qt.UserRole - 1)  # the item's flags: none
-
-    def _showSizes(self, sizes: tuple[SizeRow, ...], chosen: str) -> None:
-        if sizes != self._sizes:  # else a click would take the keyboard's focus away from the button
-            self._sizes = sizes
-            self._buildSizes(sizes)
-        for button, row in zip(self._size_buttons, sizes, strict=True):
+    def _showQualities(self, qualities: tuple[Quality, ...], chosen: str) -> None:
+        if qualities != self._qualities:  # else a click would take the keyboard's focus away from the button
+            self._qualities = qualities
+            self._buildQualities(qualities)
+        for button, row in zip(self._quality_buttons, qualities, strict=True):
             button.setChecked(row.size == chosen)
 
-    def _buildSizes(self, sizes: tuple[SizeRow, ...]) -> None:
-        layout = self._ui.sizesWidget.layout()
-        for button in self._size_buttons:
-            layout.removeWidget(button)
-            button.hide()
-            button.deleteLater()
-        self._size_buttons = []
-        for row in sizes:
-            button = qt.QRadioButton(row.text)
-            button.setToolTip(row.tooltip)
-            button.clicked.connect(partial(self._onSizeChosen, row.size))
-            layout.addWidget(button)
-            self._size_buttons.append(button)
+    def _buildQualities(self, qualities: tuple[Quality, ...]) -> None:
+        layout = self._ui.qualityWidget.layout()
+        for button in self._quality_buttons:
+            self._quality_group.removeButton(button)
+        for each in self._quality_widgets:
+            layout.removeWidget(each)
+            each.hide()
+            each.deleteLater()
+        self._quality_widgets, self._quality_buttons = [], []
+        about = _("Dice on cases that training had not seen; 1 is the most.")
+        titles = ((_("Quality"), ""), (_("Time"), ""), (_("Memory"), ""), (_("Accuracy"), about)) if qualities else ()
+        for column, (title, tooltip) in enumerate(titles):
+            self._place(qt.QLabel(f"<b>{title}</b>"), 0, column, tooltip)
+        for number, row in enumerate(qualities):
+            button = qt.QRadioButton(row.name)
+            button.setAccessibleName(", ".join((row.name, *row.cells, row.mark)))
+            button.clicked.connect(partial(self._onQualityChosen, row.size))
+            self._quality_group.addButton(button)
+            self._quality_buttons.append(button)
+            self._place(button, 2 * number + 1, 0, row.details)
+            for column, text in enumerate(row.cells):
+                self._place(qt.QLabel(text), 2 * number + 1, column + 1, row.details)
+            if row.mark:
+                mark = qt.QLabel(row.mark)
+                mark.setIndent(_INDENT)
+                self._place(mark, 2 * number + 2, 0, row.details, columns=4)
+
+    def _place(self, widget: Any, row: int, column: int, tooltip: str, *, columns: int = 1) -> None:
+        widget.setToolTip(tooltip)
+        self._ui.qualityWidget.layout().addWidget(widget, row, column, 1, columns)
+        self._quality_widgets.append(widget)
 
     def _showLabels(self, labels: tuple[LabelRow, ...]) -> None:
         kept = sum(row.kept for row in labels)
-        self._ui.labelsBox.setTitle(_("Labels ({kept} of {count})").format(kept=kept, count=len(labels)))
+        self._ui.labelsBox.setTitle(_("Structures ({kept} of {count})").format(kept=kept, count=len(labels)))
         box = self._ui.labelList
         box.blockSignals(True)
         if [item.text() for item in self._label_items] != [row.name for row in labels]:
@@ -151,17 +159,22 @@ class SegmentBox:
         self._ui.progressBar.setFormat(progress.text)
         self._ui.progressBar.setToolTip(progress.text)
 
-    def _showSmaller(self, size: str) -> None:
-        self._ui.smallerButton.setText(_("Segment with {size} instead").format(size=size))
-        self._ui.smallerButton.setVisible(bool(size))
+    def _showSmaller(self, smaller: Quality | None) -> None:
+        self._ui.smallerButton.setVisible(smaller is not None)
+        if smaller is not None:
+            self._ui.smallerButton.setText(_("Segment with the quality {name} instead").format(name=smaller.name))
 
-    def _onTaskChosen(self) -> None:
-        index = self._ui.taskComboBox.currentIndex  # not from the signal, which Qt 5 has with a text too
-        if self._parameters is not None and index >= 0:
-            self._parameters.options.size = ""  # advice again: another family, other sizes
-            self._parameters.task = self._ui.taskComboBox.itemData(index)
+    def _showVolume(self, text: str) -> None:
+        self._ui.volumeLabel.setText(text)
+        self._ui.volumeLabel.setVisible(bool(text))
+        self._ui.emptyWidget.setVisible(not text)
 
-    def _onSizeChosen(self, size: str, _checked: bool = True) -> None:
+    def _onTaskChosen(self, task: str) -> None:
+        if self._parameters is not None:
+            self._parameters.options.size = ""  # another family, other sizes
+            self._parameters.task = task
+
+    def _onQualityChosen(self, size: str, _checked: bool = True) -> None:
         if self._parameters is not None:
             self._parameters.options.size = size
 
@@ -200,8 +213,9 @@ class SegmentBox:
         self._changed()
 
     def _onSmaller(self) -> None:
-        if self._parameters is not None:
-            self._parameters.options.size = self._panel.view().smaller
+        smaller = self._panel.view().smaller
+        if self._parameters is not None and smaller is not None:
+            self._parameters.options.size = smaller.size
             self._start()
             self._changed()
 

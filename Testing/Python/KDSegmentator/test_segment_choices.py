@@ -25,7 +25,11 @@ class TestChoices:
         view = panel.view()
         assert panel.state is State.NO_VOLUME
         assert view.what == "Choose a volume."
-        assert [row.size for row in view.sizes] == ["x1", "x1/2", "x1/4"]
+        assert [(row.name, row.size) for row in view.qualities] == [
+            ("Fast", "x1/4"),
+            ("Balanced", "x1/2"),
+            ("Best", "x1"),
+        ]
         panel.segment()
         assert panel.state is State.NO_VOLUME
 
@@ -33,12 +37,13 @@ class TestChoices:
         view = box.panel.view()
         assert box.panel.state is State.READY
         assert view.task == "generated"
-        assert view.tasks[0].title == "Generated test pack (MR)"
+        assert (view.tasks[0].title, view.tasks[0].facts) == ("Generated test pack", "MR · 3 structures")
+        assert view.what == "3 structures, about 1 s on this computer"
         assert view.size == "x1/4"  # none is recommended: the smallest
-        assert view.sizes[0].text == "x1 (teacher) · about 1 s · 0.2 GB · advised"
-        assert view.sizes[2].text == "x1/4 · about 1 s · 0.2 GB"
-        assert "Dice 0.825 (teacher 0.900), n = 12, Generated" in view.sizes[2].tooltip
-        assert "structure 1: Dice 0.825" in view.sizes[2].tooltip
+        assert view.qualities[0].cells == ("about 1 s", "0.2 GB", "0.825 (n = 12)")
+        assert [row.mark for row in view.qualities] == ["recommended", "", "suits this computer"]
+        assert "Dice 0.825 (teacher 0.900), n = 12, Generated" in view.qualities[0].details
+        assert "structure 1: Dice 0.825" in view.qualities[0].details
         assert [row.kept for row in view.labels] == [True] * 3
 
     def test_choices_are_kept(self, box: Panel) -> None:
@@ -81,8 +86,9 @@ class TestChoices:
     def test_a_task_that_does_not_fit_says_why(self, box: Panel) -> None:
         box.choose(volume=box.mrml.volume_node(scan(scale=400.0, shift=-1000.0), "CT"))
         view = box.panel.view()
-        assert "looks like CT" in view.tasks[0].problem
-        assert view.what == view.tasks[0].problem
+        assert "looks like CT" in view.tasks[0].details
+        assert view.what == view.tasks[0].details
+        assert view.tasks[0].problem == "This task is made for MR"
         assert box.panel.state is State.NO_VOLUME
         box.choose(check_input=False)
         assert box.panel.state is State.READY
@@ -96,12 +102,13 @@ class TestChoices:
         manifest.write_text(json.dumps(content))
         box = empty_box(mrml, PackStore(tmp_path / "none", tmp_path))
         box.choose(volume=mrml.volume_node(scan()))
-        problem, none = (row.problem for row in box.panel.view().tasks)
-        assert problem.startswith("The volume is too small (20 mm left to right) for the pack")
-        assert problem.endswith("switch off “Check that the volume fits the task” under Advanced.")
-        assert (none, box.panel.view().task, box.panel.state) == ("", "other", State.READY)
+        fitting, other = box.panel.view().tasks
+        assert other.problem == "The volume is too small (20 mm left to right) for this task"
+        assert other.details.startswith("The volume is too small (20 mm left to right) for this task")
+        assert other.details.endswith("switch off “Check that the volume fits the task” under Advanced.")
+        assert (fitting.problem, box.panel.view().task, box.panel.state) == ("", "other", State.READY)
         box.choose(task="generated")
-        assert box.panel.view().what == problem
+        assert box.panel.view().what == other.details
         assert box.panel.state is State.NO_VOLUME
         box.choose(check_input=False)
         assert box.panel.state is State.READY
@@ -114,7 +121,10 @@ class TestChoices:
         manifest.write_text(manifest.read_text().replace('"modality": "MR"', '"modality": "CT"'))
         box = empty_box(mrml, PackStore(tmp_path / "none", tmp_path))
         box.choose(volume=mrml.volume_node(scan()))
-        assert [bool(row.problem) for row in box.panel.view().tasks] == [True, False]
+        assert [(row.task, bool(row.problem)) for row in box.panel.view().tasks] == [
+            ("other", False),
+            ("generated", True),
+        ]
         assert box.panel.view().task == "other"
         assert [question.tasks for question in box.estimate.questions] == [("other",)]
         box.choose(task="generated")
@@ -126,9 +136,9 @@ class TestChoices:
         box.choose(volume=mrml.volume_node(scan()))
         assert box.panel.busy
         assert box.panel.state is State.READY
-        assert box.panel.view().sizes[0].text == "x1 (teacher)"
+        assert box.panel.view().qualities[0].cells[0] == "…"
         box.settle()
-        assert "about" in box.panel.view().sizes[0].text
+        assert "about" in box.panel.view().qualities[0].cells[0]
 
     def test_a_run_before_the_estimates_takes_the_same_size(self, mrml: MrmlScene, packs: PackStore) -> None:
         box = empty_box(mrml, packs, later=True)
@@ -150,7 +160,7 @@ class TestChoices:
         view = box.panel.view()
         assert box.panel.state is State.NO_VOLUME
         assert view.what == "No pack is installed. Install one under Packs."
-        assert (view.task, view.size, view.sizes, view.labels) == ("", "", (), ())
+        assert (view.task, view.size, view.qualities, view.labels) == ("", "", (), ())
 
     def test_a_damaged_pack_is_named(self, mrml: MrmlScene, tmp_path: Path) -> None:
         build_size(tmp_path / "generated-x1_4", "x1/4")

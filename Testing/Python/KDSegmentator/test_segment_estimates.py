@@ -22,21 +22,21 @@ class TestWhatIsWorkedOut:
             box.panel.poll()
         assert box.panel.busy
         assert box.background.submitted == submitted
-        assert "about" not in box.panel.view().sizes[0].text
+        assert "about" not in box.panel.view().qualities[0].cells[0]
         box.clock.now += SETTLE_SECONDS
         box.panel.poll()
         assert len(box.estimate.questions) == asked + 1
         question = box.estimate.questions[-1]
         assert (question.mirroring, question.entropy, question.threads) == (True, True, 5)
         assert box.background.submitted == submitted + 1, "the estimate, and not another look at the volume"
-        assert "about" in box.panel.view().sizes[0].text
+        assert "about" in box.panel.view().qualities[0].cells[0]
 
     def test_leaving_and_entering_asks_nothing(self, box: Panel) -> None:
         submitted = box.background.submitted
         box.panel.refresh()
         box.panel.poll()
         assert box.background.submitted == submitted
-        assert "about" in box.panel.view().sizes[0].text
+        assert "about" in box.panel.view().qualities[0].cells[0]
 
     def test_a_volume_that_was_changed_meanwhile_is_looked_at_again(self, box: Panel) -> None:
         image = box.inputs.volume.GetImageData()

