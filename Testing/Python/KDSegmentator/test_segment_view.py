@@ -38,7 +38,7 @@ def test_a_card_says_what_the_task_may_be_used_for_and_shows_what_it_finds(shipp
 
 
 def test_tasks_that_do_not_fit_come_after_those_that_do_with_the_reason_in_short(shipped: tuple[Family, ...]) -> None:
-    problem = "The volume is too small (20.5 mm left to right, 3 mm) for this task, which was trained on others. Crop nothing."
+    problem = "The volume is too small (20.5 mm left to right, 3 mm) for this task, which knows others. Crop nothing."
     cards = task_cards(shipped, {"brain-t1": TaskAssessment(problem=problem, estimates={})})
     assert cards[-1].task == "brain-t1"
     assert cards[-1].problem == "The volume is too small (20.5 mm left to right, 3 mm) for this task"
