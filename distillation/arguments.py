@@ -26,6 +26,9 @@ Or one stage at a time:
   kdseg-distill export        RECIPE --workspace WORK --raw DATA --output PACKS
   kdseg-distill report        RECIPE --workspace WORK --raw DATA
 
+Several ways of training one size, or several seeds, are compared case by case:
+  kdseg-distill compare       WORK1 WORK2 ... --size x1/8
+
 A model that somebody else trained becomes a pack without any training:
   kdseg-distill import        FOLDER|ZIP --output PACKS
 
@@ -118,10 +121,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     validation = commands.add_parser(
         "validation",
-        help="write the tables of evaluated workspaces (tasks, seeds) to a Markdown page; its other tasks stay",
+        help="write the tables of evaluated workspaces (tasks, seeds) to a Markdown page; its other sections stay",
     )
-    validation.add_argument("workspaces", nargs="+", type=Path, metavar="WORKSPACE", help="evaluated workspaces")
+    validation.add_argument(
+        "sources", nargs="+", type=Path, metavar="SOURCE", help="evaluated workspaces, and files of scores (.json)"
+    )
     validation.add_argument("--output", type=Path, required=True, help="the page, for example docs/validation.md")
+    compare = commands.add_parser(
+        "compare", help="compare ways of training one size, paired by seed and case, with tests and intervals"
+    )
+    compare.add_argument(
+        "sources",
+        nargs="+",
+        type=Path,
+        metavar="SOURCE",
+        help="evaluated workspaces (seeds), or one file of scores (.json)",
+    )
+    compare.add_argument("--size", metavar="S", help="which students of the workspaces, for example x1/8")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="keep the scores of every seed and case as a file")
     commands.add_parser("report", parents=[common], help="write the report of what was evaluated, HTML and Markdown")
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")
     export.add_argument("--output", type=Path, required=True, help="folder for the packs, one folder each")
@@ -142,7 +159,12 @@ def _add_import(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", metavar="NAME", help="which model, by its folder or configuration, if there are several"
     )
-    parser.add_argument("--fold", metavar="N", help="0 to 4, or all (default: all if it is there, else the first)")
+    parser.add_argument(
+        "--fold",
+        metavar="N",
+        help="0 to 4, or all, or several as 0,1,2: the mean of their logits, several times as slow "
+        "(default: all if it is there, else the first)",
+    )
     parser.add_argument("--checkpoint", default="checkpoint_final.pth", help="file in the fold (default: %(default)s)")
     parser.add_argument(
         "--image",

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _set_workers()
         if options.command == "validation":
             _validation(options)
+        elif options.command == "compare":
+            _compare(options)
         elif options.command == "mix":
             _mix(options)
         elif options.command == "synthesize":
@@ -274,8 +276,42 @@ def _report(stages: Stages, options: argparse.Namespace) -> None:
 def _validation(options: argparse.Namespace) -> None:
     from distillation.report.validation import write_validation
 
-    write_validation(options.workspaces, options.output)
+    write_validation(options.sources, options.output)
     print(f"written to {options.output}")
+
+
+def _compare(options: argparse.Namespace) -> None:
+    from distillation.report.arms import (
+        arm_verdicts,
+        arms_of,
+        difference_table,
+        read_arms,
+        seed_table,
+        structure_table,
+        write_arms,
+    )
+    from distillation.report.results import join_seeds, read_results
+
+    if options.sources[0].suffix == ".json":
+        if len(options.sources) > 1:
+            raise InvalidSettingsError("give one file of scores, which holds all seeds, or workspaces")
+        arms = read_arms(options.sources[0])
+    else:
+        if options.size is None:
+            raise InvalidSettingsError("--size says which students of the workspaces are compared, for example x1/8")
+        joined = join_seeds([read_results(folder) for folder in options.sources])
+        if len(joined) > 1:
+            raise InvalidSettingsError(f"the workspaces are of {len(joined)} tasks; give those of one")
+        arms = arms_of(joined[0], options.size)
+    for sentence in arm_verdicts(arms):
+        print(f"- {sentence}")
+    for table in (seed_table(arms), difference_table(arms), structure_table(arms)):
+        print(f"\n{table.markdown()}", end="")
+    if options.json is not None:
+        from distillation.evaluation.tables import write_text
+
+        write_text(options.json, write_arms(arms))
+        print(f"\nwritten to {options.json}")
 
 
 def _say(text: str) -> None:

@@ -159,6 +159,7 @@ class Exports:
             into=folder.parent,
             storage=storage,
             held_out=prepared.held_out_cases(fold),
+            started_from=self.trainings.started_from(size, method),
         )
         if exported is not None:
             exported(f"{size} {method}", result.agreement)

@@ -141,10 +141,11 @@ def train_side_by_side(
             folders.append(folder)
             # the first process decides: another one could see a file that appears in between
             if distributed.from_first((fold_folder / "checkpoint_final.pth").is_file()):
-                if not _same_run(read_plans(folder / "plans.json"), each):
+                differing = _differing(read_plans(folder / "plans.json"), each)
+                if differing:
                     raise TrainingError(
-                        f"{folder} was trained with other settings than the recipe's; remove or rename it to train "
-                        "again, or put the recipe back"
+                        f"{folder} was trained with other settings than the recipe's ({differing}); remove or rename "
+                        "it to train again, or put the recipe back"
                     )
                 continue
             resume = distributed.from_first(any((fold_folder / name).is_file() for name in _TO_GO_ON_FROM))
@@ -210,19 +211,24 @@ def method_of(plans: dict[str, Any]) -> Method:
 
 def _same_run(found: dict[str, Any], wanted: dict[str, Any]) -> bool:
     """Return whether two plans give the same run; paths may differ, so that a workspace can be moved."""
-    same_settings = TrainingSettings.from_plans(found).same_but_for_place(TrainingSettings.from_plans(wanted))
-    return same_settings and all(
-        found.get(key) == wanted.get(key) for key in found.keys() | wanted.keys() if key != PLANS_KEY
-    )
+    return not _differing(found, wanted)
+
+
+def _differing(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """Return for people what makes two plans different runs, or an empty text."""
+    settings = TrainingSettings.from_plans(found).differing(TrainingSettings.from_plans(wanted))
+    keys = sorted((found.keys() | wanted.keys()) - {PLANS_KEY})
+    return ", ".join([*settings, *(key for key in keys if found.get(key) != wanted.get(key))])
 
 
 def _write_plans(folder: Path, plans: dict[str, Any], *, started: bool) -> None:
     if not (folder / "dataset.json").is_file():
         raise TrainingError(f"{folder} holds no preprocessed dataset; run 'kdseg-distill prepare' first")
     path = folder / f"{plans['plans_name']}.json"
-    if started and path.is_file() and not _same_run(read_plans(path), plans):
+    differing = _differing(read_plans(path), plans) if started and path.is_file() else ""
+    if differing:
         raise TrainingError(
-            f"a run with the plans {path} was started with other settings. Finish it with the settings that it was "
-            "started with, or remove its results folder"
+            f"a run with the plans {path} was started with other settings ({differing}). Finish it with the settings "
+            "that it was started with, or remove its results folder"
         )
     write_json(path, plans)

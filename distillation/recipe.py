@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +35,7 @@ from KDSegmentatorLib.packs.manifest import (
     Method,
     Modality,
     Region,
+    Sha256,
     Task,
     Version,
 )
@@ -171,6 +172,16 @@ class TeachingRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _SoftLabels:
+    """What a recipe says of :class:`SoftLabelSettings`."""
+
+    weight: float = SoftLabelSettings.weight
+    ramp_start: float = SoftLabelSettings.ramp_start
+    ramp_end: float = SoftLabelSettings.ramp_end
+    hard: bool = SoftLabelSettings.hard
+
+
+@dataclass(frozen=True, kw_only=True)
 class MethodRecipe:
     """A distillation method: losses beside a running teacher, added by weight, or stored soft labels, or both.
 
@@ -207,8 +218,11 @@ class MethodRecipe:
             return cls(terms=read_terms(content, path))
         values = terms.pop(SOFT_LABELS)
         try:
-            soft = SoftLabelSettings(method="", folder="", **(values or {}))
-        except (TypeError, InvalidSettingsError) as error:
+            settings = build(_SoftLabels, values or {})
+            soft = SoftLabelSettings(method="", folder="", **asdict(settings))
+        except FieldError as error:
+            raise FieldError(f"{path}.{SOFT_LABELS}.{error.path}".rstrip("."), error.problem) from error
+        except InvalidSettingsError as error:
             raise FieldError(f"{path}.{SOFT_LABELS}", str(error)) from error
         return cls(terms=read_terms(terms, path) if terms else {}, soft_labels=soft)
 
@@ -229,6 +243,8 @@ class StudentRecipe:
             for a network of 1/n of the width is a good start (as Yang & Hu, Tensor Programs V, 2022, find for another
             initialisation).
         start: folder of a pack, relative to the recipe's file, whose weights training starts from; None draws them.
+        start_sha256: hash of the checkpoint that this pack was exported from (``provenance`` in its manifest), so that
+            another version of it, perhaps one that this recipe itself made, is refused; None takes any.
     """
 
     size: str
@@ -239,6 +255,7 @@ class StudentRecipe:
     optimizer: Optimizer | None = None
     learning_rate_factor: float = 1.0
     start: str | None = None
+    start_sha256: Sha256 | None = None
 
     def __post_init__(self) -> None:
         _check_epochs(self.epochs)
@@ -246,6 +263,8 @@ class StudentRecipe:
             raise InvalidSettingsError(f"warm_up_epochs must not be negative, got {self.warm_up_epochs}")
         if not 0 < self.learning_rate_factor < math.inf:
             raise InvalidSettingsError(f"learning_rate_factor must be > 0, got {self.learning_rate_factor}")
+        if self.start_sha256 is not None and self.start is None:
+            raise InvalidSettingsError("start_sha256 says which pack 'start' is, but there is no 'start'")
         if alpha_of(self.size) == 1:
             raise InvalidSettingsError("x1 is the teacher; a student is smaller")
         if not self.methods or len(set(self.methods)) != len(self.methods) or "teacher" in self.methods:
@@ -385,6 +404,13 @@ class Recipe:
             raise InvalidSettingsError(
                 f"pack: method '{self.pack.method}' is to be shipped, but no student is trained with it"
             )
+        for name, method in self.methods.items():
+            least = max((term.least_classes for term in method.terms.values()), default=0)
+            if len(self.pack.labels) + 1 < least:
+                raise InvalidSettingsError(
+                    f"'{name}' standardises logits, which needs {least - 1} structures and more; there are "
+                    f"{len(self.pack.labels)}"
+                )
         folds = self.teacher_folds()
         if self.dataset.fold not in folds:
             raise InvalidSettingsError(f"the teacher's folds {list(folds)} lack the dataset's fold {self.dataset.fold}")

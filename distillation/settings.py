@@ -6,7 +6,7 @@ come from its plans. The settings live under one top-level key that stock nnU-Ne
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
 
@@ -54,6 +54,8 @@ MINIMUM_WIDTH = 8
 """C_min: the smallest number of features a scaled stage may have, unless a recipe says otherwise."""
 
 MAXIMUM_SEED = 2**31
+
+_START = ("initial_checkpoint", "initial_sha256", "initial_iterations")
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Optimizer = Literal["sgd", "adamw"]
@@ -171,6 +173,9 @@ class SoftLabelSettings:
         ramp_end: share of the training from which w has its value; it grows linearly in between.
         hard: take the reference labels in place of the teacher's probabilities: the same loss without a teacher, which
             tells what of a gain comes from the form of the loss.
+        teachers: hashes of the networks whose probabilities they are; None with ``hard`` and in runs of earlier
+            versions.
+        mirroring_axes: array axes that these were averaged over.
     """
 
     method: str
@@ -179,8 +184,13 @@ class SoftLabelSettings:
     ramp_start: float = 0.3
     ramp_end: float = 0.5
     hard: bool = False
+    teachers: tuple[str, ...] | None = None
+    mirroring_axes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("teachers", "mirroring_axes"):  # JSON knows lists only
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
         if not 0 <= self.weight <= 1:
             raise InvalidSettingsError(f"weight of soft labels must be 0 to 1, got {self.weight}")
         if not 0 <= self.ramp_start <= self.ramp_end <= 1:
@@ -188,6 +198,12 @@ class SoftLabelSettings:
                 f"ramp_start and ramp_end are shares of the training, 0 <= ramp_start <= ramp_end <= 1, got "
                 f"{self.ramp_start} and {self.ramp_end}"
             )
+
+    def same_but_for_place(self, other: SoftLabelSettings) -> bool:
+        """Return whether these are the same soft labels in the same use, wherever their folder lies now."""
+        known = None not in (self.teachers, other.teachers)
+        teachers = (self.teachers, self.mirroring_axes) if known else (other.teachers, other.mirroring_axes)
+        return replace(self, folder=other.folder, teachers=teachers[0], mirroring_axes=teachers[1]) == other
 
     def weight_at(self, progress: float) -> float:
         """Return w after a share of the training, in [0, 1]."""
@@ -215,6 +231,8 @@ class TrainingSettings:
         augmentation: what is done to training patches beyond nnU-Net's own augmentation.
         initial_checkpoint: checkpoint, or folder of a pack, of the same network whose weights training starts from;
             None draws them.
+        initial_sha256: hash of the checkpoint that a pack to start from was exported from; None of a checkpoint, and
+            in runs of earlier versions.
         initial_iterations: optimiser steps that those weights have seen already.
         gradient_checkpointing: keep the outputs of the network's stages only and compute the rest again for the
             gradient: less memory for about a third more time.
@@ -234,6 +252,7 @@ class TrainingSettings:
     mirroring_axes: tuple[int, ...] = (0, 1, 2)
     augmentation: AugmentationSettings = NNUNETS_OWN
     initial_checkpoint: str | None = None
+    initial_sha256: str | None = None
     initial_iterations: int = 0
     gradient_checkpointing: bool = False
     minimum_width: int = MINIMUM_WIDTH
@@ -260,16 +279,25 @@ class TrainingSettings:
         """Optimiser steps that the final weights have seen."""
         return self.initial_iterations + self.epochs * self.iterations_per_epoch
 
-    def same_but_for_place(self, other: TrainingSettings) -> bool:
-        """Return whether a run with these settings is one with the other settings, in a workspace that was moved."""
-        mine, others = self.distillation, other.distillation
-        same_teacher = mine is others if mine is None or others is None else mine.same_but_for_place(others)
-        same_start = _inside_results(self.initial_checkpoint) == _inside_results(other.initial_checkpoint)
-        soft = self.soft_labels
-        if soft is not None and other.soft_labels is not None:
-            soft = replace(soft, folder=other.soft_labels.folder)  # it says itself whose they are
-        here = replace(self, initial_checkpoint=other.initial_checkpoint, distillation=others, soft_labels=soft)
-        return same_teacher and same_start and here == other
+    def differing(self, other: TrainingSettings) -> tuple[str, ...]:
+        """Return the settings by which a run is another one than with ``other``, wherever their workspaces lie."""
+        same: dict[str, Any] = {}
+        for name in ("distillation", "soft_labels"):
+            mine, others = getattr(self, name), getattr(other, name)
+            if None not in (mine, others) and mine.same_but_for_place(others):
+                same[name] = others
+        if self._same_start(other):
+            same |= {name: getattr(other, name) for name in _START}
+        here = replace(self, **same)
+        return tuple(each.name for each in fields(self) if getattr(here, each.name) != getattr(other, each.name))
+
+    def _same_start(self, other: TrainingSettings) -> bool:
+        """Return whether both start from the same weights; where a hash is not known, the checkpoint's name decides."""
+        hashes = self.initial_sha256, other.initial_sha256
+        if None not in hashes:
+            return hashes[0] == hashes[1] and self.initial_iterations == other.initial_iterations
+        counted = self.initial_iterations == other.initial_iterations or hashes != (None, None)
+        return counted and _inside_results(self.initial_checkpoint) == _inside_results(other.initial_checkpoint)
 
     def to_plans(self) -> dict[str, Any]:
         """Return the settings as the JSON object that :meth:`from_plans` reads."""

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 def train_together(trainers: Sequence[KDSegPlainTrainer]) -> None:
     """Train networks on one stream of batches, so that they are paired and augmentation is paid for once.
 
-    Each keeps its own optimiser, log and checkpoints. The batches of an epoch depend on the seed and the epoch alone,
-    so that one that a kill left an epoch behind the others sees the ones that it missed.
+    Each keeps its own optimiser, log and checkpoints. A batch depends on the seed and its number alone, so that one
+    that a kill left an epoch behind the others sees those that it missed.
 
     Args:
         trainers: initialised, with the same seed, number of iterations, batch and patch size.
@@ -43,6 +43,9 @@ def _train_epoch(trainers: Sequence[KDSegPlainTrainer], source: KDSegPlainTraine
     for trainer in trainers:
         trainer.on_epoch_start()
         trainer.on_train_epoch_start()
+    epoch = trainers[0].current_epoch
+    source.dataloader_train.go_to(epoch * source.num_iterations_per_epoch)
+    source.dataloader_val.go_to(epoch * source.num_val_iterations_per_epoch)
     steps = [trainer.train_step for trainer in trainers]
     trained = _over_batches(steps, source.dataloader_train, source.num_iterations_per_epoch)
     for trainer, outputs in zip(trainers, trained, strict=True):

@@ -11,18 +11,20 @@ from distillation.plans import alpha_of, resolve_configuration, student_plans
 from distillation.settings import DistillationSettings, TeacherSettings, TrainingSettings
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 from KDSegmentatorLib.io.files import file_sha256
-from KDSegmentatorLib.packs.names import name_part
+from KDSegmentatorLib.packs.names import MANIFEST_NAME, name_part
+from KDSegmentatorLib.packs.pack import open_pack
 
 if TYPE_CHECKING:
     from distillation.launch import Workspace
     from distillation.prepare import PreparedDataset
-    from distillation.recipe import Recipe
+    from distillation.recipe import Recipe, StudentRecipe
     from KDSegmentatorLib.packs.manifest import Method
 
 TEACHER_SIZE = "x1"
 WARM_UP = "warmup"
 
-_CONTINUED_SEED_OFFSET = 1000  # more than the epochs of any warm-up: every epoch has its own seed
+CONTINUED_SEED_OFFSET = 1000
+"""Added to a recipe's seed in trainings that go on from a warm-up, so that they see other batches than it did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +98,7 @@ def plans_for_warm_up(recipe: Recipe, size: str, plans: dict[str, Any]) -> dict[
         recipe.dataset.configuration,
         alpha=alpha_of(size),
         name=_plans_name(plans, size, WARM_UP),
-        settings=recipe.student_settings(of_size, of_size.warm_up_epochs),
+        settings=started(recipe.student_settings(of_size, of_size.warm_up_epochs), of_size),
     )
 
 
@@ -122,9 +124,10 @@ def plans_for_student(
         TrainingError: the method needs a teacher and there is none.
     """
     of_size = recipe.student(student.size)
-    settings = _continued(recipe.student_settings(of_size, of_size.epochs), recipe, student.size, warm_up)
+    settings = started(recipe.student_settings(of_size, of_size.epochs), of_size)
+    settings = _continued(settings, recipe, student.size, warm_up)
     if student.method != "plain":
-        settings = _with_soft_labels(settings, recipe, student.method, soft_labels)
+        settings = _with_soft_labels(settings, recipe, student.method, teacher, soft_labels)
     if student.method != "plain" and recipe.methods[student.method].terms:
         settings = _with_teacher(settings, recipe, student.method, teacher)
     return student_plans(
@@ -169,14 +172,66 @@ def _continued(settings: TrainingSettings, recipe: Recipe, size: str, warm_up: P
     return replace(
         settings,
         initial_learning_rate=recipe.student(size).learning_rate_factor * recipe.training.continued_learning_rate,
-        seed=settings.seed + _CONTINUED_SEED_OFFSET,
+        seed=settings.seed + CONTINUED_SEED_OFFSET,
         initial_checkpoint=str((warm_up / f"fold_{recipe.dataset.fold}" / "checkpoint_final.pth").resolve()),
-        initial_iterations=recipe.settings(recipe.student(size).warm_up_epochs).iterations,
+        initial_sha256=None,
+        initial_iterations=settings.initial_iterations
+        + recipe.settings(recipe.student(size).warm_up_epochs).iterations,
     )
 
 
+def started(settings: TrainingSettings, student: StudentRecipe) -> TrainingSettings:
+    """Return settings that know the pack that they start from, if they do.
+
+    Raises:
+        InvalidSettingsError: the recipe says that it is another one.
+        KDSegmentatorError: it is missing or damaged.
+    """
+    if student.start is None:
+        return settings
+    pack = open_pack(student.start)
+    made_by = pack.manifest.provenance
+    if student.start_sha256 not in (None, made_by.checkpoint_sha256):
+        raise InvalidSettingsError(
+            f"{student.size} starts from a pack of the checkpoint {student.start_sha256}, but {student.start} is "
+            f"version {pack.manifest.version}, of {made_by.checkpoint_sha256}: the family has been trained further "
+            "since. Name the earlier pack as 'start' (git keeps those that were shipped), or take out start_sha256 to "
+            "go on from this one"
+        )
+    return replace(settings, initial_sha256=made_by.checkpoint_sha256, initial_iterations=made_by.iterations or 0)
+
+
+def teaching_axes(recipe: Recipe) -> tuple[int, ...]:
+    """Return the array axes that soft labels are averaged over."""
+    return recipe.training.mirroring_axes if recipe.teaching.mirroring else ()
+
+
+def teaching_hashes(recipe: Recipe, teacher: TeacherSource | None) -> tuple[str, ...] | None:
+    """Return the hashes of the checkpoints that soft labels come from, or None where one of them is not there.
+
+    Args:
+        recipe: its ``teaching`` names packs and model folders; without any, the teacher labels.
+        teacher: the recipe's own.
+
+    Raises:
+        KDSegmentatorError: a pack is damaged.
+    """
+    folders = [Path(each) for each in recipe.teaching.networks] or ([] if teacher is None else [teacher.folder])
+    checkpoint = recipe.teacher.checkpoint if recipe.teaching.networks or teacher is None else teacher.checkpoint
+    hashes = []
+    for folder in folders:
+        if (folder / MANIFEST_NAME).is_file():
+            hashes.append(open_pack(folder).manifest.provenance.checkpoint_sha256)
+            continue
+        source = TeacherSource(folder=folder, checkpoint=checkpoint)
+        if not all(source.path(fold).is_file() for fold in recipe.teacher_folds()):
+            return None
+        hashes += [source.sha256(fold) for fold in recipe.teacher_folds()]
+    return tuple(hashes) or None
+
+
 def _with_soft_labels(
-    settings: TrainingSettings, recipe: Recipe, method: Method, folder: Path | None
+    settings: TrainingSettings, recipe: Recipe, method: Method, teacher: TeacherSource | None, folder: Path | None
 ) -> TrainingSettings:
     if method not in recipe.methods:
         raise InvalidSettingsError(f"the recipe's 'methods' does not set '{method}'")
@@ -184,7 +239,11 @@ def _with_soft_labels(
     if soft is None:
         return settings
     place = "" if folder is None else str(folder.resolve())
-    return replace(settings, soft_labels=replace(soft, method=method, folder=place))
+    named = replace(soft, method=method, folder=place)
+    if not soft.hard:
+        hashes = teaching_hashes(recipe, teacher)
+        named = replace(named, teachers=hashes, mirroring_axes=None if hashes is None else teaching_axes(recipe))
+    return replace(settings, soft_labels=named)
 
 
 def _with_teacher(

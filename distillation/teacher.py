@@ -36,7 +36,8 @@ class ModelFolder:
         mirroring_axes: spatial axes (0 = first array axis) that training mirrored.
         sha256: hash of the checkpoint file.
         trainer: nnU-Net's trainer class, for example ``nnUNetTrainerNoMirroring``.
-        trained_with: package to version in the training's environment; None if the checkpoint does not say.
+        trained_with: package to version in the training's environment, and ``precision``, the number formats that it
+            ran in; None if the checkpoint does not say.
     """
 
     folder: Path
@@ -251,7 +252,11 @@ def _trained_with(content: dict[str, Any]) -> dict[str, str] | None:
     """Return the versions that our own trainers write into a checkpoint."""
     own = content.get(PLANS_KEY)
     versions = own.get("versions") if isinstance(own, dict) else None
-    return {str(name): str(version) for name, version in versions.items()} if isinstance(versions, dict) else None
+    if not isinstance(own, dict) or not isinstance(versions, dict):
+        return None
+    precisions = own.get("precisions")
+    known = {"precision": ", then ".join(map(str, precisions))} if isinstance(precisions, list) and precisions else {}
+    return {**{str(name): str(version) for name, version in versions.items()}, **known}
 
 
 def _put_weights(network: nn.Module, weights: Any, path: Path, trainer: str = "") -> None:

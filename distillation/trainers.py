@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
-from batchgenerators.dataloading.single_threaded_augmenter import SingleThreadedAugmenter
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
@@ -24,11 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distillation import distributed
 from distillation.augmentation import with_augmentation
+from distillation.batch_stream import BatchStream, seed_everything
 from distillation.distiller import Distiller, load_teachers
 from distillation.losses.segmentation import SoftSegmentationLoss, segmentation_loss
 from distillation.pack_weights import load_pack_weights
 from distillation.settings import PLANS_KEY, TrainingSettings
-from distillation.soft_labels import SoftLabelLoader
+from distillation.soft_labels import SoftLabelLoader, check_soft_labels
 from distillation.teacher import load_weights, read_checkpoint
 from distillation.torch_tuning import checkpoint_stages, keep_channels_last, training_dtype
 from distillation.training_log import (
@@ -47,6 +45,7 @@ from KDSegmentatorLib.packs.pack import open_pack
 GRADIENT_NORM_LIMIT = 12.0
 """nnU-Net's own limit."""
 
+_TRAINING, _VALIDATION = 1, 2  # parts of the seeds of their batches
 _PARTS = "trained_along"
 _LOGGED = ("val_losses", "mean_fg_dice", "lrs", "epoch_start_timestamps")
 
@@ -54,8 +53,8 @@ _LOGGED = ("val_losses", "mean_fg_dice", "lrs", "epoch_start_timestamps")
 class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries no types
     """nnU-Net's training with its length, batch size, seed and precision taken from the plans.
 
-    An epoch's random numbers depend on the seed and the epoch alone, so that a run which was killed and resumed sees
-    the same batches as one that was not (with ``nnUNet_n_proc_DA=0``; worker processes seed themselves).
+    A batch depends on the seed and its number alone (:mod:`distillation.batch_stream`), so that a run which was killed
+    and resumed sees the same batches as one that was not.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
                 f"{distributed.process_count()} processes cannot share a batch of {self.settings.batch_size} equally; "
                 "set the recipe's batch_size to a multiple of them, or start fewer processes"
             )
-        _seed_everything(self.settings.seed)  # before the weights are drawn
+        seed_everything(self.settings.seed)  # before the weights are drawn
         super().__init__(plans, configuration, fold, dataset_json, device)
         # nnU-Net takes the process's number over all nodes for a device, and always one with CUDA
         self.device = distributed.local_device(device.type)
@@ -89,6 +88,8 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         """Batches of training and validation that another trainer draws as well; None for its own."""
         # measured, so that processes could differ
         self.autocast_dtype = distributed.from_first(training_dtype(self.settings.precision, self.device))
+        self.precisions = [_name_of(self.autocast_dtype)]
+        """Number formats that it was trained in, in their order."""
         self.iteration = 0
         """Optimiser steps of this epoch so far."""
         self.loss_means = LossMeans()
@@ -103,6 +104,8 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         self.network: torch.nn.Module = self.network.to(memory_format=torch.channels_last_3d)
         if self.device.type == "cpu":
             keep_channels_last(self.network)
+        if self.soft_label_folder is not None:
+            self._check_soft_labels(self.soft_label_folder)
         if self.settings.initial_checkpoint is not None:
             self._load_initial_weights(Path(self.settings.initial_checkpoint))
         if self.settings.gradient_checkpointing:
@@ -112,6 +115,13 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             self.loss = self._build_loss()
             devices = [self.device] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.network, device_ids=devices)
+
+    def _check_soft_labels(self, folder: Path) -> None:
+        soft = self.settings.soft_labels
+        if soft is not None and soft.teachers is not None:
+            check_soft_labels(
+                folder, {"teachers": list(soft.teachers), "mirroring_axes": list(soft.mirroring_axes or ())}
+            )
 
     def _load_initial_weights(self, source: Path) -> None:
         if source.is_dir():
@@ -154,37 +164,22 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         if self.shared_loaders is not None:
             self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # notes the axes of inference
             return self.shared_loaders
-        if self.soft_label_folder is None:
-            stock_loaders: tuple[Any, Any] = super().get_dataloaders()
-            return stock_loaders
         processes = get_allowed_n_proc_DA()
-        with _no_augmentation_processes():  # they would serve a loader that is replaced here
-            training, validation = super().get_dataloaders()
-        stock = training.data_loader
-        loader = SoftLabelLoader(
-            stock._data,
-            stock.batch_size,
-            stock.patch_size,
-            stock.final_patch_size,
-            self.label_manager,
-            oversample_foreground_percent=stock.oversample_foreground_percent,
-            transforms=stock.transforms,
-            probabilistic_oversampling=True,
-            folder=self.soft_label_folder,
-            classes=self.label_manager.num_segmentation_heads,
+        with _no_augmentation_processes():  # the stream has its own
+            stock = super().get_dataloaders()
+        training, validation = (each.data_loader for each in stock)
+        if self.soft_label_folder is not None:
+            classes = self.label_manager.num_segmentation_heads
+            training = SoftLabelLoader(training, self.soft_label_folder, classes)
+        pinned = self.device.type == "cuda"
+        return (
+            BatchStream(training, self._seed(_TRAINING), processes=processes, pin_memory=pinned),
+            BatchStream(validation, self._seed(_VALIDATION), processes=(processes + 1) // 2, pin_memory=pinned),
         )
-        if processes == 0:
-            return SingleThreadedAugmenter(loader, None), validation
-        shared = NonDetMultiThreadedAugmenter(
-            data_loader=loader,
-            transform=None,
-            num_processes=processes,
-            num_cached=max(6, processes // 2),
-            seeds=None,
-            pin_memory=self.device.type == "cuda",
-            wait_time=0.002,
-        )
-        return shared, validation
+
+    def _seed(self, phase: int) -> tuple[int, ...]:
+        """Return what the batches follow from; processes that train together must not draw the same patches."""
+        return self.settings.seed, phase, self.local_rank
 
     def on_train_start(self) -> None:
         super().on_train_start()
@@ -194,12 +189,12 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
 
     def on_train_end(self) -> None:
         super().on_train_end()
+        for stream in (self.dataloader_train, self.dataloader_val):
+            stream.close()
         if self.log is not None:
             self.log.close()
 
     def on_train_epoch_start(self) -> None:
-        # processes must not draw the same patches, nor runs of other seeds one epoch later
-        _seed_everything(self.settings.seed, 1 + self.current_epoch, self.local_rank)
         self.iteration = 0
         self.loss_means = LossMeans()
         self.network.train()
@@ -343,7 +338,11 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
                 super().save_checkpoint(str(partial))
                 content = torch.load(partial, map_location="cpu", weights_only=False)  # written a moment ago by us
                 content["trainer_name"] = nnUNetTrainer.__name__
-                content[PLANS_KEY] = {"versions": package_versions(TRAINING_PACKAGES), **self.further_state()}
+                content[PLANS_KEY] = {
+                    "versions": package_versions(TRAINING_PACKAGES),
+                    "precisions": self.precisions,
+                    **self.further_state(),
+                }
                 torch.save(content, partial)
         except (ImageWriteError, RuntimeError) as error:  # torch says RuntimeError for a full disk
             raise TrainingError(
@@ -356,12 +355,23 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         try:
             content = read_checkpoint(path)  # nnU-Net would run code that is in it
             super().load_checkpoint(filename_or_checkpoint)
+            self._note_precision(content.get(PLANS_KEY, {}).get("precisions", []))
             self.restore(content.get(PLANS_KEY, {}))
         except (TeacherError, KeyError, ValueError, RuntimeError) as error:
             raise TrainingError(
                 f"training cannot go on from {path}: {error}. Remove it to go on from checkpoint_best.pth beside it, "
                 "or remove the whole folder to start again"
             ) from error
+
+    def _note_precision(self, before: Sequence[str]) -> None:
+        """Note and say where a run goes on in another number format, as ``auto`` may find on another machine."""
+        now = self.precisions[-1]
+        if before and before[-1] != now:
+            self.print_to_log_file(
+                f"goes on in {now}, was in {before[-1]} so far: the weights will be those of neither alone; set "
+                "precision in the recipe's training to have one, in a workspace of its own"
+            )
+        self.precisions = [*before] if before and before[-1] == now else [*before, now]
 
     def restore(self, state: dict[str, Any]) -> None:
         """Put back what :meth:`further_state` returned."""
@@ -423,6 +433,10 @@ class KDSegDistillingTrainer(KDSegPlainTrainer):
             self.distiller.parts.load_state_dict(state.get(_PARTS, {}))
 
 
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 @contextmanager
 def _no_augmentation_processes() -> Iterator[None]:
     """Let nnU-Net augment in this process, whatever ``nnUNet_n_proc_DA`` says."""
@@ -436,10 +450,3 @@ def _no_augmentation_processes() -> Iterator[None]:
             del os.environ[variable]
         else:
             os.environ[variable] = before
-
-
-def _seed_everything(*numbers: int) -> None:
-    """Seed numpy and torch from numbers of which any other combination gives an unrelated stream."""
-    state = np.random.SeedSequence(numbers).generate_state(2)
-    np.random.seed(state[0])
-    torch.manual_seed(int(state[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillation.dataset import Case, find_dataset
@@ -22,17 +23,22 @@ from distillation.students import (
     plans_for_teacher,
     plans_for_warm_up,
     soft_label_folder,
+    started,
     student_folder,
     teacher_folder,
+    teaching_axes,
+    teaching_hashes,
     warm_up_folder,
 )
 from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
-from KDSegmentatorLib.io.files import write_json
-from KDSegmentatorLib.packs.manifest import Method
+from KDSegmentatorLib.io.files import atomic_output, write_json
+from KDSegmentatorLib.packs.manifest import Manifest, Method
+from KDSegmentatorLib.packs.manifest_file import read_manifest
+from KDSegmentatorLib.packs.names import MANIFEST_NAME
+from KDSegmentatorLib.packs.pack import open_pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from distillation.launch import Progress, Workspace
     from distillation.recipe import Recipe
@@ -40,6 +46,9 @@ if TYPE_CHECKING:
 
 _SPLIT_OF_TRAINING = "split.json"
 """In a fold's folder: who trained and who was held out, as nnU-Net's split said when it was begun."""
+
+_START_OF_TRAINING = "start_manifest.json"
+"""In a fold's folder: the manifest of the pack that training started from, which may be replaced afterwards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,13 +117,32 @@ class Trainings:
         return write_soft_labels(self.recipe, self.prepared(), self.teacher(), device=device, progress=progress)
 
     def teaching(self) -> Progress:
-        """Return how far the soft labels of the training cases are."""
+        """Return how far the soft labels of the training cases are; those of other teachers than wanted count as none.
+
+        Where the teachers are not there any more, what they left is taken for theirs.
+        """
+        from distillation.soft_labels import check_soft_labels
+
         try:
-            folder = soft_label_folder(self.prepared(), self.recipe.dataset.configuration)
+            folder = self._soft_label_folder()
+            check_soft_labels(folder, self._soft_labels_index())
             missing = [name for name in self._split()["train"] if not (folder / f"{name}.npy").is_file()]
-        except (KDSegmentatorError, KeyError):  # not prepared
+        except (KDSegmentatorError, KeyError):  # not prepared, or nothing is there
             return "new"
-        return "started" if missing and folder.is_dir() else "new" if missing else "done"
+        return "started" if missing else "done"
+
+    def _soft_label_folder(self) -> Path:
+        return soft_label_folder(self.prepared(), self.recipe.dataset.configuration)
+
+    def _soft_labels_index(self) -> dict[str, Any]:
+        """Return what the index of the soft labels has to say."""
+        from distillation.teaching import soft_labels_about
+
+        index: dict[str, Any] = {**soft_labels_about(self.recipe, self.prepared())}
+        hashes = teaching_hashes(self.recipe, self.teacher())
+        if hashes is not None:
+            index |= {"teachers": list(hashes), "mirroring_axes": list(teaching_axes(self.recipe))}
+        return index
 
     def train_students(self, students: Sequence[Student], device: str = "cpu") -> list[Path]:
         """Train students of one size, with its warm-up if it has one, and return their model folders.
@@ -130,7 +158,10 @@ class Trainings:
             self._train([plans_for_warm_up(self.recipe, size, self.prepared().plans)], device)
         alone = [TrainingSettings.from_plans(plans).distillation is not None for plans in wanted]
         if self.teaching() != "done" and any(self.recipe.methods[m].needs_soft_labels for m in methods):
-            raise TrainingError("the training cases have no soft labels yet; run 'kdseg-distill teach' first")
+            from distillation.soft_labels import check_soft_labels
+
+            check_soft_labels(self._soft_label_folder(), self._soft_labels_index())
+            raise TrainingError("some training cases have no soft labels yet; run 'kdseg-distill teach' first")
         together = [plans for plans, by_itself in zip(wanted, alone, strict=True) if not by_itself]
         if together:
             self._train(together, device)
@@ -186,6 +217,29 @@ class Trainings:
             return True
         return bool(known == self._split())
 
+    def started_from(self, size: str, method: Method) -> Manifest | None:
+        """Return the manifest of the pack that a trained network, or its warm-up, started from; None if from none.
+
+        Raises:
+            KDSegmentatorError: the training is of an earlier version, which did not keep it, and the recipe's pack is
+                not the one; or a file is damaged.
+        """
+        fold = f"fold_{self.recipe.dataset.fold}"
+        folder = self.source(size, method).folder / fold
+        if size != TEACHER_SIZE and (warm_up := self._warm_up_folder(size)) is not None:
+            folder = warm_up / fold
+        path = folder / _START_OF_TRAINING
+        if path.is_file():
+            return read_manifest(path.read_text(encoding="utf-8"), str(path))
+        of_size = None if size == TEACHER_SIZE else self.recipe.student(size)
+        if of_size is None or of_size.start is None:
+            return None
+        started(self.recipe.student_settings(of_size, of_size.epochs), of_size)
+        return open_pack(of_size.start).manifest
+
+    def _warm_up_folder(self, size: str) -> Path | None:
+        return warm_up_folder(self.workspace, self.recipe, size, self.prepared().plans)
+
     def _fold_folder(self, plans: dict[str, Any]) -> Path:
         dataset = self.recipe.dataset
         folder = model_folder(
@@ -207,6 +261,7 @@ class Trainings:
             if not begun and os.environ.get("RANK", "0") == "0":  # of torchrun
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / _SPLIT_OF_TRAINING, self._split())
+                _keep_start(plans, folder)
         train_side_by_side(
             self.workspace,
             dataset=dataset.name,
@@ -228,10 +283,18 @@ class Trainings:
         plans = prepared.plans
         if student is None:
             return plans_for_teacher(self.recipe, plans)
-        warm_up = warm_up_folder(self.workspace, self.recipe, student.size, plans)
+        warm_up = self._warm_up_folder(student.size)
         return plans_for_student(
             self.recipe, student, plans, self.teacher(), warm_up, soft_label_folder(prepared, dataset.configuration)
         )
 
     def _given_plans(self) -> dict[str, Any] | None:
         return None if self.given_teacher is None else read_plans(self.given_teacher.folder / "plans.json")
+
+
+def _keep_start(plans: dict[str, Any], folder: Path) -> None:
+    """Copy the manifest of the pack that a training starts from, if it does, into its fold's folder."""
+    start = TrainingSettings.from_plans(plans).initial_checkpoint
+    if start is not None and Path(start).is_dir():
+        with atomic_output(folder / _START_OF_TRAINING) as temporary:
+            temporary.write_bytes((Path(start) / MANIFEST_NAME).read_bytes())

@@ -77,7 +77,7 @@ _CodeText = Annotated[str, text(_LINE, "a code or its meaning", max_length=64)]
 _Scheme = Annotated[str, text(_LINE, "a coding scheme, like 'SCT'", max_length=16)]
 _Licence = Annotated[str, text(r"[A-Za-z0-9.+()-]+( [A-Za-z0-9.+()-]+)*", "an SPDX licence expression", max_length=200)]
 _Loss = Annotated[str, text(r"[a-z0-9_]+", "a name, like 'ms_sard'", max_length=40)]
-_Sha256 = Annotated[str, text(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")]
+Sha256 = Annotated[str, text(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits")]
 _FileName = Annotated[str, text(FILE_NAME_PATTERN, FILE_NAME_MEANING)]
 _AxisCodes = Annotated[str, text(r"[LRPASI]{3}", "axis codes, like 'LPS'")]
 _Day = Annotated[str, text(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", "a date, like '2026-11-30'")]
@@ -358,8 +358,8 @@ class Provenance:
     """
 
     method: Method
-    checkpoint_sha256: _Sha256
-    teacher_sha256: _Sha256 | None
+    checkpoint_sha256: Sha256
+    teacher_sha256: Sha256 | None
     temperature: _Above0 | None
     weight: NotNegative | None
     seed: _Whole | None
@@ -382,7 +382,7 @@ class FileRecord:
     """Size in bytes and SHA-256 (lower-case hex) of a file in the pack."""
 
     size: Annotated[int, Meta(ge=0, le=MAXIMUM_FILE_BYTES)]
-    sha256: _Sha256
+    sha256: Sha256
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -233,7 +233,7 @@ def compare(
 
     differences = list(paired_differences(better, baseline, metric).values())
     gains = [-each if metric in LOWER_IS_BETTER else each for each in differences]
-    difference, p_value = mean_interval(differences, seed=SEED), _p_value(differences)
+    difference, p_value = mean_interval(differences, seed=SEED), signed_rank_p(differences)
     if len(seeds) > 1:
         tables = [paired_differences(seed[better.model], seed[baseline.model], metric) for seed in seeds]
         difference, p_of_both = crossed([[table[subject] for subject in sorted(table)] for table in tables])
@@ -304,7 +304,8 @@ def subject_means(values: Mapping[str, float], subjects: Mapping[str, str]) -> d
     return {subject: _mean(own) for subject, own in by_subject.items()}
 
 
-def _p_value(differences: Sequence[float]) -> float | None:
+def signed_rank_p(differences: Sequence[float]) -> float | None:
+    """Return the two-sided p value of Wilcoxon's signed-rank test, zeros by Pratt; None of too few differences."""
     from scipy.stats import wilcoxon
 
     if len(differences) < FEWEST_PAIRS:

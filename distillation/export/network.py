@@ -59,12 +59,55 @@ class SplitNetwork:
         return Head(self.head_weight, self.head_bias)
 
 
+class MeanOfFolds(nn.Module):
+    """Networks of one architecture whose logits are averaged, as nnU-Net predicts with several folds.
+
+    Their weights cannot be averaged instead: folds start from random weights of their own, so that a channel of one
+    means nothing to the other.
+
+    Args:
+        networks: each returns logits (n, K, z, y, x).
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, window: torch.Tensor) -> torch.Tensor:
+        """Return the mean logits of a window (n, channels, z, y, x)."""
+        return torch.stack([network(window) for network in self.networks]).mean(dim=0)
+
+
+class _FeaturesOfFolds(nn.Module):
+    def __init__(self, bodies: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.bodies = nn.ModuleList(bodies)
+
+    def forward(self, window: torch.Tensor) -> torch.Tensor:
+        return torch.cat([body(window) for body in self.bodies], dim=1)
+
+
+def fold_count(network: nn.Module) -> int:
+    """Return how many networks a network is made of."""
+    return len(network.networks) if isinstance(network, MeanOfFolds) else 1
+
+
 def split_network(network: nn.Module) -> SplitNetwork:
     """Cut a PlainConvUNet or ResidualEncoderUNet in front of its head; the network itself stays as it is.
+
+    The mean of folds has the features of all of them, and one head: the mean of F heads is linear in all features,
+    (1/F) [W_1 ... W_F], so that it stays exact.
 
     Raises:
         ExportError: the network does not end in a 1x1x1 convolution.
     """
+    if isinstance(network, MeanOfFolds):
+        parts = [split_network(each) for each in network.networks]
+        return SplitNetwork(
+            body=_FeaturesOfFolds([part.body for part in parts]),
+            head_weight=np.concatenate([part.head_weight for part in parts], axis=1) / np.float32(len(parts)),
+            head_bias=np.mean([part.head_bias for part in parts], axis=0, dtype=np.float32),
+        )
     body = copy.deepcopy(network).eval()
     try:
         decoder = body.decoder

@@ -23,12 +23,20 @@ from distillation.export.network import (
     Agreement,
     Storage,
     check_agreement,
+    fold_count,
     split_network,
     to_onnx,
     with_stored_weights,
 )
 from distillation.export.samples import sample_windows
-from distillation.export.training_set import describe_expected, describe_field_of_view, training_cases
+from distillation.export.training_set import (
+    describe_expected,
+    describe_field_of_view,
+    joined_expected,
+    joined_field_of_view,
+    training_cases,
+    turned_field_of_view,
+)
 from distillation.network_cost import network_cost
 from KDSegmentatorLib.engines.head import label_values
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
@@ -76,6 +84,7 @@ def export_pack(
     into: Path,
     storage: Storage = "float16",
     held_out: Collection[str] = (),
+    started_from: Manifest | None = None,
 ) -> ExportedPack:
     """Export a network that was trained here as a pack; nothing is written unless it gives torch's logits.
 
@@ -89,6 +98,7 @@ def export_pack(
         into: folder that will hold the pack's folder, named by its id; an earlier one of this name is replaced.
         storage: number format of the kernels in the file; computations are in float32 either way.
         held_out: names of cases that are left for the evaluation.
+        started_from: manifest of the pack that training started from: the network knows its training images as well.
 
     Raises:
         ExportError: the network, its plans or its labels do not fit, or the exported logits differ from torch's.
@@ -98,6 +108,15 @@ def export_pack(
     alpha = checked_alpha(model, teacher, size)
     preprocessing = describe_preprocessing(model, check_grids(dataset))
     cases = training_cases(dataset, held_out)
+
+    def training_set() -> tuple[FieldOfView | None, Expected | None]:
+        field_of_view = describe_field_of_view(cases, preprocessing.axis_codes)
+        expected = describe_expected(cases, recipe.labels)
+        if started_from is None:
+            return field_of_view, expected
+        before = turned_field_of_view(started_from, preprocessing.axis_codes)
+        return joined_field_of_view(before, field_of_view), joined_expected(started_from.expected, expected)
+
     return write_pack(
         model,
         size=size,
@@ -106,10 +125,7 @@ def export_pack(
         recipe=recipe,
         preprocessing=preprocessing,
         samples=lambda: sample_windows(model, cases[:SAMPLE_CASES]),
-        training_set=lambda: (
-            describe_field_of_view(cases, preprocessing.axis_codes),
-            describe_expected(cases, recipe.labels),
-        ),
+        training_set=training_set,
         into=into,
         storage=storage,
     )
@@ -147,7 +163,7 @@ def write_pack(
     """
     windows = describe_windows(model)
     channels = len(model.dataset["channel_names"])
-    split = split_network(model.network)
+    split, folds = split_network(model.network), fold_count(model.network)
     stored_body = with_stored_weights(split.body, storage)
     body = to_onnx(stored_body, channels=channels, patch_size=windows.patch_size, storage=storage)
     compared = samples()
@@ -180,8 +196,8 @@ def write_pack(
         network=Network(
             architecture=model.configuration["architecture"]["network_class_name"].rpartition(".")[2],
             alpha=alpha,
-            parameters=cost.parameters,
-            flops_per_window=cost.flops,
+            parameters=folds * cost.parameters,
+            flops_per_window=folds * cost.flops,
             features=split.head_weight.shape[1],
             body=BODY_NAME,
             opset=OPSET,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from distillation.dataset import Case, RawDataset
+    from KDSegmentatorLib.packs.manifest import Manifest
 
 _SIDES = {("SCT", "7771000"): "left", ("SCT", "24028007"): "right"}
 _DIGITS = 4
+_AXIS_OF = {code: axis for axis, codes in enumerate(("LR", "PA", "SI")) for code in codes}
 
 _SideKey = tuple[tuple[str, str] | None, ...]
 
@@ -122,6 +124,79 @@ def describe_expected(cases: Sequence[Case], labels: Sequence[Label]) -> Expecte
             for both in [(ml[:, left] > 0) & (ml[:, right] > 0)]
             if both.any()
         ),
+    )
+
+
+def turned_field_of_view(manifest: Manifest, axis_codes: str) -> FieldOfView | None:
+    """Return a pack's field of view along other axis codes, as of a network that goes on from it in their order."""
+    found = manifest.field_of_view
+    if found is None:
+        return None
+    axes = [_AXIS_OF[code] for code in manifest.preprocessing.axis_codes]
+    order = [axes.index(_AXIS_OF[code]) for code in axis_codes]
+    return FieldOfView(
+        smallest=vector([found.smallest[axis] for axis in order]),
+        largest=vector([found.largest[axis] for axis in order]),
+    )
+
+
+def joined_field_of_view(before: FieldOfView | None, after: FieldOfView) -> FieldOfView | None:
+    """Return the field of view of a network that was trained on two sets of images; None if one is not known."""
+    if before is None:
+        return None
+    return FieldOfView(
+        smallest=vector([min(pair) for pair in zip(before.smallest, after.smallest, strict=True)]),
+        largest=vector([max(pair) for pair in zip(before.largest, after.largest, strict=True)]),
+    )
+
+
+def joined_expected(before: Expected | None, after: Expected) -> Expected | None:
+    """Return what is expected of a network that was trained on two sets of cases; None if one is not known.
+
+    Bounds are the wider ones, means those of all cases; a case of both sets counts twice in them. A structure's
+    displacement reaches from the new mean place to the farthest of either set.
+    """
+    if before is None:
+        return None
+    first, second = ({each.value: each for each in part.labels} for part in (before, after))
+    values = sorted(first.keys() | second.keys())
+    pairs: dict[tuple[int, int], ExpectedPair] = {}
+    for pair in (*before.pairs, *after.pairs):
+        known = pairs.setdefault((pair.left, pair.right), pair)
+        if pair.largest_difference > known.largest_difference:
+            pairs[pair.left, pair.right] = pair
+    return Expected(
+        cases=before.cases + after.cases,
+        smallest_ml=min(before.smallest_ml, after.smallest_ml),
+        largest_ml=max(before.largest_ml, after.largest_ml),
+        labels=tuple(_joined_label(first.get(value), second.get(value)) for value in values),
+        pairs=tuple(pairs[key] for key in sorted(pairs)),
+    )
+
+
+def _joined_label(before: ExpectedLabel | None, after: ExpectedLabel | None) -> ExpectedLabel:
+    if before is None or after is None:
+        return cast("ExpectedLabel", before or after)
+    cases = before.cases + after.cases
+    intensity = [(each.intensity, each.cases) for each in (before, after) if each.intensity is not None]
+    whole = [each for each in (before, after) if each.place is not None and each.displacement is not None]
+    place = displacement = None
+    if whole:
+        weights = [max(1, each.cases - each.at_edge) for each in whole]
+        mean = np.average(np.array([each.place for each in whole]), axis=0, weights=weights)
+        reaches = [np.linalg.norm(each.place - mean) + each.displacement for each in whole]
+        place, displacement = vector([_rounded(float(mm)) for mm in mean]), _rounded(float(max(reaches)))
+    return ExpectedLabel(
+        value=before.value,
+        cases=cases,
+        at_edge=before.at_edge + after.at_edge,
+        smallest_ml=min(before.smallest_ml, after.smallest_ml),
+        largest_ml=max(before.largest_ml, after.largest_ml),
+        intensity=_rounded(sum(mean * count for mean, count in intensity) / sum(count for _, count in intensity))
+        if intensity
+        else None,
+        place=place,
+        displacement=displacement,
     )
 
 

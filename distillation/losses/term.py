@@ -60,6 +60,11 @@ class DistillationTerm(ABC):
             raise InvalidSettingsError(f"ramp is a share of the training, in [0, 1], got {self.ramp}")
 
     @property
+    def least_classes(self) -> int:
+        """Classes, background included, that it needs."""
+        return 2
+
+    @property
     def uses_all_heads(self) -> bool:
         """Whether it compares the deep-supervision outputs too."""
         return False

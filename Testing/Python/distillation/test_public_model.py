@@ -121,6 +121,37 @@ def test_an_imported_model_gives_every_voxel_of_stock_nnunet(shape, public_model
     np.testing.assert_array_equal(ours.voxels, reference.voxels)
 
 
+def test_the_mean_of_several_folds_gives_every_voxel_of_stock_nnunet(public_model, image, tmp_path, monkeypatch):
+    folder = public_model()
+    result = import_model(folder, tmp_path / "packs", fold="0,1", storage="float32", images=[image])
+    pack, one = result.exported.pack, import_model(folder, tmp_path / "one", images=[image]).exported.pack
+    verify_pack(pack)
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "half", torch.float32)
+        expected = stock_labels(folder, image, tmp_path / "stock.nii.gz", fold=(0, 1), mirroring=False)
+    ours = segment(
+        read_volume(image), pack, OnnxRuntimeEngine(pack.body()), RunOptions(mirroring=False, check_input=False)
+    ).volume
+    reference = read_volume(expected, allow_constant=True)
+    assert len(np.unique(reference.voxels)) > 2
+    np.testing.assert_array_equal(ours.voxels, reference.voxels)
+    network, alone = pack.manifest.network, one.manifest.network
+    assert (network.features, network.parameters) == (2 * alone.features, 2 * alone.parameters)
+    assert pack.manifest.provenance.checkpoint_sha256 != one.manifest.provenance.checkpoint_sha256
+    assert "the mean of the folds 0, 1" in pack.manifest.intended_use
+    assert not any("only fold" in warning for warning in result.warnings)
+
+
+def test_folds_of_different_trainings_are_not_averaged(public_model, tmp_path):
+    folder = public_model()
+    path = folder / "fold_1" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    torch.save({**content, "inference_allowed_mirroring_axes": (0, 1)}, path)
+    refused(folder, tmp_path, TeacherError, r"fold 1 was trained for 3d_fullres, mirrored along \[0, 1\]", fold="0,1")
+    refused(folder, tmp_path, InvalidSettingsError, "names a fold twice", fold="0,0")
+    refused(folder, tmp_path, InvalidSettingsError, "has no fold 2 with checkpoint_final.pth; it has: 0, 1", fold="0,2")
+
+
 def test_the_pack_says_what_the_folder_knows(public_model, tmp_path):
     result = import_model(public_model(), tmp_path / "packs")
     manifest = result.exported.pack.manifest
@@ -136,7 +167,7 @@ def test_the_pack_says_what_the_folder_knows(public_model, tmp_path):
         "Left",
     )
     said = " ".join(result.warnings)
-    assert "only fold 0 is in the pack, not 1" in said
+    assert "only fold 0 is in the pack, not 1; --fold 0,1 takes the mean of their logits" in said
     assert "no SNOMED CT code is known for structure_4, structure_5" in said
     assert "spleen" not in said
     assert "nobody said under which licence" in said

@@ -304,7 +304,7 @@ def test_the_minimum_width_is_a_students_own(tmp_path, recipe_text):
     [
         ("{weight: 2}", "weight of soft labels must be 0 to 1"),
         ("{ramp_start: 0.6}", "ramp_start and ramp_end are shares"),
-        ("{strength: 1}", "unexpected keyword argument 'strength'"),
+        ("{strength: 1}", r"soft_labels\.strength: unknown field"),
     ],
 )
 def test_settings_of_soft_labels_are_checked(tmp_path, value, problem):

@@ -40,14 +40,14 @@ def with_teacher(settings, **changes):
 def test_a_moved_workspace_is_the_same_run():
     for moved in (run("/b"), run("/b", sha=None)):  # earlier versions did not write the hash
         assert moved != run()
-        assert moved.same_but_for_place(run())
-        assert run().same_but_for_place(moved)
+        assert not moved.differing(run())
+        assert not run().differing(moved)
 
 
 def test_a_renamed_teacher_is_known_by_its_hash():
     renamed = with_teacher(run(), folder="/x/y", checkpoint="checkpoint_best.pth")
-    assert renamed.same_but_for_place(run())
-    assert not with_teacher(renamed, sha256=None).same_but_for_place(run())
+    assert not renamed.differing(run())
+    assert with_teacher(renamed, sha256=None).differing(run())
 
 
 @pytest.mark.parametrize(
@@ -67,19 +67,19 @@ def test_a_renamed_teacher_is_known_by_its_hash():
     ],
 )
 def test_other_runs_are_not_the_same(other):
-    assert not other.same_but_for_place(run())
-    assert not run().same_but_for_place(other)
+    assert other.differing(run())
+    assert run().differing(other)
 
 
 def test_settings_that_an_earlier_version_did_not_have_are_as_they_were():
     now = run(distillation=replace(run().distillation, losses={"logit": {**LOGIT["logit"], "correct_only": False}}))
     other = run(distillation=replace(run().distillation, losses={"logit": {**LOGIT["logit"], "correct_only": True}}))
-    assert now.same_but_for_place(run())
-    assert run().same_but_for_place(now)
-    assert not other.same_but_for_place(run())
+    assert not now.differing(run())
+    assert not run().differing(now)
+    assert other.differing(run())
     gone = replace(run().distillation, losses={"a loss of another version": {"weight": 1.0}})
-    assert run(distillation=gone).same_but_for_place(run(distillation=gone))
-    assert not run(distillation=gone).same_but_for_place(run())
+    assert not run(distillation=gone).differing(run(distillation=gone))
+    assert run(distillation=gone).differing(run())
 
 
 def test_plans_of_the_version_that_had_logits_only_are_read():
@@ -138,7 +138,7 @@ def test_it_travels_in_the_plans() -> None:
     settings = TrainingSettings(epochs=1, augmentation=AugmentationSettings(bias_field=0.5, thick_slices=0.25))
     plans = json.loads(json.dumps({PLANS_KEY: settings.to_plans()}))
     assert TrainingSettings.from_plans(plans) == settings
-    assert not settings.same_but_for_place(TrainingSettings(epochs=1))
+    assert settings.differing(TrainingSettings(epochs=1))
     del plans[PLANS_KEY]["augmentation"]  # written by an earlier version
     assert TrainingSettings.from_plans(plans).augmentation == NNUNETS_OWN
     plans[PLANS_KEY]["augmentation"] = {"colour": 1}

@@ -9,15 +9,8 @@ torch = pytest.importorskip("torch", reason="needs torch: pip install kdsegmenta
 pytest.importorskip("nnunetv2", reason="needs nnU-Net: pip install kdsegmentator[distill]")
 
 from distillation.settings import SoftLabelSettings  # noqa: E402
-from distillation.soft_labels import (  # noqa: E402
-    TeachingNetwork,
-    check_soft_labels,
-    compressed,
-    expanded,
-    normalized,
-    probabilities,
-    teach,
-)
+from distillation.soft_labels import check_soft_labels, compressed, expanded, normalized  # noqa: E402
+from distillation.teaching import TeachingNetwork, probabilities, teach  # noqa: E402
 from KDSegmentatorLib.errors import TeacherError  # noqa: E402
 
 ABOUT = {"dataset": "Dataset901_Spheres", "data_identifier": "nnUNetPlans_3d_fullres"}
@@ -62,6 +55,14 @@ def test_of_many_classes_the_largest_are_kept():
     back = expanded(compressed(soft), 46)[:, 0, 0, 0]
     assert set(back.nonzero().flatten().tolist()) == {3, 7, 20, 45}
     assert back.argmax() == 3
+
+
+def test_more_classes_than_a_byte_counts_are_kept_apart():
+    soft = torch.zeros(300, 1, 1, 2)
+    soft[299, ..., 0], soft[43, ..., 0], soft[257, ..., 1] = 0.6, 0.4, 1.0  # 299 is 43 modulo 256, 257 is 1
+    stored = compressed(soft)
+    assert stored.dtype == np.uint16
+    torch.testing.assert_close(expanded(stored, 300), soft)
 
 
 def test_where_nothing_is_stored_there_is_background():

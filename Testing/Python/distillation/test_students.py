@@ -4,8 +4,10 @@ import pytest
 
 from distillation.launch import Workspace
 from distillation.losses.registry import read_terms
-from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.recipe import MethodRecipe, TeachingRecipe
+from distillation.settings import PLANS_KEY, SoftLabelSettings, TrainingSettings
 from distillation.students import (
+    CONTINUED_SEED_OFFSET,
     Student,
     TeacherSource,
     plans_for_student,
@@ -16,7 +18,7 @@ from distillation.students import (
     teacher_folder,
     warm_up_folder,
 )
-from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
+from KDSegmentatorLib.errors import InvalidSettingsError, PackError, TrainingError
 
 
 @pytest.fixture
@@ -91,8 +93,7 @@ def test_methods_go_on_from_the_same_warm_up(recipe, plans, source, tmp_path):
     assert plain.initial_checkpoint == str(warm_up / "fold_0" / "checkpoint_final.pth")
     assert plain.initial_learning_rate == recipe.training.continued_learning_rate
     assert plain.iterations == first.iterations + plain.epochs * plain.iterations_per_epoch == (5 + 2) * 3
-    # no epoch draws the random numbers of another one
-    assert not {first.seed + epoch for epoch in range(7)} & {plain.seed + epoch for epoch in range(7)}
+    assert plain.seed == logit.seed == first.seed + CONTINUED_SEED_OFFSET  # other batches than the warm-up's
 
 
 def test_without_warm_up_there_is_no_folder(recipe, plans, tmp_path):
@@ -152,3 +153,60 @@ def test_a_narrow_student_learns_at_its_own_rate(recipe, plans, source, tmp_path
     ]
     first, continued = recipe.training.initial_learning_rate, recipe.training.continued_learning_rate
     assert rates == [first, 4 * first, 4 * continued, 4 * first]
+
+
+def started(recipe, pack, **changes):
+    return replace(recipe, students=(replace(recipe.students[0], start=str(pack.folder), **changes),))
+
+
+def test_a_student_that_starts_from_a_pack_knows_which_and_how_long_that_trained(recipe, plans, teacher_pack, tmp_path):
+    sha256 = teacher_pack.manifest.provenance.checkpoint_sha256
+    manifest = teacher_pack.folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"iterations": null', '"iterations": 500'))
+    plain = Student(size="x1/2", method="plain")
+    found = TrainingSettings.from_plans(
+        plans_for_student(started(recipe, teacher_pack, start_sha256=sha256), plain, plans(), None)
+    )
+    assert (found.initial_checkpoint, found.initial_sha256) == (str(teacher_pack.folder), sha256)
+    assert found.iterations == 500 + 2 * 3
+    warmed = started(with_warm_up(recipe), teacher_pack)
+    warm_up = warm_up_folder(Workspace.below(tmp_path), warmed, "x1/2", plans())
+    assert TrainingSettings.from_plans(plans_for_warm_up(warmed, "x1/2", plans())).initial_sha256 == sha256
+    after = TrainingSettings.from_plans(plans_for_student(warmed, plain, plans(), None, warm_up))
+    assert (after.initial_sha256, after.iterations) == (None, 500 + (5 + 2) * 3)
+
+
+def test_a_recipe_that_names_another_pack_to_start_from_is_refused(recipe, plans, teacher_pack):
+    student = Student(size="x1/2", method="plain")
+    other = started(recipe, teacher_pack, start_sha256="0" * 64)
+    with pytest.raises(
+        InvalidSettingsError, match=r"starts from a pack of the checkpoint 0{64}, but .* is version 0.1.0"
+    ):
+        plans_for_student(other, student, plans(), None)
+    with pytest.raises(InvalidSettingsError, match="there is no 'start'"):
+        replace(recipe.students[0], start_sha256="0" * 64)
+    missing = replace(recipe, students=(replace(recipe.students[0], start="nowhere"),))
+    with pytest.raises(PackError, match="nowhere"):
+        plans_for_student(missing, student, plans(), None)
+
+
+def test_soft_labels_are_known_by_their_teachers(recipe, plans, source, teacher_pack):
+    mix = MethodRecipe(terms={}, soft_labels=SoftLabelSettings(method="", folder=""))
+    recipe = replace(recipe, methods={"mix": mix, **recipe.methods})
+    student = Student(size="x1/2", method="mix")
+
+    def settings(taught):
+        return TrainingSettings.from_plans(plans_for_student(taught, student, plans(), source))
+
+    own = settings(recipe).soft_labels
+    assert (own.teachers, own.mirroring_axes) == ((source.sha256(0),), (0, 1, 2))
+    networks = (str(source.folder), str(teacher_pack.folder))
+    both = replace(recipe, teaching=TeachingRecipe(networks=networks, mirroring=False))
+    assert settings(both).soft_labels.teachers == (source.sha256(0), teacher_pack.manifest.provenance.checkpoint_sha256)
+    assert settings(both).differing(settings(recipe)) == ("soft_labels",)
+    source.path(0).write_bytes(b"trained again")
+    assert own.teachers != settings(recipe).soft_labels.teachers
+    assert not own.same_but_for_place(settings(recipe).soft_labels)
+    assert own.same_but_for_place(replace(own, folder="elsewhere", teachers=None))  # of an earlier version
+    source.path(0).unlink()
+    assert settings(recipe).soft_labels.teachers is None

@@ -70,7 +70,7 @@ def command(workspace, plans):
 
 @pytest.fixture(autouse=True, scope="module")
 def everything_in_this_process():
-    """Worker processes would seed themselves; without them a resumed run sees the same batches."""
+    """Worker processes take seconds to start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_n_proc_DA", "0")
         patch.setattr(LocalLogger, "plot_progress_png", lambda *_: None)  # most of the time of a run this short
@@ -146,6 +146,7 @@ def test_plain_training_writes_a_stock_checkpoint(workspace, teacher):
     assert model.trained_with is not None
     assert model.trained_with["torch"] == metadata.version("torch")
     assert model.trained_with["nnunetv2"] == metadata.version("nnunetv2")
+    assert model.trained_with["precision"] == "float32"
     assert model.mirroring_axes == (0, 1, 2)
 
 
@@ -233,13 +234,20 @@ def test_soft_labels_from_the_recipe_to_the_pack(workspace, teacher, recipe_text
     assert student.method == "mix"
     assert student.losses["soft_labels"]["weight"] == "0.5"
     assert len(student.losses["soft_labels"]["teachers"]) == 64
+    text = recipe.read_text()
+    recipe.write_text(text.replace("seed: 7", "seed: 7, mirroring_axes: [0]"))
+    assert main(["teach", *common]) == 2
+    assert "have mirroring_axes [0, 1, 2], wanted is [0]; remove the folder" in capsys.readouterr().err
+    recipe.write_text(text)
+    assert main(["run", *common, "--stage", "teach", "--dry-run"]) == 0
+    assert "teach: done" in capsys.readouterr().out
     shutil.rmtree(next(work.rglob("*_soft_labels")))
     shutil.rmtree(next((work / "results").rglob("*_mix__3d_fullres")))
     assert main(["run", *common, "--stage", "students"]) == 2
     assert "run 'kdseg-distill teach' first" in capsys.readouterr().err
 
 
-def test_soft_labels_reach_worker_processes(workspace, teacher, tmp_path, monkeypatch):
+def test_soft_labels_reach_worker_processes_which_train_the_same_network(workspace, tmp_path, monkeypatch):
     from distillation.soft_labels import compressed
 
     split = json.loads((workspace.preprocessed / DATASET / "splits_final.json").read_text())[0]
@@ -248,9 +256,11 @@ def test_soft_labels_reach_worker_processes(workspace, teacher, tmp_path, monkey
         shape = dataset.load_case(name)[0].shape[1:]
         np.save(tmp_path / f"{name}.npy", compressed(torch.full((3, *shape), 1 / 3)))
     soft = SoftLabelSettings(method="mix", folder=str(tmp_path), weight=0.5, ramp_start=0, ramp_end=0)
-    plans = small_plans(workspace, "nnUNetPlans_workers", epochs=1, iterations_per_epoch=2, soft_labels=soft)
+    options = {"epochs": 1, "iterations_per_epoch": 2, "soft_labels": soft}
+    here = run(workspace, small_plans(workspace, "nnUNetPlans_no_workers", **options))
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")
-    folder = run(workspace, plans)
+    folder = run(workspace, small_plans(workspace, "nnUNetPlans_workers", **options))
+    assert_same_state(checkpoint(folder)[WEIGHTS], checkpoint(here)[WEIGHTS])
     with (folder / "fold_0" / "training_log.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["loss_soft_labels"]) > 0.5  # half of ln 3 and more
@@ -522,3 +532,30 @@ def test_a_full_disk_leaves_the_last_state(workspace, teacher, monkeypatch):
     monkeypatch.setattr(torch, "save", save)
     run(workspace, plans)
     assert checkpoint(folder)["current_epoch"] == 3
+
+
+def test_a_run_that_goes_on_in_another_precision_says_so_and_keeps_both(workspace, monkeypatch):
+    options = {"epochs": 2, "iterations_per_epoch": 1, "precision": "auto"}
+    plans = small_plans(workspace, "nnUNetPlans_precisions", **options)
+    monkeypatch.setattr("distillation.torch_tuning._bfloat16_speed_up", lambda: 1.0)
+    stopped = RuntimeError("stopped here")
+
+    def stopping(self, folder):
+        if self.get_value("train_losses", step=None)[1:]:
+            raise stopped
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stopped here"):
+        patch.setattr(LocalLogger, "plot_progress_png", stopping)
+        run(workspace, plans)
+    monkeypatch.setattr("distillation.torch_tuning._bfloat16_speed_up", lambda: 2.0)
+    folder = run(workspace, plans)
+    said = [path.read_text() for path in (folder / "fold_0").glob("training_log_*.txt")]
+    assert any("goes on in bfloat16, was in float32 so far" in text for text in said)
+    assert load_model_folder(folder, 0).trained_with["precision"] == "float32, then bfloat16"
+
+
+def test_soft_labels_of_other_teachers_do_not_train_a_student(workspace, tmp_path):
+    (tmp_path / "soft_labels.json").write_text(json.dumps({"teachers": ["2" * 64], "mirroring_axes": []}))
+    soft = SoftLabelSettings(method="mix", folder=str(tmp_path), teachers=("1" * 64,), mirroring_axes=())
+    with pytest.raises(TeacherError, match=r"have teachers .*2222.*wanted is .*1111"):
+        run(workspace, small_plans(workspace, "nnUNetPlans_other_teachers", soft_labels=soft))

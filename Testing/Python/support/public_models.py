@@ -64,14 +64,18 @@ def write_model(
     return folder
 
 
-def stock_labels(folder: Path, image: Path, into: Path, *, fold: int | str = 0, mirroring: bool = False) -> Path:
+def stock_labels(
+    folder: Path, image: Path, into: Path, *, fold: int | str | tuple[int, ...] = 0, mirroring: bool = False
+) -> Path:
     """Segment an image file with nnU-Net's own reader, predictor and writer, as ``nnUNetv2_predict`` does."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     predictor = nnUNetPredictor(
         use_mirroring=mirroring, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
     )
-    predictor.initialize_from_trained_model_folder(str(folder), (fold,), "checkpoint_final.pth")
+    predictor.initialize_from_trained_model_folder(
+        str(folder), fold if isinstance(fold, tuple) else (fold,), "checkpoint_final.pth"
+    )
     reader = predictor.plans_manager.image_reader_writer_class()
     voxels, properties = reader.read_images([str(image)])
     reader.write_seg(predictor.predict_single_npy_array(voxels, properties), str(into), properties)

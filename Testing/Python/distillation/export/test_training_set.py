@@ -9,17 +9,25 @@ import pytest
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
 from distillation.dataset import Case
-from distillation.export.training_set import describe_expected, left_right_pairs
+from distillation.export.training_set import (
+    describe_expected,
+    joined_expected,
+    joined_field_of_view,
+    left_right_pairs,
+    turned_field_of_view,
+)
 from distillation.recipe import read_recipe
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import write_volume
-from KDSegmentatorLib.packs.manifest import Code, ExpectedLabel, ExpectedPair, Label
+from KDSegmentatorLib.packs.manifest import Code, Expected, ExpectedLabel, ExpectedPair, FieldOfView, Label
 from support.labels import label
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from KDSegmentatorLib.packs.pack import StudentPack
 
 LEFT, RIGHT = (
     Code(scheme="SCT", value=value, meaning=meaning) for value, meaning in (("7771000", "Left"), ("24028007", "Right"))
@@ -32,6 +40,8 @@ def coded(value: int, kind: str, **terms: Code) -> Label:
     kind_code = Code(scheme="SCT", value=kind, meaning=f"as {value} calls it")
     return replace(base, terminology=replace(base.terminology, type=kind_code, **terms))
 
+
+EXPECTED = Expected(cases=1, smallest_ml=1.0, largest_ml=2.0, labels=(), pairs=())
 
 LABELS = (
     coded(1, "1", type_modifier=LEFT),
@@ -160,3 +170,41 @@ def test_pairs_of_the_recipes(recipe: str, pairs: int) -> None:
     for left, right in found:
         assert names[left].startswith("Left ")
         assert names[right] == names[left].replace("Left ", "Right ")
+
+
+def test_of_two_training_sets_the_wider_bounds_are_expected(case: Callable[..., Case]) -> None:
+    """Except for the means of intensities and places, it is what the cases of both together give."""
+    cases = [case({1: 4, 2: 8, 3: 1}), case({1: 2, 2: 2, 3: 5}), case({1: 6, 2: 5, 4: 3}), case({3: 2, 4: 6}, cut=4)]
+    together = describe_expected(cases, LABELS)
+    joined = joined_expected(describe_expected(cases[:2], LABELS), describe_expected(cases[2:], LABELS))
+    assert joined == together
+    assert joined_expected(None, together) is None
+
+
+def test_a_structure_may_be_wherever_either_training_set_has_it() -> None:
+    first = ExpectedLabel(
+        value=1, cases=3, at_edge=0, smallest_ml=1, largest_ml=2, intensity=0.5, place=(0.0, 0.0, 0.0), displacement=2.0
+    )
+    second = replace(first, cases=1, intensity=-0.5, place=(4.0, 0.0, 0.0), displacement=5.0)
+    one, other = (replace(EXPECTED, labels=(each,)) for each in (first, replace(second, smallest_ml=0.5)))
+    joined = joined_expected(one, other)
+    assert joined is not None
+    (found,) = joined.labels
+    assert (found.cases, found.intensity, found.smallest_ml) == (4, 0.25, 0.5)
+    assert found.place == (1.0, 0.0, 0.0)
+    assert found.displacement == 8.0  # 3 mm from the mean place to the second, and 5 mm from there
+    unknown = replace(EXPECTED, labels=(replace(second, place=None, displacement=None, intensity=None),))
+    (found,) = joined_expected(one, unknown).labels  # type: ignore[union-attr]
+    assert (found.place, found.displacement, found.intensity) == (first.place, first.displacement, first.intensity)
+
+
+def test_fields_of_view_are_joined_along_the_same_axes(teacher_pack: StudentPack) -> None:
+    manifest = teacher_pack.manifest
+    preprocessing = replace(manifest.preprocessing, axis_codes="RAS")
+    field = FieldOfView(smallest=(10.0, 20.0, 30.0), largest=(11.0, 21.0, 31.0))
+    before = turned_field_of_view(replace(manifest, preprocessing=preprocessing, field_of_view=field), "SLP")
+    assert before == FieldOfView(smallest=(30.0, 10.0, 20.0), largest=(31.0, 11.0, 21.0))
+    after = FieldOfView(smallest=(25.0, 15.0, 20.0), largest=(40.0, 11.0, 20.0))
+    assert joined_field_of_view(before, after) == FieldOfView(smallest=(25.0, 10.0, 20.0), largest=(40.0, 11.0, 21.0))
+    assert turned_field_of_view(replace(manifest, field_of_view=None), "SLP") is None
+    assert joined_field_of_view(None, after) is None

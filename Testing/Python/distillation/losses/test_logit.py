@@ -76,6 +76,67 @@ def test_gradient_is_the_closed_form_and_the_finite_difference():
         assert z.grad[index].item() == pytest.approx(slope, abs=1e-6)
 
 
+def standardized_reference(student, teacher, temperature):
+    """Sun et al.'s equation in float64: z-scores over the classes before the temperature."""
+
+    def z_scores(z):
+        z = z.astype(np.float64)
+        return (z - z.mean(axis=1, keepdims=True)) / z.std(axis=1, keepdims=True)
+
+    return reference(z_scores(student), z_scores(teacher), temperature)
+
+
+def standardized(temperature=1.0):
+    return LogitLoss(weight=1.0, temperature=temperature, standardize=True).divergence
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("classes", [3, 5, 17])
+def test_standardised_logits_are_the_equation_and_its_gradient(temperature, classes):
+    shape = (2, classes, 2, 2, 2)
+    student, teacher = random_logits(shape)
+    z = torch.from_numpy(student).requires_grad_()
+    loss = standardized(temperature)(z, torch.from_numpy(teacher))
+    assert loss.item() == pytest.approx(standardized_reference(student, teacher, temperature), rel=1e-5)
+    loss.backward()
+    step = 1e-5
+    for index in np.ndindex(2, classes, 1, 1, 2):
+        up, down = student.astype(np.float64), student.astype(np.float64)
+        up[index] += step
+        down[index] -= step
+        slope = standardized_reference(up, teacher, temperature) - standardized_reference(down, teacher, temperature)
+        assert z.grad[index].item() == pytest.approx(slope / (2 * step), abs=1e-6)
+
+
+def test_by_hand_three_standardised_classes():
+    # (2, 0, -2) / sqrt(8/3) is (sqrt 3/2, 0, -sqrt 3/2), whatever it is times or plus
+    teacher = torch.tensor([2.0, 0.0, -2.0]).view(1, 3, 1, 1, 1)
+    student = 7 - 5 * teacher
+    e = math.exp(math.sqrt(1.5))
+    high, low = (share / (e + 1 + 1 / e) for share in (e, 1 / e))
+    expected = high * math.log(high / low) + low * math.log(low / high)
+    assert standardized()(student, teacher).item() == pytest.approx(expected, rel=1e-5)
+    assert standardized()(7 + 5 * teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_size_of_logits_counts_only_where_they_are_not_standardised():
+    student, teacher = (torch.from_numpy(each) for each in random_logits())
+    torch.testing.assert_close(standardized()(4 * student, teacher), standardized()(student, teacher))
+    assert divergence(1.0)(4 * student, teacher) > 1.5 * divergence(1.0)(student, teacher)
+
+
+def test_equal_logits_have_no_deviation_and_a_finite_gradient():
+    student = torch.zeros(1, 4, 2, 2, 2, requires_grad=True)
+    teacher = torch.from_numpy(random_logits((1, 4, 2, 2, 2))[1])
+    standardized()(student, teacher).backward()
+    assert torch.isfinite(student.grad).all()
+
+
+def test_two_standardised_classes_are_refused():
+    with pytest.raises(ValueError, match="they need three"):
+        standardized()(torch.zeros(1, 2, 1, 1, 1), torch.zeros(1, 2, 1, 1, 1))
+
+
 def some_labels(teacher, seed=1):
     """A label map of logits (batch, 5, *spatial) that is the teacher's in about half of the voxels."""
     random = np.random.default_rng(seed)
@@ -88,13 +149,14 @@ given_labels = pytest.mark.parametrize("labels_of", [lambda _: None, some_labels
 
 @given_labels
 @pytest.mark.parametrize("chunk", [1, 5, 24, 48, 1000])
-def test_chunks_change_neither_value_nor_gradient(chunk, labels_of, monkeypatch):
+@pytest.mark.parametrize("loss_of", [divergence, standardized])
+def test_chunks_change_neither_value_nor_gradient(chunk, labels_of, loss_of, monkeypatch):
     student, teacher = random_logits()
     results = []
     for size in (chunk, 1 << 20):
         z = torch.from_numpy(student).requires_grad_()
         monkeypatch.setattr(voxel_rows, "CHUNK_VALUES", size)
-        loss = divergence(2.0)(z, torch.from_numpy(teacher), labels_of(teacher))
+        loss = loss_of(2.0)(z, torch.from_numpy(teacher), labels_of(teacher))
         loss.backward()
         results.append((loss.detach(), z.grad.clone()))
     torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-7)

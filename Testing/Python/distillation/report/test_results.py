@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,60 +14,14 @@ pytest.importorskip("torch", reason="install the extra 'distill'")
 
 from distillation.cli import main
 from distillation.evaluation.efficiency import Efficiency, RunningCost, write_efficiency
-from distillation.evaluation.scores import Score, write_scores
 from distillation.evaluation.statistics import summarise
 from distillation.report.result_tables import accuracy_table, comparison_table, efficiency_table, label_table
 from distillation.report.results import TaskResults, join_seeds, read_results
 from distillation.report.validation import validation_page, write_validation
 from distillation.report.verdicts import verdicts
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
+from support.evaluated_workspaces import MODELS, rows, workspace
 from support.scores import score
-
-MODELS = {"x1 teacher": 0.06, "x1/4 plain": 0.0, "x1/4 logit": 0.03, "x1/4 reco": -0.02}
-"""Networks, and by how much each is better than the plain one."""
-
-
-def rows(seed: int = 0) -> list[Score]:
-    random = np.random.default_rng(0)
-    base = random.uniform(0.7, 0.85, size=(12, 2))
-    noise = np.random.default_rng(seed + 1)
-    return [
-        score(model=model, pack_hash=f"{model} {seed}", case=f"c{case:02d}", label=label + 1, dice=float(value))
-        for model, gain in MODELS.items()
-        for case in range(12)
-        for label in range(2)
-        for value in [base[case, label] + gain + noise.normal(0, 0.003)]
-    ]
-
-
-def workspace(
-    folder: Path,
-    seed: int = 0,
-    task: str = "spheres",
-    scores: list[Score] | None = None,
-    subjects: Callable[[str], str] = str,
-) -> Path:
-    """Write what ``evaluate`` leaves."""
-    found = rows(seed) if scores is None else scores
-    into = folder / "evaluation"
-    into.mkdir(parents=True)
-    other = [replace(row, pack_hash="an earlier pack", dice=0.1) for row in found[:5]]
-    write_scores(into / "scores.csv", [*other, *found])
-    content = {
-        "dataset": "Generated spheres",
-        "split": "twelve cases",
-        "subjects": {row.case: subjects(row.case) for row in found},
-        "surface": {"tolerance_mm": 1.0, "surface": "voxels"},
-        "about": {
-            "task": task,
-            "title": task.capitalize(),
-            "seed": seed,
-            "labels": {"1": "Front | left", "2": "Back"},
-            "pack_hashes": {row.model: row.pack_hash for row in found},
-        },
-    }
-    (into / "evaluation.json").write_text(json.dumps(content))
-    return folder
 
 
 def cost(model: str, **changes: Any) -> Efficiency:
@@ -383,7 +336,17 @@ def test_the_validation_page_has_every_task(tmp_path: Path) -> None:
         workspace(tmp_path / "c", 0, task="cubes"),
     ]
     page = validation_page(folders)
-    assert page.count("\n## ") == 2
+    assert re.findall(r"^## (.+)$", page, re.MULTILINE) == ["What distillation gave", "Spheres", "Cubes"]
+    overview = page.partition("## Spheres")[0]
+    assert re.search(r"^\| \[Spheres\]\(#spheres\) \| x1/4 logit - x1/4 plain \| \+0\.0", overview, re.MULTILINE)
+    assert re.search(r"^\|  \| x1/4 reco - x1/4 plain \| -0\.0", overview, re.MULTILINE)
+    assert page.count("<details>") == page.count("</details>") == 2
+    before = page.replace("# Validation\n", "# Validation\n\nWritten by a person.\n").replace(
+        "## Cubes\n", "## Cubes\n\nSuperseded."
+    )
+    kept = validation_page(folders[:2], before)
+    assert "Written by a person." in kept
+    assert "[Cubes]" not in kept.partition("## Spheres")[0]
     assert "Seeds: 0, 1." in page
     assert "One seed: 0." in page
     assert "Front \\| left" in page  # a bar in a name does not break the table
