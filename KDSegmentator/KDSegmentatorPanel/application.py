@@ -26,6 +26,7 @@ from KDSegmentatorPanel.ports import Choices, Job
 from KDSegmentatorPanel.sample_data import SAMPLE
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.slice_layouts import Layouts
+from KDSegmentatorPanel.surfaces import SurfaceProcess, Surfaces
 
 _KEEP_SECONDS = 300.0
 
@@ -37,6 +38,9 @@ def segment_panel() -> SegmentPanel:
         start=_StartSegmentation(),
         estimate=EstimateProcess(python_executable(), _temporary_folder()),
         background=BackgroundThread("KDSegmentator estimates"),
+        surfaces=Surfaces(
+            SurfaceProcess(python_executable(), _temporary_folder()), BackgroundThread("KDSegmentator surfaces")
+        ),
     )
 
 

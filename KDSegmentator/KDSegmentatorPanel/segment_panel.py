@@ -97,6 +97,7 @@ class SegmentPanel:
         start: starts the job.
         estimate: of time and memory; called in the background.
         background: where volumes are looked at and estimates are made.
+        surfaces: makes those of results.
         clock: seconds that only grow.
     """
 
@@ -107,6 +108,7 @@ class SegmentPanel:
         start: StartSegmentation,
         estimate: Estimate,
         background: Background,
+        surfaces: Surfaces,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._selection = Selection(packs=packs, estimate=estimate, background=background, clock=clock)
@@ -115,7 +117,7 @@ class SegmentPanel:
         self._shown = clock()
         self._run: _Run | None = None
         self._leaving: list[Job] = []
-        self._surfaces = Surfaces()
+        self._surfaces = surfaces
         self._ended = State.READY
         self._message = Message()
         self._smaller: Quality | None = None
@@ -241,6 +243,10 @@ class SegmentPanel:
             ),
         )
 
+    def make_surfaces(self, node: vtkMRMLSegmentationNode) -> None:
+        """Begin to make the surfaces of a segmentation, which 3-D views then show."""
+        self._surfaces.add([node])
+
     def cancel(self) -> None:
         """Stop the run; the end comes with a later :meth:`poll`."""
         if self._run is not None and not self._run.cancelled:
@@ -267,6 +273,7 @@ class SegmentPanel:
         """Stop the run and wait until nothing is left of it, because nobody will call :meth:`poll` any more."""
         self.close()
         self._selection.shut_down()
+        self._surfaces.shut_down()
         for job in self._leaving:
             job.wait(_SHUT_DOWN_SECONDS)
         self._leaving = []
@@ -280,7 +287,7 @@ class SegmentPanel:
         changed = self._selection.poll()
         if self._surfaces.text:
             changed = True
-            problem = self._surfaces.make_next()
+            problem = self._surfaces.poll()
             if problem:
                 self._log.append(problem)
                 self._message = Message(text=problem, level="warning")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
         vtkSegment,
         vtkSegmentation,
     )
-    from vtk import vtkPolyData
 
     from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
     from KDSegmentatorLib.packs.manifest import Label
@@ -231,59 +229,3 @@ def _take_segments(node: vtkMRMLSegmentationNode, segments: vtkSegmentation) -> 
 
     node.SetAndObserveSegmentation(segments)
     node.InvokeCustomModifiedEvent(slicer.vtkSegmentation.SegmentModified)
-
-
-def make_surface(node: vtkMRMLSegmentationNode, segment_id: str) -> vtkPolyData | None:
-    """Return the closed surface of one segment, which the scene does not have yet; see :func:`add_surfaces`.
-
-    Args:
-        node: with binary label maps, smoothed as the node says.
-        segment_id: of the segment.
-
-    Returns:
-        The surface; None if the segment was removed meanwhile or has its surface.
-
-    Raises:
-        SceneError: Slicer could not make it.
-    """
-    import slicer
-
-    names = slicer.vtkSegmentationConverter
-    surface_name = names.GetSegmentationClosedSurfaceRepresentationName()
-    label_map_name = names.GetSegmentationBinaryLabelmapRepresentationName()
-    segmentation = node.GetSegmentation()
-    segment = segmentation.GetSegment(segment_id)
-    label_map = None if segment is None else segment.GetRepresentation(label_map_name)
-    if label_map is None or segment.GetRepresentation(surface_name) is not None:
-        return None
-    copy = slicer.vtkSegment()
-    copy.SetLabelValue(segment.GetLabelValue())
-    copy.AddRepresentation(label_map_name, label_map)
-    alone = slicer.vtkSegmentation()
-    alone.SetSourceRepresentationName(label_map_name)
-    alone.DeserializeConversionParameters(segmentation.SerializeAllConversionParameters())
-    alone.AddSegment(copy, segment_id)
-    if not alone.CreateRepresentation(surface_name):
-        raise SceneError(f"Slicer could not make the surface of “{segment.GetName()}”; use “Show 3D” of the result")
-    return copy.GetRepresentation(surface_name)
-
-
-def add_surfaces(node: vtkMRMLSegmentationNode, surfaces: Mapping[str, vtkPolyData]) -> None:
-    """Give segments the surfaces that :func:`make_surface` made, all at once.
-
-    As soon as one segment has its surface, 3-D views make those of all others, which takes many seconds for tens of
-    structures. So they look only when all are there.
-
-    Args:
-        node: the segmentation.
-        surfaces: by segment id; of segments that have been removed meanwhile they are left out.
-    """
-    import slicer
-
-    name = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
-    with scene_batch(node.GetScene()):
-        for segment_id, surface in surfaces.items():
-            segment = node.GetSegmentation().GetSegment(segment_id)
-            if segment is not None:
-                segment.AddRepresentation(name, surface)
-        node.CreateClosedSurfaceRepresentation()  # takes over what is there

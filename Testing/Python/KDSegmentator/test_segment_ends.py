@@ -154,7 +154,7 @@ class TestWhateverGoesWrong:
         assert not box.panel.busy
 
     def test_surfaces(self, box: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(surfaces, "make_surface", no_memory)
+        monkeypatch.setattr(surfaces, "layers_without_surfaces", no_memory)
         box.choose(surfaces=True)
         box.panel.segment()
         box.end(box.result("x1"))

@@ -10,12 +10,14 @@ from msgspec.structs import replace as with_fields
 
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.messages import Segmented
+from KDSegmentatorLib.mrml.surfaces import LabelLayer, Mesh, make_meshes
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.estimation import Answer, Question, estimate_here
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.selection import SETTLE_SECONDS, Inputs
+from KDSegmentatorPanel.surfaces import Surfaces
 from support.known_runs import KnownRuns, past_run
 from support.mrml_scene import TILTED, MrmlScene, placed
 from support.panel_doubles import AtOnce, Clock, FakeStart, size_result
@@ -41,6 +43,16 @@ class EstimateHere:
 
     def stop(self) -> None:
         self.stopped += 1
+
+
+class MeshesHere:
+    """Surfaces made in this process."""
+
+    def __call__(self, layers: list[LabelLayer]) -> dict[str, Mesh]:
+        return make_meshes(layers)
+
+    def stop(self) -> None:
+        """There is nothing to stop."""
 
 
 def scan(scale: float = 100.0, shift: float = 0.0) -> Volume:
@@ -97,5 +109,12 @@ class Panel:
 def empty_box(mrml: MrmlScene, packs: PackStore, *, later: bool = False) -> Panel:
     start, background = FakeStart(), AtOnce(later=later)
     estimate, clock = EstimateHere(), Clock()
-    panel = SegmentPanel(packs=packs, start=start, estimate=estimate, background=background, clock=clock)
+    panel = SegmentPanel(
+        packs=packs,
+        start=start,
+        estimate=estimate,
+        background=background,
+        surfaces=Surfaces(MeshesHere(), AtOnce()),
+        clock=clock,
+    )
     return Panel(panel, start, background, estimate, clock, packs, mrml, Inputs())

@@ -14,7 +14,8 @@ import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.mrml.segmentations import add_surfaces, make_surface, segmentation_node
+from KDSegmentatorLib.mrml.segmentations import segmentation_node
+from KDSegmentatorLib.mrml.surfaces import add_surfaces, layers_without_surfaces, make_meshes
 from support.mrml_scene import LABELS, MrmlScene, placed, segmentation_of, to_ras
 from support.slicer_views import Application, SliceView, ThreeDView
 
@@ -120,10 +121,12 @@ def test_a_3d_view_takes_the_surfaces_that_were_made(mrml: MrmlScene, applicatio
     labels[BLOCK] = 1
     labels[5:8, 7:10, 9:12] = 3
     node = segmentation_node(segmentation_of(volume.with_voxels(labels), LABELS[:2]), reference)
-    made = {each: make_surface(node, each) for each in node.GetSegmentation().GetSegmentIDs()}
-    add_surfaces(node, made)
-    for each, surface in made.items():
-        assert node.GetSegmentation().GetSegment(each).GetRepresentation("Closed surface") is surface
+    layers = layers_without_surfaces(node)
+    add_surfaces(node, make_meshes(layers), layers)
+    segments = [node.GetSegmentation().GetNthSegment(number) for number in range(2)]
+    made = [segment.GetRepresentation("Closed surface") for segment in segments]
     view.look((0.0, 1000.0, 0.0))
     assert (view.pixels().max(axis=2) > 60).sum() > 100
+    for segment, surface in zip(segments, made, strict=True):
+        assert segment.GetRepresentation("Closed surface") is surface
     view.close()
