@@ -61,20 +61,19 @@ def read_images(planes: Sequence[ImagePlane], check: Callable[[], None] = lambda
         if stored.shape != plane.size:
             raise ImageReadError(f"{plane.name} has pixels of shape {stored.shape}, its header says {plane.size}")
         image = np.asarray(apply_modality_lut(stored, plane.rescaling))
-        if not (np.abs(image) <= _LARGEST_INTENSITY).all():  # False for NaN as well
+        low, high = float(image.min()), float(image.max())
+        if not -_LARGEST_INTENSITY <= low <= high <= _LARGEST_INTENSITY:  # False for NaN as well
             raise ImageReadError(
                 f"{plane.name} has values that no scanner gives (by its Rescale Slope); export the series again"
             )
-        if images.dtype == np.int16 and not _fits(image):
+        if images.dtype == np.int16 and not (
+            _INT16.min <= low
+            and high <= _INT16.max
+            and (image.dtype.kind in "iu" or np.array_equal(image, np.rint(image)))
+        ):
             images = images.astype(np.float32)
         images[number] = image
     return images
-
-
-def _fits(image: npt.NDArray[Any]) -> bool:
-    """Return whether int16 holds all values."""
-    whole = image.dtype.kind in "iu" or np.array_equal(image, np.rint(image))
-    return bool(whole and image.min() >= _INT16.min and image.max() <= _INT16.max)
 
 
 def _transfer_syntax(plane: ImagePlane) -> UID:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from KDSegmentatorLib.dicom.grid import slice_grid
-from KDSegmentatorLib.dicom.headers import SeriesSummary, planes, summaries, without_warnings
+from KDSegmentatorLib.dicom.headers import ImagePlane, SeriesSummary, planes, summaries, without_warnings
 from KDSegmentatorLib.dicom.pixels import check_pixels, read_images
 from KDSegmentatorLib.dicom.sources import Source, opened
 from KDSegmentatorLib.dicom.tilt import TiltedSlices
@@ -120,6 +120,7 @@ def read_series(source: Source, *, series: str | None = None, check: Callable[[]
         summary = _chosen(_found(source, files, check), series)
         members = {name: files[name] for name in summary.files}
         images = planes(members, check)
+        _check_one_file_of_frames(images)
         check_pixels(images)
         grid = slice_grid(images)
         voxels = read_images(grid.planes, check)
@@ -129,7 +130,7 @@ def read_series(source: Source, *, series: str | None = None, check: Callable[[]
     else:
         volume = grid.tilt.straighten(voxels, check)
     header = grid.planes[0].dataset
-    multiframe = len(members) == 1
+    multiframe = _is_multiframe(grid.planes[0])
     return DicomSeries(
         volume=volume,
         datasets=(header,) if multiframe else tuple(plane.dataset for plane in grid.planes),
@@ -142,6 +143,19 @@ def read_series(source: Source, *, series: str | None = None, check: Callable[[]
         frame_of_reference_uid=str(header.get("FrameOfReferenceUID", "")),
         sha256=digest,
     )
+
+
+def _check_one_file_of_frames(images: Sequence[ImagePlane]) -> None:
+    files = {plane.path: plane.name for plane in images if _is_multiframe(plane)}
+    if files and len({plane.path for plane in images}) > 1:
+        raise ImageReadError(
+            f"the series has several files, and {len(files)} with many frames each, parts or several volumes; "
+            "give one of the files"
+        )
+
+
+def _is_multiframe(plane: ImagePlane) -> bool:
+    return "PerFrameFunctionalGroupsSequence" in plane.dataset
 
 
 def files_sha256(source: Source) -> str:

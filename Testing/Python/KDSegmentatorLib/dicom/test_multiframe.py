@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,11 @@ def test_a_multi_frame_image_is_one_series_though_others_lie_beside_it(tmp_path:
         image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         image.save_as(tmp_path / f"enhanced {number}.dcm")
     assert read_series(tmp_path / "enhanced 2.dcm").volume.size == volume.size
+    both = [tmp_path / "enhanced 1.dcm", tmp_path / "enhanced 2.dcm"]
+    with pytest.raises(ImageReadError, match=r"2 with many frames each.*give one of the files"):
+        read_series(both)
+    shutil.copy(both[0], both[1])
+    assert len(read_series(both).frame_numbers) == 9, "of two equal files the first"
 
 
 def test_frames_of_several_volumes_are_named(tmp_path: Path, volume: Volume) -> None:
