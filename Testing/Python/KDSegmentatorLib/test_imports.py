@@ -13,7 +13,7 @@ LIBRARY = Path(__file__).resolve().parents[3] / "KDSegmentatorLib"
 CLINICAL = {"msgspec", "numpy", "psutil", "scipy", "PIL", "packaging", "onnxruntime", "openvino"}
 """The dependencies of the distribution."""
 
-FURTHER = {"mrml": {"slicer", "vtk"}, "dicom": {"pydicom", "highdicom", "dicomweb_client"}}
+FURTHER = {"mrml": {"slicer", "vtk"}, "dicom": {"pydicom", "highdicom", "dicomweb_client", "requests"}}
 """What a package of the library may import beside them: what 3D Slicer has, what the extra ``dicom`` brings."""
 
 
