@@ -190,7 +190,8 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "output",
         type=Path,
         metavar="OUTPUT",
-        help="the label map to write: .nii.gz, .nii, .nrrd or .mha; .seg.nrrd is 3D Slicer's, with names and colours",
+        help="the label map to write: .nii.gz, .nii, .nrrd or .mha; .seg.nrrd is 3D Slicer's, with names and colours; "
+        ".dcm a DICOM segmentation of the series",
     )
     parser.add_argument(
         "--series", metavar="SERIES", help="which of several DICOM series: its number, UID or description"
@@ -205,6 +206,13 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", type=Path, metavar="FOLDER", help="also write one file for every structure there is")
     parser.add_argument("--overlay", type=Path, metavar="FILE.png", help="write a picture of the labels on the scan")
+    parser.add_argument(
+        "--dicom",
+        nargs=2,
+        metavar=("FORMS", "FOLDER"),
+        help="also write DICOM objects of the series: seg, labelmap (one segmentation, which many viewers do not read "
+        "yet), rtstruct, sr (volumes) and capture (picture), separated by commas",
+    )
     parser.add_argument(
         "--record", type=Path, metavar="FILE.json", help="write pack, engine, times and labels, to repeat the run"
     )

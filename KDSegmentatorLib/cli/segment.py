@@ -15,6 +15,7 @@ from KDSegmentatorLib.analysis.overlay import write_overlay
 from KDSegmentatorLib.analysis.seg_nrrd import SUFFIX as SEGMENTATION_SUFFIX
 from KDSegmentatorLib.analysis.seg_nrrd import write_segmentation
 from KDSegmentatorLib.analysis.statistics import IMAGE_UNITS, LabelStatistics, label_statistics, write_statistics
+from KDSegmentatorLib.cli import dicom_outputs
 from KDSegmentatorLib.cli.outputs import PlannedOutput, Writer, check_outputs, write_record, write_together
 from KDSegmentatorLib.cli.terminal import Interrupt, ProgressLine, listening, table
 from KDSegmentatorLib.errors import InvalidSettingsError
@@ -48,6 +49,7 @@ def run(arguments: argparse.Namespace) -> None:
     with listening() as interrupt:
         segmenter, scan = _loaded(arguments, interrupt)
         volume = scan.volume
+        dicom_outputs.check_dicom_source(arguments, scan)
         for damaged in segmenter.damaged:
             print(f"kdseg: {damaged.id} is left out: {damaged.error}", file=sys.stderr)
         interrupt.check()
@@ -173,7 +175,9 @@ def _margin(region: RegionRecord) -> str:
 
 
 def _planned_outputs(arguments: argparse.Namespace) -> list[PlannedOutput]:
-    planned = [PlannedOutput(option="OUTPUT", path=arguments.output, suffixes=SUFFIXES)]
+    suffixes = (*SUFFIXES, dicom_outputs.SUFFIX)
+    planned = [PlannedOutput(option="OUTPUT", path=arguments.output, suffixes=suffixes)]
+    planned += dicom_outputs.planned_dicom_outputs(arguments)
     if arguments.statistics is not None:
         planned.append(PlannedOutput(option="--statistics", path=arguments.statistics, suffixes=(".csv", ".json")))
     if arguments.overlay is not None:
@@ -211,8 +215,12 @@ def _writers(
 
     names = {label.value: (label.name, label.color) for label in result.labels}
 
+    dicom = dicom_outputs.dicom_writers(result, scan, arguments)
+
     def write_labels(path: Path) -> None:
-        if arguments.output.name.lower().endswith(SEGMENTATION_SUFFIX):
+        if "OUTPUT" in dicom:
+            dicom["OUTPUT"](path)
+        elif arguments.output.name.lower().endswith(SEGMENTATION_SUFFIX):
             write_segmentation(result, path)
         else:
             write_volume(result.volume, path, like=arguments.input, labels=names)
@@ -231,6 +239,7 @@ def _writers(
         return lambda path: write_volume(map_, path, like=arguments.input)
 
     writers: dict[str, Writer] = {
+        **dicom,
         "OUTPUT": write_labels,
         "--statistics": write_table,
         "--overlay": write_picture,

@@ -126,20 +126,7 @@ def labelled_images(
         GeometryError: the labels do not lie on the series, or its images not where its volume has them.
         UnsuitableVolumeError: nothing was found, or the images name no study, series or frame of reference.
     """
-    missing = [
-        name
-        for name, uid in (
-            ("Study Instance UID", series.study_uid),
-            ("Series Instance UID", series.uid),
-            ("Frame of Reference UID", series.frame_of_reference_uid),
-        )
-        if not uid
-    ]
-    if missing:
-        raise UnsuitableVolumeError(
-            f"the images have no {' and no '.join(missing)}, without which a DICOM result would belong to nothing "
-            "(they were probably taken out to hide the patient); write .nii.gz or .nrrd instead"
-        )
+    check_identified(series)
     volume = labels.reoriented(series.volume.axis_codes)
     if not volume.same_grid(series.volume):
         raise GeometryError(
@@ -168,6 +155,28 @@ def labelled_images(
         algorithm=algorithm,
         created=created or _moment(series),
     )
+
+
+def check_identified(series: DicomSeries) -> None:
+    """Check that a result can refer to a series.
+
+    Raises:
+        UnsuitableVolumeError: the images have no UID of their study, series or frame of reference.
+    """
+    missing = [
+        name
+        for name, uid in (
+            ("Study Instance UID", series.study_uid),
+            ("Series Instance UID", series.uid),
+            ("Frame of Reference UID", series.frame_of_reference_uid),
+        )
+        if not uid
+    ]
+    if missing:
+        raise UnsuitableVolumeError(
+            f"the images have no {' and no '.join(missing)}, without which a DICOM result would belong to nothing "
+            "(they were probably taken out to hide the patient); write .nii.gz or .nrrd instead"
+        )
 
 
 def of_segmentation(
