@@ -48,6 +48,10 @@ class ManifestError(KDSegmentatorError):
     """A pack's manifest is not valid; the message names the field."""
 
 
+class LockedError(KDSegmentatorError):
+    """Another process is at work on the same files, or they are on a file system that knows no locks."""
+
+
 class PackError(KDSegmentatorError):
     """A pack is missing, damaged, unsafe, or cannot be installed or removed."""
 

@@ -26,8 +26,8 @@ _PIP_LINES = 3
 
 _USE = """\
 Copy the folder to the other computer, give it under “Wheels from” in the KDSegmentator module of 3D Slicer, and click
-Install packages. Or: PythonSlicer -m pip install --no-index --find-links FOLDER msgspec psutil \
-onnxruntime openvino"""
+Install packages. Or: PythonSlicer -m pip install --no-index --find-links FOLDER msgspec psutil filelock \
+platformdirs onnxruntime openvino"""
 
 
 @dataclass(frozen=True, kw_only=True)

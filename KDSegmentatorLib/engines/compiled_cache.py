@@ -17,9 +17,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from KDSegmentatorLib.errors import PackError
+from KDSegmentatorLib.errors import LockedError
 from KDSegmentatorLib.io.files import atomic_output, file_sha256
-from KDSegmentatorLib.packs.lock import locked
+from KDSegmentatorLib.io.lock import locked
 
 KEPT_SECONDS = 30 * 24 * 3600.0
 """How long a compiled network is kept that nobody uses."""
@@ -40,7 +40,7 @@ def opened(folder: Path) -> Iterator[bool]:
     """
     with ExitStack() as held:
         usable = False
-        with suppress(OSError, PackError):
+        with suppress(OSError, LockedError):
             folder.parent.mkdir(parents=True, exist_ok=True)
             held.enter_context(locked(folder.parent / _LOCK_NAME, _WAIT_SECONDS))
             usable = prepare(folder)
@@ -88,7 +88,7 @@ def drop_unused(root: Path) -> None:
     """
     oldest = time.time() - KEPT_SECONDS
     for version in root.glob("openvino-*"):
-        with suppress(OSError, PackError), locked(version / _LOCK_NAME, 0):
+        with suppress(OSError, LockedError), locked(version / _LOCK_NAME, 0):
             for folder in [path for path in version.iterdir() if path.is_dir()]:
                 with suppress(OSError):
                     if _used(folder) < oldest:

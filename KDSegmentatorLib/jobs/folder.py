@@ -20,9 +20,9 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from KDSegmentatorLib.errors import JobError, PackError
+from KDSegmentatorLib.errors import JobError, LockedError
 from KDSegmentatorLib.io.files import delete_tree, is_disk_full, new_name
-from KDSegmentatorLib.packs.lock import locked
+from KDSegmentatorLib.io.lock import locked
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -169,7 +169,7 @@ def _made(parent: Path, lock: contextlib.ExitStack) -> Path:
         folder = parent / new_name(PREFIX)
         path = _lock_path(folder)
         # A file system without locks will do: what is left behind there stays until somebody removes it by hand.
-        with contextlib.suppress(PackError):
+        with contextlib.suppress(LockedError):
             lock.enter_context(locked(path, 0))
         if path.exists():  # else it was taken for abandoned in the moment before it was locked
             break
@@ -185,7 +185,7 @@ def _made(parent: Path, lock: contextlib.ExitStack) -> Path:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    with contextlib.suppress(PackError, OSError):  # somebody's, or a file system without locks
+    with contextlib.suppress(LockedError, OSError):  # somebody's, or a file system without locks
         with locked(_lock_path(folder), 0):
             delete_tree(folder)
             _remove_lock(folder)

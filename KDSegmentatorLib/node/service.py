@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from KDSegmentatorLib.errors import KDSegmentatorError, NodeError, PackError
+from KDSegmentatorLib.errors import KDSegmentatorError, LockedError, NodeError
+from KDSegmentatorLib.io.lock import locked
 from KDSegmentatorLib.jobs.launcher import PythonLauncher
 from KDSegmentatorLib.node.deliveries import Deliveries
 from KDSegmentatorLib.node.delivery import TargetDelivery
@@ -24,7 +25,6 @@ from KDSegmentatorLib.node.targets import sender
 from KDSegmentatorLib.node.upkeep import Upkeep
 from KDSegmentatorLib.node.watch_folder import WatchFolder
 from KDSegmentatorLib.node.worker import LINE_PREFIX
-from KDSegmentatorLib.packs.lock import locked
 
 _DELIVERY_SECONDS = 0.5
 _UPKEEP_SECONDS = 10.0
@@ -162,7 +162,7 @@ class Service:
         lock = locked(self._places.state / "node.lock", 0.0)
         try:
             lock.__enter__()
-        except PackError as error:
+        except LockedError as error:
             raise NodeError(f"another kdseg-node works on {self._places.root} already; end it first") from error
         try:
             yield

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
-import sys
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import platformdirs
 
 ENVIRONMENT_VARIABLE = "KDSEGMENTATOR_PACKS"
 CACHE_VARIABLE = "KDSEGMENTATOR_CACHE"
+
+_NAME = "KDSegmentator"
 
 
 def default_user_folder() -> Path:
     """Return the folder of the packs that the user installed; it need not exist.
 
-    ``KDSEGMENTATOR_PACKS`` overrides the operating system's place for application data.
+    ``KDSEGMENTATOR_PACKS`` overrides the operating system's place for application data. A user without a home has none
+    that lasts (:func:`is_lasting`).
     """
-    override = os.environ.get(ENVIRONMENT_VARIABLE, "").strip()
-    if override:
-        return _expanded(override)
-    return _application_data(sys.platform) / "KDSegmentator" / "Packs"
+    return _override(ENVIRONMENT_VARIABLE) or _in_home(platformdirs.user_data_dir) / "Packs"
 
 
 def default_shipped_folder() -> Path:
@@ -32,46 +38,52 @@ def default_shipped_folder() -> Path:
 def default_cache_folder() -> Path:
     """Return the folder of what can be made anew (compiled networks, checks of engines); it need not exist.
 
-    ``KDSEGMENTATOR_CACHE`` overrides the operating system's place for caches.
+    ``KDSEGMENTATOR_CACHE`` overrides the operating system's place for caches. A user without a home, or whose cache
+    belongs to somebody else, gets a folder of this process alone: what lies in a stranger's may be made to harm.
     """
-    override = os.environ.get(CACHE_VARIABLE, "").strip()
-    if override:
-        return _expanded(override)
-    return _caches(sys.platform)
+    if override := _override(CACHE_VARIABLE):
+        return override
+    folder = _in_home(platformdirs.user_cache_dir)
+    return _of_this_process() if _is_strangers(folder) else folder
 
 
-def _caches(platform: str) -> Path:
-    if platform == "win32":  # it has one place for both
-        return _application_data(platform) / "KDSegmentator" / "Caches"
-    if platform == "darwin":
-        return _home() / "Library" / "Caches" / "KDSegmentator"
-    folder = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(folder) if folder and Path(folder).is_absolute() else _home() / ".cache") / "KDSegmentator"
+def is_lasting(folder: Path) -> bool:
+    """Return whether a folder is still there when this process has ended."""
+    return not folder.is_relative_to(_of_this_process()) if _of_this_process.cache_info().currsize else True
 
 
-def _application_data(platform: str) -> Path:
-    if platform == "win32":
-        folder = os.environ.get("LOCALAPPDATA", "")
-        return Path(folder) if folder else _home() / "AppData" / "Local"
-    if platform == "darwin":
-        return _home() / "Library" / "Application Support"
-    folder = os.environ.get("XDG_DATA_HOME", "")
-    # the XDG specification says to ignore relative paths
-    return Path(folder) if folder and Path(folder).is_absolute() else _home() / ".local" / "share"
-
-
-def _expanded(folder: str) -> Path:
+def _override(variable: str) -> Path | None:
+    folder = os.environ.get(variable, "").strip()
+    if not folder:
+        return None
     with contextlib.suppress(RuntimeError):  # "~" without a home: taken as it is
         return Path(folder).expanduser().absolute()
     return Path(folder).absolute()
 
 
-def _home() -> Path:
-    """Return the user's home; a folder that does not exist if there is none (an unknown uid without HOME).
-
-    Not one in a shared temporary folder: another user could put packs there.
-    """
+def _in_home(place: Callable[..., str]) -> Path:
+    """Return a folder of the operating system's places for a user; without a home, one of this process alone."""
     try:
-        return Path.home()
-    except RuntimeError:
-        return Path(os.sep, "nonexistent").absolute()
+        folder = Path(place(_NAME, appauthor=False))
+    except RuntimeError:  # an unknown user id without HOME; earlier versions of platformdirs leave "~" as it is
+        return _of_this_process()
+    return folder if folder.is_absolute() else _of_this_process()
+
+
+def _is_strangers(folder: Path) -> bool:
+    """Return whether a folder, or the first above it that there is, belongs to another user than this one or root."""
+    if not hasattr(os, "getuid"):  # Windows keeps users apart by the folders' own permissions
+        return False
+    try:
+        there = next(path for path in (folder, *folder.parents) if path.exists())
+        return there.stat().st_uid not in (os.getuid(), 0)
+    except (OSError, StopIteration):
+        return True
+
+
+@functools.cache
+def _of_this_process() -> Path:
+    """Return a new folder that only this user can look into; it goes when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="kdsegmentator-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from KDSegmentatorLib.arguments import meant
-from KDSegmentatorLib.errors import KDSegmentatorError, ManifestError, PackError
+from KDSegmentatorLib.errors import KDSegmentatorError, LockedError, ManifestError, PackError
 from KDSegmentatorLib.io.files import TEMPORARY_PREFIX, delete_tree, new_name, replace, sync_folder, sync_listing
+from KDSegmentatorLib.io.lock import locked
 from KDSegmentatorLib.packs.archive import extract_archive
 from KDSegmentatorLib.packs.files import write_error
 from KDSegmentatorLib.packs.installed import (
@@ -37,8 +38,7 @@ from KDSegmentatorLib.packs.installed import (
     read_installed,
     write_installed,
 )
-from KDSegmentatorLib.packs.locations import default_shipped_folder, default_user_folder
-from KDSegmentatorLib.packs.lock import locked
+from KDSegmentatorLib.packs.locations import default_shipped_folder, default_user_folder, is_lasting
 from KDSegmentatorLib.packs.names import ID_PATTERN, MANIFEST_NAME, version_key
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
 
@@ -247,12 +247,19 @@ class PackStore:
         """Exclude other processes, and start and end without leftovers."""
         try:
             self.user_folder.mkdir(parents=True, exist_ok=True)
+            if not is_lasting(self.user_folder):
+                raise PackError(
+                    "this user has no home folder to keep packs in; name a folder with the environment variable "
+                    "KDSEGMENTATOR_PACKS"
+                )
             with locked(self.user_folder / _LOCK_NAME, LOCK_SECONDS):
                 self._delete_leftovers()
                 try:
                     yield
                 finally:
                     self._delete_leftovers()
+        except LockedError as error:
+            raise PackError(f"the packs cannot be changed: {error}") from error
         except OSError as error:
             raise write_error(self.user_folder, error) from error
 

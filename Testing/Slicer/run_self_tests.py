@@ -4,8 +4,8 @@
         --python-script Testing/Slicer/run_self_tests.py
 
 Needs no internet. The tests are skipped if Slicer's Python lacks packages, and said so; install them before, in
-Slicer's Python console: ``slicer.packaging.pip_install("msgspec psutil onnxruntime openvino")``. The exit code is 0
-if no test failed; with the environment variable ``KDSEG_CI=1`` a skipped test is a failure.
+Slicer's Python console, with ``slicer.packaging.pip_install`` and the names in ``slicer-requirements.txt``.
+The exit code is 0 if no test failed; with the environment variable ``KDSEG_CI=1`` a skipped test is a failure.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.advice import advise
-from KDSegmentatorLib.errors import PackError
+from KDSegmentatorLib.errors import LockedError
 from KDSegmentatorLib.geometry import Volume, matrix
+from KDSegmentatorLib.io.lock import locked
 from KDSegmentatorLib.machine.hardware import detect_hardware
 from KDSegmentatorLib.packs.catalogue import families
-from KDSegmentatorLib.packs.lock import locked
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel import estimation
 from KDSegmentatorPanel.estimation import EstimateProcess, Question, estimate_here
@@ -202,7 +202,7 @@ def wait_until_held(path: Path) -> None:
             try:
                 with locked(path, 0):
                     pass
-            except PackError:
+            except LockedError:
                 return
         time.sleep(0.05)
     raise AssertionError(f"nobody holds {path}")

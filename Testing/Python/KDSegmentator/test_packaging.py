@@ -150,6 +150,8 @@ def test_what_is_installed_on_request_is_what_the_library_needs() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     lines = (ROOT / "KDSegmentatorLib" / "slicer-requirements.txt").read_text().splitlines()
     bounds = [line.partition(";")[0].strip() for line in lines if line and not line.startswith("#")]
-    assert [bound.partition(">=")[0] for bound in bounds] == ["msgspec", "psutil", "onnxruntime", "openvino"]
+    assert [bound.partition(">=")[0] for bound in bounds] == [
+        "msgspec", "psutil", "filelock", "platformdirs", "onnxruntime", "openvino",
+    ]  # fmt: skip
     for bound in bounds:
         assert re.search(rf'^    "{re.escape(bound)}["; ]', project, re.MULTILINE), f"{bound} is not in pyproject.toml"

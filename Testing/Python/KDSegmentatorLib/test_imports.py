@@ -10,7 +10,18 @@ from pathlib import Path
 import pytest
 
 LIBRARY = Path(__file__).resolve().parents[3] / "KDSegmentatorLib"
-CLINICAL = {"msgspec", "numpy", "psutil", "scipy", "PIL", "packaging", "onnxruntime", "openvino"}
+CLINICAL = {
+    "filelock",
+    "msgspec",
+    "platformdirs",
+    "numpy",
+    "psutil",
+    "scipy",
+    "PIL",
+    "packaging",
+    "onnxruntime",
+    "openvino",
+}
 """The dependencies of the distribution."""
 
 FURTHER = {"mrml": {"slicer", "vtk"}, "dicom": {"pydicom", "highdicom", "dicomweb_client", "requests"}}

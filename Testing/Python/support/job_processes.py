@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from KDSegmentatorLib.io.lock import locked
 from KDSegmentatorLib.jobs.messages import (
     Event,
     Failed,
@@ -19,7 +20,6 @@ from KDSegmentatorLib.jobs.messages import (
     Started,
 )
 from KDSegmentatorLib.jobs.process import JobProcess
-from KDSegmentatorLib.packs.lock import locked
 
 Start = Callable[..., JobProcess]
 RequestT = TypeVar("RequestT", bound=Request)
@@ -42,14 +42,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-from KDSegmentatorLib.packs.lock import locked
+from KDSegmentatorLib.io.lock import locked
 with locked(Path(sys.argv[1]), 60):
     print("held", flush=True)
     time.sleep(600)
 '''
 child = subprocess.Popen([sys.executable, "-c", holding, {child!r}], stdout=subprocess.PIPE)
 child.stdout.readline()
-from KDSegmentatorLib.packs.lock import locked
+from KDSegmentatorLib.io.lock import locked
 from pathlib import Path
 from typing import Any, TypeVar
 

@@ -15,6 +15,8 @@ from KDSegmentatorLib.cli.wheelhouse import CHECKSUMS, TARGETS, wanted
 WHEELS = (
     "msgspec-0.23.0-py3-none-any.whl",
     "psutil-7.2.2-py3-none-any.whl",
+    "filelock-4.3.1-py3-none-any.whl",
+    "platformdirs-4.14.9-py3-none-any.whl",
     "onnxruntime-1.23.2-cp312-cp312-macosx_13_0_x86_64.whl",
     "onnxruntime-1.31.1-cp312-cp312-macosx_14_0_arm64.whl",
     "onnxruntime-1.31.1-cp312-cp312-manylinux_2_28_x86_64.whl",
@@ -68,7 +70,7 @@ def test_the_wheels_of_a_platform(kdseg: Any, index: Path, tmp_path: Path, platf
     folder = tmp_path / "wheels for ö"
     code, out, err = kdseg("wheelhouse", folder, "--platform", platform)
     assert (code, err) == (0, "")
-    assert f"{len(expected) + 3} wheels" in out
+    assert f"{len(expected) + 5} wheels" in out
     engines = [name for name in names(folder) if name.startswith("o")]
     assert [name.removesuffix(".whl").split("-")[-1] for name in engines] == expected
     assert all("cp312" in name for name in engines)
@@ -81,7 +83,7 @@ def test_hashes_can_be_checked(kdseg: Any, index: Path, tmp_path: Path) -> None:
     assert kdseg("wheelhouse", folder, "--platform", "linux")[0] == 0  # into the same folder
     lines = [line.split("  ") for line in (folder / CHECKSUMS).read_text().splitlines()]
     assert [name for _, name in lines] == [name for name in names(folder) if name.endswith(".whl")]
-    assert len(lines) == 7
+    assert len(lines) == 9
     for digest, name in lines:
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
 
@@ -161,6 +163,6 @@ def test_bad_usage(
 
 
 def test_the_same_packages_as_the_module_installs() -> None:
-    every = ["msgspec", "psutil", "onnxruntime"]
+    every = ["msgspec", "psutil", "filelock", "platformdirs", "onnxruntime"]
     assert [each.partition(">=")[0] for each in wanted(TARGETS["linux"])] == [*every, "openvino"]
     assert [each.partition(">=")[0] for each in wanted(TARGETS["macos-x86_64"])] == every

@@ -10,7 +10,7 @@ import pytest
 
 from KDSegmentatorLib.engines import compiled_cache
 from KDSegmentatorLib.engines.compiled_cache import KEPT_SECONDS, drop_unused, opened, prepare, seal
-from KDSegmentatorLib.packs.lock import locked
+from KDSegmentatorLib.io.lock import locked
 
 
 @pytest.fixture

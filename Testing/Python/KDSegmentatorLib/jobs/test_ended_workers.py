@@ -139,7 +139,7 @@ def test_a_worker_that_does_not_end_after_its_result_does_no_harm(
 
 
 def test_a_process_that_outlives_the_worker_is_ended(start: Start, tmp_path: Path) -> None:
-    code = HANG.partition("from KDSegmentatorLib.packs.lock import locked\nfrom pathlib")[0]
+    code = HANG.partition("from KDSegmentatorLib.io.lock import locked\nfrom pathlib")[0]
     lock = tmp_path / "child.lock"
     code = code.replace(", stdout=subprocess.PIPE)", ")").replace("child.stdout.readline()", "")
     job = start(code.format(child=str(lock)))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from KDSegmentatorLib.errors import JobError, PackError
+from KDSegmentatorLib.errors import JobError, LockedError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs import folder as module
 from KDSegmentatorLib.jobs.folder import (
@@ -141,7 +141,7 @@ def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest
     @contextlib.contextmanager
     def locked(path: Path, seconds: float) -> Iterator[None]:
         path.touch()
-        raise PackError("no locks")
+        raise LockedError("no locks")
         yield
 
     monkeypatch.setattr(module, "locked", locked)
@@ -151,8 +151,9 @@ def test_a_file_system_without_locks_will_do(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, mode: int = 0) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path: Path, mode: int = 0, **options: bool) -> None:
+        if not path.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(JobError, match="the disk is full"), owned_folder(tmp_path):

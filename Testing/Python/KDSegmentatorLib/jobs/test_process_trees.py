@@ -116,7 +116,7 @@ def test_a_worker_whose_owner_is_gone_stops_and_the_next_job_removes_what_is_lef
         import atexit, contextlib, time
         from pathlib import Path
         from KDSegmentatorLib.jobs.worker import stdin_closed
-        from KDSegmentatorLib.packs.lock import locked
+        from KDSegmentatorLib.io.lock import locked
         globals()["lock"] = contextlib.ExitStack()
         lock.enter_context(locked(Path({str(lock)!r}), 60))
         print("held", flush=True)

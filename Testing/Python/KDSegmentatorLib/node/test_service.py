@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from KDSegmentatorLib.cli.node import main
+from KDSegmentatorLib.io.lock import locked
 from KDSegmentatorLib.node.deliveries import Deliveries
 from KDSegmentatorLib.node.places import Places
 from KDSegmentatorLib.node.queue import Queue
-from KDSegmentatorLib.packs.lock import locked
 from support.generated_family import write_scan
 from support.node_processes import RunningNode, until
 

@@ -1,72 +1,50 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.packs import locations
-from KDSegmentatorLib.packs.locations import default_cache_folder, default_shipped_folder, default_user_folder
+from KDSegmentatorLib.packs.locations import (
+    default_cache_folder,
+    default_shipped_folder,
+    default_user_folder,
+    is_lasting,
+)
 from KDSegmentatorLib.packs.store import PackStore
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="folders of the XDG specification")
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    for name in ("KDSEGMENTATOR_PACKS", "LOCALAPPDATA", "XDG_DATA_HOME", "KDSEGMENTATOR_CACHE", "XDG_CACHE_HOME"):
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    for name in ("KDSEGMENTATOR_PACKS", "XDG_DATA_HOME", "KDSEGMENTATOR_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    ("platform", "variable", "inside_home"),
-    [
-        ("win32", "LOCALAPPDATA", "AppData/Local"),
-        ("linux", "XDG_DATA_HOME", ".local/share"),
-        ("darwin", None, "Library/Application Support"),
-    ],
-)
-def test_the_users_folder(
-    bare: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variable: str | None, inside_home: str
-) -> None:
-    monkeypatch.setattr(sys, "platform", platform)
-    assert default_user_folder() == bare / inside_home / "KDSegmentator" / "Packs"
-    if variable:
-        monkeypatch.setenv(variable, str(bare / "data"))
-        assert default_user_folder() == bare / "data" / "KDSegmentator" / "Packs"
-    monkeypatch.setenv("KDSEGMENTATOR_PACKS", str(bare / "mine"))
-    assert default_user_folder() == bare / "mine"
-    monkeypatch.setenv("KDSEGMENTATOR_PACKS", "relative")
-    assert default_user_folder().is_absolute()
+@on_linux
+def test_packs_and_caches_are_in_the_users_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_user_folder() == home / ".local" / "share" / "KDSegmentator" / "Packs"
+    assert default_cache_folder() == home / ".cache" / "KDSegmentator"
+    monkeypatch.setenv("XDG_DATA_HOME", str(home / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    assert default_user_folder() == home / "data" / "KDSegmentator" / "Packs"
+    assert default_cache_folder() == home / "cache" / "KDSegmentator"
+    assert is_lasting(default_user_folder())
 
 
-@pytest.mark.parametrize(
-    ("platform", "variable", "inside_home", "below"),
-    [
-        ("win32", "LOCALAPPDATA", "AppData/Local", "KDSegmentator/Caches"),
-        ("linux", "XDG_CACHE_HOME", ".cache", "KDSegmentator"),
-        ("darwin", None, "Library/Caches", "KDSegmentator"),
-    ],
-)
-def test_the_cache(
-    bare: Path, monkeypatch: pytest.MonkeyPatch, platform: str, variable: str | None, inside_home: str, below: str
-) -> None:
-    monkeypatch.setattr(sys, "platform", platform)
-    assert default_cache_folder() == bare / inside_home / below
-    if variable:
-        monkeypatch.setenv(variable, str(bare / "data"))
-        assert default_cache_folder() == bare / "data" / below
-    monkeypatch.setenv("KDSEGMENTATOR_CACHE", str(bare / "mine"))
-    assert default_cache_folder() == bare / "mine"
-
-
-def test_a_relative_xdg_folder_is_ignored(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setenv("XDG_DATA_HOME", "relative")
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert default_user_folder() == bare / ".local" / "share" / "KDSegmentator" / "Packs"
-    assert default_cache_folder() == bare / ".cache" / "KDSegmentator"
+def test_variables_name_other_folders(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDSEGMENTATOR_PACKS", str(home / "mine"))
+    monkeypatch.setenv("KDSEGMENTATOR_CACHE", "relative")
+    assert default_user_folder() == home / "mine"
+    assert default_cache_folder() == Path("relative").absolute()
 
 
 def test_the_shipped_folder_is_in_the_wheel_or_beside_the_library(
@@ -89,16 +67,55 @@ def test_every_shipped_pack_says_what_it_fits_and_what_to_expect() -> None:
     assert [(pack, each) for pack, manifest in manifests.items() for each in fields if not manifest.get(each)] == []
 
 
-def test_a_user_without_a_home_has_the_shipped_packs_and_is_told_where_to_put_others(
-    bare: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def unknown() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+@pytest.fixture
+def homeless(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whose home nobody knows: one that no list of users has, without HOME."""
+    import pwd
 
-    monkeypatch.setattr(Path, "home", unknown)
-    monkeypatch.setattr(sys, "platform", "linux")
-    assert not default_user_folder().exists()
-    assert not default_cache_folder().exists()
-    assert PackStore().packs()
+    def unknown(_: int) -> None:
+        raise KeyError("uid not found")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@on_linux
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_has_the_shipped_packs_and_is_told_where_to_put_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = PackStore()
+    assert store.packs()
+    assert not is_lasting(store.user_folder)
+    with pytest.raises(PackError, match=r"no home folder to keep packs in; name a folder with .*KDSEGMENTATOR_PACKS"):
+        store.install(default_shipped_folder() / "hippocampus-x1_4")
     monkeypatch.setenv("KDSEGMENTATOR_PACKS", str(tmp_path / "mine"))
-    assert default_user_folder() == tmp_path / "mine"
+    assert is_lasting(default_user_folder())
+
+
+@on_linux
+@pytest.mark.usefixtures("homeless")
+def test_the_cache_of_a_user_without_a_home_is_nobody_elses() -> None:
+    folder = default_cache_folder()
+    assert folder == default_cache_folder()
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@on_linux
+def test_it_is_gone_when_the_process_ends(home: Path) -> None:
+    code = (
+        "import pwd; pwd.getpwuid = {}.__getitem__; "
+        "from KDSegmentatorLib.packs.locations import default_cache_folder; print(default_cache_folder())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    ended = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, env=environment)
+    assert not Path(ended.stdout.strip()).exists()
+
+
+@on_linux
+def test_the_cache_in_a_home_that_is_a_strangers_is_not_used(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / ".cache").mkdir()
+    monkeypatch.setattr(os, "getuid", lambda: (home / ".cache").stat().st_uid + 1)
+    if (home / ".cache").stat().st_uid == 0:
+        os.chown(home / ".cache", 12345, -1)
+    assert not default_cache_folder().is_relative_to(home)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.packs import lock, store
+from KDSegmentatorLib.io.lock import locked
+from KDSegmentatorLib.packs import store
 from KDSegmentatorLib.packs.store import PackStore
 from support.pack_stores import ID, listing, versions
 
@@ -21,9 +22,9 @@ BuildPack = Callable[..., Path]
 def test_a_busy_store_says_so(packs: PackStore, build_pack: BuildPack, monkeypatch: pytest.MonkeyPatch) -> None:
     packs.install(build_pack())
     monkeypatch.setattr(store, "LOCK_SECONDS", 0.1)
-    with lock.locked(packs.user_folder / ".lock", 0):
+    with locked(packs.user_folder / ".lock", 0):
         for act in (lambda: packs.install(build_pack(version="2.0.0")), lambda: packs.remove(ID)):
-            with pytest.raises(PackError, match="another process is changing the packs"):
+            with pytest.raises(PackError, match="the packs cannot be changed: another process is at work"):
                 act()
         assert versions(packs) == ["1.0.0"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
 
-NEEDED = ["msgspec", "psutil", "onnxruntime", "openvino"]
+NEEDED = ["msgspec", "psutil", "filelock", "platformdirs", "onnxruntime", "openvino"]
 DECLARED = (*NEEDED, "filelock", "nibabel", "onnx", "platformdirs", "torch")
 for _name in DECLARED:  # before anything else is imported
     sys.modules[_name] = None  # type: ignore[assignment] # cannot be imported, and is not found
