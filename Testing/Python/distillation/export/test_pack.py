@@ -85,6 +85,20 @@ def test_what_to_expect_is_that_of_the_cases_that_are_not_held_out(exporting, sp
     assert manifest.expected.cases == len(cases) - len(held_out)
 
 
+def test_a_network_that_goes_on_from_a_pack_knows_the_images_of_both(exporting):
+    own = exporting().pack.manifest
+    wide = FieldOfView(smallest=(5.0, 21.0, 5.0), largest=(6.0, 22.0, 300.0))
+    earlier = dataclasses.replace(own, field_of_view=wide)
+    both = exporting(started_from=earlier).pack.manifest
+    smallest, largest = own.field_of_view.smallest, own.field_of_view.largest
+    assert both.field_of_view.smallest == (5.0, min(21.0, smallest[1]), 5.0)
+    assert both.field_of_view.largest == (largest[0], max(22.0, largest[1]), 300.0)
+    assert both.expected.cases == 2 * own.expected.cases
+    assert both.expected.largest_ml == own.expected.largest_ml
+    unknown = exporting(started_from=dataclasses.replace(own, field_of_view=None, expected=None)).pack.manifest
+    assert (unknown.field_of_view, unknown.expected) == (None, None)
+
+
 def test_the_earlier_stage_is_that_of_the_recipe(exporting, recipe):
     assert exporting().pack.manifest.region is None
     region = Region(pack="brain-extraction-x1_4", minimum_version="1.0.0", margin_mm=1.5)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,9 +22,10 @@ from distillation.run.runner import run
 from distillation.run.steps import STAGES, RunSettings, Stage, Step, steps_of
 from distillation.source_files import changed_sources, record_sources
 from distillation.stages import Stages
-from distillation.students import TeacherSource, plans_for_teacher
+from distillation.students import Student, TeacherSource, plans_for_student, plans_for_teacher
 from distillation.trainings import Trainings
-from KDSegmentatorLib.errors import TrainingError
+from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
+from KDSegmentatorLib.packs.pack import StudentPack
 
 SPLIT = [{"train": ["case_01", "case_02"], "val": ["case_00"]}, {"train": ["case_00", "case_01"], "val": ["case_02"]}]
 
@@ -99,6 +101,27 @@ def test_a_training_is_not_gone_on_with_on_another_split(
     begun[0].unlink()  # nothing was trained yet
     stages.trainings._train(wanted, "cpu")
     assert len(begun) == 3
+
+
+def test_what_a_training_started_from_is_known_when_that_is_replaced(
+    stages: Stages, plans: Callable[..., Any], teacher_pack: StudentPack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = stages.workspace.preprocessed / stages.recipe.dataset.name
+    folder.mkdir(parents=True)
+    (folder / "splits_final.json").write_text(json.dumps(SPLIT))
+    monkeypatch.setattr("distillation.trainings.train_side_by_side", lambda *_, **__: [])
+    monkeypatch.setattr(Trainings, "prepared", lambda _self: SimpleNamespace(plans=plans()))
+    known = teacher_pack.manifest.provenance.checkpoint_sha256
+    student = replace(stages.recipe.students[0], start=str(teacher_pack.folder), start_sha256=known)
+    trainings = replace(stages, recipe=replace(stages.recipe, students=(student,))).trainings
+    assert trainings.started_from("x1/2", "plain") == teacher_pack.manifest  # of an earlier version: the recipe's
+    trainings._train([plans_for_student(trainings.recipe, Student(size="x1/2", method="plain"), plans(), None)], "cpu")
+    manifest = teacher_pack.folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace(known, "0" * 64))
+    assert trainings.started_from("x1/2", "plain") == teacher_pack.manifest
+    assert trainings.started_from("x1", "teacher") is None
+    with pytest.raises(InvalidSettingsError, match="starts from a pack of the checkpoint"):
+        trainings.started_from("x1/2", "logit")  # not begun, and nobody knows the pack
 
 
 def test_several_processes_only_train(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
