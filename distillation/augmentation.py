@@ -15,8 +15,8 @@ from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
-from distillation.settings import AugmentationSettings
 from distillation.synthesis.intensities import random_bias
+from distillation.training_settings import AugmentationSettings
 
 Image = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]

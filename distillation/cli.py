@@ -9,10 +9,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillation.arguments import PROGRAM, build_parser
 from distillation.evaluations import CALIBRATION_WINDOWS
 from distillation.launch import Workspace
-from distillation.recipe import read_recipe
+from distillation.parser import PROGRAM, build_parser
+from distillation.recipe_file import read_recipe
 from distillation.run.runner import describe_steps, run
 from distillation.run.steps import RunSettings, describe_agreement, describe_pack, parse_stages, steps_of
 from distillation.stages import Stages
@@ -220,7 +220,7 @@ def _write_archive(folder: Path) -> None:
 
 def _export_some(stages: Stages, options: argparse.Namespace) -> list[Path]:
     """Write the packs of one size or of another method than the recipe's, and return their folders."""
-    from distillation.export.pack import copy_pack
+    from distillation.export.pack_folder import copy_pack
 
     packs = []
     if options.student in (None, TEACHER_SIZE):
@@ -290,7 +290,7 @@ def _compare(options: argparse.Namespace) -> None:
         structure_table,
         write_arms,
     )
-    from distillation.report.results import join_seeds, read_results
+    from distillation.report.task_results import join_seeds, read_results
 
     if options.sources[0].suffix == ".json":
         if len(options.sources) > 1:

@@ -13,9 +13,9 @@ from torch import nn
 from distillation import distributed
 from distillation.losses.registry import read_terms
 from distillation.losses.term import Signals
-from distillation.settings import DistillationSettings
 from distillation.teacher import ModelFolder, load_teacher_fold
 from distillation.torch_tuning import keep_channels_last
+from distillation.training_settings import DistillationSettings
 from KDSegmentatorLib.errors import InvalidSettingsError, TeacherError
 from KDSegmentatorLib.packs.strict_json import FieldError
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from distillation.plans import read_plans
-from distillation.settings import PLANS_KEY, TrainingSettings
 from distillation.torch_tuning import kept_memory
+from distillation.training_settings import PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
 from KDSegmentatorLib.io.files import write_json
 from KDSegmentatorLib.packs.manifest import Method

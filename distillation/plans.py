@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from distillation.settings import MINIMUM_WIDTH, PLANS_KEY, TrainingSettings
+from distillation.training_settings import MINIMUM_WIDTH, PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import InvalidSettingsError, TeacherError
 from KDSegmentatorLib.packs.names import divisor, is_size
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from distillation.dataset import label_values, read_header
 from distillation.export.description import axes_of_reader, describe_preprocessing
 from distillation.export.network import MeanOfFolds
-from distillation.export.pack import ExportedPack, write_pack
+from distillation.export.pack_folder import ExportedPack, write_pack
 from distillation.export.samples import generated_window, image_windows
 from distillation.export.terminology import described_labels
 from distillation.model_files import DATASET, PLANS, FoundModel, fold_number, model_files

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Hashable
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import yaml
 
 from distillation.evaluation.scores import SurfaceSettings
 from distillation.mixture import MixturePart
 from distillation.plans import alpha_of
-from distillation.settings import (
+from distillation.synthesis.synthesis_recipe import SynthesisRecipe
+from distillation.training_settings import (
     MINIMUM_WIDTH,
     NNUNETS_OWN,
     AugmentationSettings,
@@ -24,7 +22,6 @@ from distillation.settings import (
     SoftLabelSettings,
     TrainingSettings,
 )
-from distillation.synthesis.synthesis_recipe import SynthesisRecipe
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.packs.manifest import (
     UNDISTILLED,
@@ -43,8 +40,6 @@ from KDSegmentatorLib.packs.strict_json import FieldError, build
 
 SOFT_LABELS = "soft_labels"
 """Key of a method for stored probabilities."""
-
-RECIPES_FOLDER = Path(__file__).parent / "recipes"
 
 CONFIGURATIONS = ("3d_fullres", "3d_lowres")
 """nnU-Net's configurations that students can be packed in."""
@@ -105,7 +100,7 @@ class DatasetRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """What all trainings of a recipe share; see :class:`distillation.settings.TrainingSettings`.
+    """What all trainings of a recipe share; see :class:`distillation.training_settings.TrainingSettings`.
 
     ``continued_learning_rate`` takes the place of ``initial_learning_rate`` after a warm-up. Leave the axis from left
     to right out of ``mirroring_axes`` where labels come in left and right: a mirrored left parotid is no right one.
@@ -433,62 +428,3 @@ class Recipe:
 def _check_epochs(epochs: int) -> None:
     if epochs < 1:
         raise InvalidSettingsError(f"epochs must be a whole number of at least 1, got {epochs}")
-
-
-def read_recipe(name_or_path: str) -> Recipe:
-    """Read a recipe that comes with the package, by its name, or any other, by its path.
-
-    Raises:
-        InvalidSettingsError: there is no such recipe, or it is not valid; the message names the setting.
-    """
-    path = Path(name_or_path)
-    if path.suffix not in {".yaml", ".yml"}:
-        path = RECIPES_FOLDER / f"{name_or_path}.yaml"
-        if not path.is_file():
-            raise InvalidSettingsError(
-                f"there is no recipe {name_or_path!r}; give one of {', '.join(shipped_recipes())} or a .yaml file"
-            )
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except (OSError, UnicodeDecodeError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InvalidSettingsError(f"the recipe {path} cannot be read: {' '.join(str(error).split())}") from error
-    try:
-        recipe = build(Recipe, content)
-    except FieldError as error:
-        raise InvalidSettingsError(f"{path.name}: {error}") from error
-    networks = tuple(str(path.parent / each) for each in recipe.teaching.networks)
-    students = tuple(
-        each if each.start is None else replace(each, start=str((path.parent / each.start).resolve()))
-        for each in recipe.students
-    )
-    recipe = replace(recipe, teaching=replace(recipe.teaching, networks=networks), students=students)
-    if recipe.teacher.folder is None:
-        return recipe
-    return replace(recipe, teacher=replace(recipe.teacher, folder=str(path.parent / recipe.teacher.folder)))
-
-
-def shipped_recipes() -> list[str]:
-    """Return the names of the recipes that come with the package."""
-    return sorted(path.stem for path in RECIPES_FOLDER.glob("*.yaml"))
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML with text as keys, each of them once, and 1e-2 for a number, as in YAML 1.2 (1.1 takes it for text)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key_node.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is not text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} occurs twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-    from distillation.settings import SoftLabelSettings
+    from distillation.training_settings import SoftLabelSettings
 
 TOP_CLASSES = 4
 """Classes that are kept of a voxel, the most probable ones."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distillation.launch import model_folder
 from distillation.plans import alpha_of, resolve_configuration, student_plans
-from distillation.settings import DistillationSettings, TeacherSettings, TrainingSettings
+from distillation.training_settings import DistillationSettings, TeacherSettings, TrainingSettings
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.packs.names import MANIFEST_NAME, name_part

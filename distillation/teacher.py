@@ -14,7 +14,7 @@ from torch import nn
 
 from distillation.dataset import label_values, read_description
 from distillation.plans import check_architecture, read_plans, resolve_configuration
-from distillation.settings import PLANS_KEY
+from distillation.training_settings import PLANS_KEY
 from KDSegmentatorLib.errors import TeacherError, TrainingError
 
 if TYPE_CHECKING:

@@ -16,12 +16,12 @@ from torch import nn
 from distillation.dataset import check_grids
 from distillation.pack_weights import load_pack_weights
 from distillation.plans import resolve_configuration, student_plans
-from distillation.settings import MINIMUM_WIDTH, TrainingSettings
 from distillation.soft_labels import INDEX_NAME, check_soft_labels, compressed
 from distillation.splits import SPLITS_NAME, read_splits
 from distillation.students import soft_label_folder, teaching_axes
 from distillation.teacher import build_network, load_teacher_fold
 from distillation.torch_tuning import keep_channels_last
+from distillation.training_settings import MINIMUM_WIDTH, TrainingSettings
 from KDSegmentatorLib.errors import TeacherError
 from KDSegmentatorLib.io.files import atomic_output, write_json
 from KDSegmentatorLib.packs.names import MANIFEST_NAME

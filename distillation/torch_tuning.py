@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from distillation.settings import Precision
+from distillation.training_settings import Precision
 
 _WORTHWHILE_SPEED_UP = 1.2
 

@@ -23,9 +23,8 @@ from distillation import distributed
 from distillation.augmentation import with_augmentation
 from distillation.batch_stream import BatchStream, seed_everything
 from distillation.distiller import Distiller, load_teachers
-from distillation.losses.segmentation import SoftSegmentationLoss, segmentation_loss
+from distillation.losses.dice_cross_entropy import SoftSegmentationLoss, segmentation_loss
 from distillation.pack_weights import load_pack_weights
-from distillation.settings import PLANS_KEY, TrainingSettings
 from distillation.soft_labels import SoftLabelLoader, check_soft_labels
 from distillation.teacher import load_weights, read_checkpoint
 from distillation.torch_tuning import checkpoint_stages, keep_channels_last, training_dtype
@@ -38,6 +37,7 @@ from distillation.training_log import (
     duration_text,
     package_versions,
 )
+from distillation.training_settings import PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import ImageWriteError, TeacherError, TrainingError
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.packs.pack import open_pack

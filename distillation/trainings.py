@@ -12,7 +12,6 @@ from distillation.dataset import Case, find_dataset
 from distillation.launch import method_of, model_folder, train_side_by_side, training_progress
 from distillation.plans import read_plans
 from distillation.prepare import PreparedDataset, find_prepared, prepare
-from distillation.settings import TrainingSettings
 from distillation.source_files import changed_sources, some
 from distillation.splits import SPLITS_NAME, grouped, read_splits
 from distillation.students import (
@@ -30,6 +29,7 @@ from distillation.students import (
     teaching_hashes,
     warm_up_folder,
 )
+from distillation.training_settings import TrainingSettings
 from KDSegmentatorLib.errors import KDSegmentatorError, TrainingError
 from KDSegmentatorLib.io.files import atomic_output, write_json
 from KDSegmentatorLib.packs.manifest import Manifest, Method

@@ -162,7 +162,7 @@ def structure_tables(extraction: StudentPack, heads: Sequence[RealHead], chosen:
 
 SOURCES = {
     "mricron": "ch2 is the head of Debian's mricron-data. Its reference is ch2bet, which is FSL's BET, not a person's "
-    "drawing. What counts as brain in the training data (`CLOSING_MM` in `distillation/synthesis/head.py`) was "
+    "drawing. What counts as brain in the training data (`CLOSING_MM` in `distillation/synthesis/label_maps.py`) was "
     "compared with ch2bet before training: Dice against it is not fully independent.",
     "average": "The average head is that of the package pydeface, blurred and with a strong bias field.",
     "thick": "The thick oblique slices are a clinical series of 5 mm.",

@@ -21,7 +21,7 @@ import numpy as np
 
 from distillation.dataset import Case, RawDataset, read_dataset
 from distillation.export import export_pack
-from distillation.recipe import read_recipe
+from distillation.recipe_file import read_recipe
 from distillation.teacher import load_model_folder
 from kdbench.fitted import HEAD_NECK_CT, TRANSPOSE, fit_model
 from kdbench.parity import compare_cases, is_equal, section, with_section

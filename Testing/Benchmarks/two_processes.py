@@ -26,11 +26,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from distillation.launch import Workspace, train
 from distillation.plans import alpha_of, student_plans
-from distillation.recipe import read_recipe
-from distillation.settings import TrainingSettings
+from distillation.recipe_file import read_recipe
 from distillation.stages import Stages
 from distillation.students import Student, TeacherSource, plans_for_student
 from distillation.training_log import CSV_NAME
+from distillation.training_settings import TrainingSettings
 
 RUNS = {"one process": 0, "two processes": 0, "another seed": 1}
 """Name of each training and what is added to the recipe's seed."""

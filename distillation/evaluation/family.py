@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from distillation.evaluation.manifest import to_evaluation
+from distillation.evaluation.pack_evaluation import to_evaluation
+from distillation.evaluation.paired_statistics import Comparison, ModelResult, compare_all, summarise
 from distillation.evaluation.reduced_precision import (
     INT8_BODY_NAME,
     LARGEST_LOSS,
@@ -25,9 +26,8 @@ from distillation.evaluation.scores import (
     score_pack,
     write_scores,
 )
-from distillation.evaluation.statistics import Comparison, ModelResult, compare_all, summarise
 from distillation.evaluation.tables import markdown, to_json, write_text
-from distillation.export.pack import with_evaluation
+from distillation.export.pack_folder import with_evaluation
 from KDSegmentatorLib.errors import EngineError, InvalidSettingsError
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from distillation.evaluation.paired_statistics import or_agreement
 from distillation.evaluation.scores import ReducedEngine, Score
-from distillation.evaluation.statistics import or_agreement
 from KDSegmentatorLib.engines.loading import load_engine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_devices
 from KDSegmentatorLib.engines.self_check import agreement

@@ -6,8 +6,7 @@ import json
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from distillation.evaluation.reduced_precision import LARGEST_LOSS
-from distillation.evaluation.statistics import (
+from distillation.evaluation.paired_statistics import (
     AGREEMENT,
     FAILED_DICE,
     FEWEST_PAIRS,
@@ -15,6 +14,7 @@ from distillation.evaluation.statistics import (
     METRICS,
     failed_labels,
 )
+from distillation.evaluation.reduced_precision import LARGEST_LOSS
 from KDSegmentatorLib.analysis.overlap import FEWEST_FOR_BOOTSTRAP
 from KDSegmentatorLib.io.files import atomic_output
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, Literal
 
+    from distillation.evaluation.paired_statistics import Comparison, Metric, ModelResult
     from distillation.evaluation.reduced_precision import ReducedResult
     from distillation.evaluation.scores import SurfaceSettings
-    from distillation.evaluation.statistics import Comparison, Metric, ModelResult
     from KDSegmentatorLib.packs.manifest import Interval, Label
 
 DIGITS: dict[Metric, int] = {"dice": 4, "nsd": 4, "hd95_mm": 2}

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from distillation.plans import alpha_of, scale_features
-from distillation.settings import MINIMUM_WIDTH, PLANS_KEY, DistillationSettings, TrainingSettings
 from distillation.soft_labels import describe_soft_labels
 from distillation.training_log import EXPORT_PACKAGES, package_versions
+from distillation.training_settings import MINIMUM_WIDTH, PLANS_KEY, DistillationSettings, TrainingSettings
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.io.files import file_sha256
 from KDSegmentatorLib.packs.manifest import (

@@ -79,7 +79,7 @@ def find_terminology(name: str) -> Terminology | None:
 @cache
 def _known() -> dict[tuple[str, str | None], Terminology]:
     """Return terminology by name and side (None: without one), the recipes' first."""
-    from distillation.recipe import read_recipe, shipped_recipes
+    from distillation.recipe_file import read_recipe, shipped_recipes
 
     known: dict[tuple[str, str | None], Terminology] = {}
     with _TABLE.open(encoding="utf-8", newline="") as file:

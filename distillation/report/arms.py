@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from distillation.evaluation.statistics import AGREEMENT, SEED, crossed, signed_rank_p
+from distillation.evaluation.paired_statistics import AGREEMENT, SEED, crossed, signed_rank_p
 from distillation.evaluation.tables import interval_text, p_text
 from distillation.report.result_tables import Table
 from distillation.report.verdicts import SIGNIFICANT
@@ -26,7 +26,7 @@ from KDSegmentatorLib.errors import InvalidSettingsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distillation.report.results import TaskResults
+    from distillation.report.task_results import TaskResults
     from KDSegmentatorLib.packs.manifest import Interval
 
 Scores = Mapping[str, Mapping[str, float | None]]

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
-from distillation.evaluation.statistics import METRIC_TITLES, METRICS, paired_differences
+from distillation.evaluation.paired_statistics import METRIC_TITLES, METRICS, paired_differences
 from distillation.evaluation.tables import unit
-from distillation.report.results import TEACHER
+from distillation.report.task_results import TEACHER
 from KDSegmentatorLib.errors import ExportError
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from distillation.report.results import TaskResults
+    from distillation.report.task_results import TaskResults
     from distillation.training_log import TrainingCurves
     from KDSegmentatorLib.packs.manifest import Interval
 

@@ -8,7 +8,7 @@ from html import escape
 from statistics import stdev
 from typing import TYPE_CHECKING
 
-from distillation.evaluation.statistics import (
+from distillation.evaluation.paired_statistics import (
     METRIC_TITLES,
     METRICS,
     failed_labels,
@@ -27,15 +27,15 @@ from distillation.evaluation.tables import (
     tested,
     unit,
 )
-from distillation.report.results import TEACHER
+from distillation.report.task_results import TEACHER
 from KDSegmentatorLib.machine.processor import processor_name
 from KDSegmentatorLib.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distillation.evaluation.statistics import Metric
-    from distillation.report.results import TaskResults
+    from distillation.evaluation.paired_statistics import Metric
+    from distillation.report.task_results import TaskResults
     from KDSegmentatorLib.packs.pack import StudentPack
 
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from distillation.evaluation.statistics import METRICS
+from distillation.evaluation.paired_statistics import METRICS
 from distillation.evaluation.tables import cases_text, row, write_text
 from distillation.report.arms import (
     arm_verdicts,
@@ -17,7 +17,7 @@ from distillation.report.arms import (
 )
 from distillation.report.qualitative import PICTURE_NAME
 from distillation.report.result_tables import accuracy_table, comparison_table, efficiency_table, label_table
-from distillation.report.results import TaskResults, join_seeds, outside_tests, read_results
+from distillation.report.task_results import TaskResults, join_seeds, outside_tests, read_results
 from distillation.report.verdicts import verdicts
 from distillation.report.write import FIGURES
 from KDSegmentatorLib.errors import ExportError

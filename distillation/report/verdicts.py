@@ -5,15 +5,15 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from distillation.evaluation.statistics import LOWER_IS_BETTER, METRIC_TITLES, paired, subject_means
+from distillation.evaluation.paired_statistics import LOWER_IS_BETTER, METRIC_TITLES, paired, subject_means
 from distillation.evaluation.tables import DIGITS, empty_text, failed_text, interval_text, unit
-from distillation.report.results import TEACHER
+from distillation.report.task_results import TEACHER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from distillation.evaluation.statistics import Comparison, ModelResult
-    from distillation.report.results import TaskResults
+    from distillation.evaluation.paired_statistics import Comparison, ModelResult
+    from distillation.report.task_results import TaskResults
 
 SIGNIFICANT = 0.05
 

@@ -6,8 +6,8 @@ from html import escape
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from distillation.evaluation.paired_statistics import METRICS, case_means, paired
 from distillation.evaluation.scores import pack_hash
-from distillation.evaluation.statistics import METRICS, case_means, paired
 from distillation.evaluation.tables import write_text
 from distillation.report.plots import accuracy_plot, difference_plot, label_plot, training_plot
 from distillation.report.qualitative import Column, qualitative_figure
@@ -19,7 +19,7 @@ from distillation.report.result_tables import (
     label_table,
     provenance_table,
 )
-from distillation.report.results import TEACHER, TaskResults, read_results
+from distillation.report.task_results import TEACHER, TaskResults, read_results
 from distillation.report.verdicts import verdicts
 from distillation.training_log import read_curves
 from KDSegmentatorLib.engines.selection import choose_engine
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from distillation.evaluation.statistics import ModelResult
+    from distillation.evaluation.paired_statistics import ModelResult
     from distillation.report.plots import Picture
     from distillation.stages import Stages
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from distillation.dataset import find_dataset
 from distillation.plans import read_plans
 from distillation.run.forecast import bytes_text
-from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.training_settings import PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import InsufficientMemoryError, TrainingError
 from KDSegmentatorLib.machine.hardware import detect_hardware
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from distillation.run.steps import Step
-    from distillation.settings import TrainingSettings
     from distillation.stages import Stages
+    from distillation.training_settings import TrainingSettings
     from KDSegmentatorLib.packs.manifest import Method
 
 _CHECKPOINTS = 4

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from distillation.settings import Optimizer
+from distillation.training_settings import Optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -41,7 +41,7 @@ class TrainingWork:
         channels: input channels.
         labels: outputs, background included.
         batch_size: patches a step.
-        optimizer: as in :class:`distillation.settings.TrainingSettings`.
+        optimizer: as in :class:`distillation.training_settings.TrainingSettings`.
     """
 
     configuration: dict[str, Any]
@@ -229,7 +229,7 @@ def _distiller(
     autocast: Callable[[], AbstractContextManager[Any]],
 ) -> Distiller | None:
     from distillation.distiller import Distiller
-    from distillation.settings import DistillationSettings, TeacherSettings
+    from distillation.training_settings import DistillationSettings, TeacherSettings
 
     if not teachers:
         return None
@@ -243,7 +243,7 @@ def _segmentation_loss(work: TrainingWork, heads: int) -> Callable[[list[torch.T
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-    from distillation.losses.segmentation import segmentation_loss
+    from distillation.losses.dice_cross_entropy import segmentation_loss
 
     planned = SimpleNamespace(
         label_manager=SimpleNamespace(has_regions=False, ignore_label=None),

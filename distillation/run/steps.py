@@ -141,7 +141,7 @@ def steps_of(
         say(f"written to {stages.folder / 'evaluation'}")
 
     def export() -> None:
-        from distillation.export.pack import copy_pack
+        from distillation.export.pack_folder import copy_pack
 
         for pack in packs(recipe.pack.method):
             copied = copy_pack(pack, settings.output)

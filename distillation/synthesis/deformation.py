@@ -16,7 +16,7 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from distillation.synthesis.head import Head
+    from distillation.synthesis.label_maps import Head
 
 _SUPPORT = 4
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from distillation.synthesis.deformation import Deformation
-    from distillation.synthesis.head import Head, LabelTable
+    from distillation.synthesis.label_maps import Head, LabelTable
 
 
 SCALE = 255.0

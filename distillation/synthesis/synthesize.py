@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from distillation.splits import grouped
 from distillation.synthesis.deformation import Deformation, random_deformation
-from distillation.synthesis.head import TABLE_NAME, read_head, read_label_table
 from distillation.synthesis.intensities import (
     Acquisition,
     blurred,
@@ -23,6 +22,7 @@ from distillation.synthesis.intensities import (
     with_gamma,
     with_noise,
 )
+from distillation.synthesis.label_maps import TABLE_NAME, read_head, read_label_table
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.resampling import resample_image, resampled_shape, separate_axis
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from distillation.recipe import Recipe
-    from distillation.synthesis.head import Head, LabelTable
+    from distillation.synthesis.label_maps import Head, LabelTable
     from distillation.synthesis.synthesis_recipe import SynthesisRecipe
 
 

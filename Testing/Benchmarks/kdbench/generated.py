@@ -19,12 +19,12 @@ from torch import nn
 
 from distillation.export.description import describe_preprocessing, describe_provenance, describe_windows
 from distillation.export.network import INPUT_NAME, OPSET, OUTPUT_NAME, split_network, to_onnx, with_stored_weights
-from distillation.export.pack import new_pack_folder
+from distillation.export.pack_folder import new_pack_folder
 from distillation.export.quantization import to_int8_onnx
 from distillation.network_cost import network_cost
 from distillation.plans import alpha_of, resolve_configuration, student_plans
-from distillation.settings import TrainingSettings
 from distillation.teacher import ModelFolder, build_network, load_model_folder
+from distillation.training_settings import TrainingSettings
 from kdbench.families import CONFIGURATION, FamilyPlan, dataset, plans
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.io.files import atomic_output, write_json

@@ -16,7 +16,7 @@ import torch
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-from distillation.losses.segmentation import DiceCrossEntropyLoss
+from distillation.losses.dice_cross_entropy import DiceCrossEntropyLoss
 from kdbench.label_pair import make_pair
 from kdbench.results import Measured
 from kdbench.stopwatch import timed

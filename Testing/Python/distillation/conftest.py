@@ -280,7 +280,7 @@ LOGIT = {"logit": {"weight": 0.5, "ramp": 0.0, "temperature": 2.0, "deep_supervi
 @pytest.fixture(scope="session")
 def distillation():
     """A function that returns settings of a distillation: distillation(teacher folder, method, losses, folds=...)."""
-    from distillation.settings import DistillationSettings, TeacherSettings
+    from distillation.training_settings import DistillationSettings, TeacherSettings
 
     def settings(folder, method="logit", losses=LOGIT, folds=(0,), **teacher):
         teacher = TeacherSettings(folder=str(folder), folds=folds, **teacher)
@@ -296,7 +296,7 @@ def recipe_text():
 
 @pytest.fixture
 def recipe(tmp_path):
-    from distillation.recipe import read_recipe
+    from distillation.recipe_file import read_recipe
 
     path = tmp_path / "spheres.yaml"
     path.write_text(RECIPE)

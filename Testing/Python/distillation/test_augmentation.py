@@ -29,7 +29,7 @@ from distillation.augmentation import (  # noqa: E402
     with_augmentation,
 )
 from distillation.launch import Workspace  # noqa: E402
-from distillation.settings import NNUNETS_OWN, AugmentationSettings  # noqa: E402
+from distillation.training_settings import NNUNETS_OWN, AugmentationSettings  # noqa: E402
 from support.tiny_training import PLAIN, checkpoint, folder_of, run, small_plans  # noqa: E402
 
 

@@ -9,7 +9,7 @@ from distillation.plans import (
     scale_features,
     student_plans,
 )
-from distillation.settings import PLANS_KEY, TrainingSettings
+from distillation.training_settings import PLANS_KEY, TrainingSettings
 from KDSegmentatorLib.errors import InvalidSettingsError, TeacherError
 
 

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("yaml", reason="install the extra 'distill'")
 
 from distillation.plans import alpha_of
-from distillation.recipe import RECIPES_FOLDER, read_recipe, shipped_recipes
+from distillation.recipe_file import RECIPES_FOLDER, read_recipe, shipped_recipes
 from KDSegmentatorLib.errors import InvalidSettingsError
 from KDSegmentatorLib.packs.manifest import Region
 

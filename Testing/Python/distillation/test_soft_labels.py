@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch", reason="needs torch: pip install kdsegmentator[distill]")
 pytest.importorskip("nnunetv2", reason="needs nnU-Net: pip install kdsegmentator[distill]")
 
-from distillation.settings import SoftLabelSettings  # noqa: E402
 from distillation.soft_labels import check_soft_labels, compressed, expanded, normalized  # noqa: E402
 from distillation.teaching import TeachingNetwork, probabilities, teach  # noqa: E402
+from distillation.training_settings import SoftLabelSettings  # noqa: E402
 from KDSegmentatorLib.errors import TeacherError  # noqa: E402
 
 ABOUT = {"dataset": "Dataset901_Spheres", "data_identifier": "nnUNetPlans_3d_fullres"}

@@ -23,7 +23,7 @@ import distillation.export.samples as samples
 from distillation.cli import main
 from distillation.dataset import Case, read_dataset
 from distillation.evaluations import CALIBRATION_WINDOWS, Evaluations
-from distillation.export.pack import copy_pack
+from distillation.export.pack_folder import copy_pack
 from distillation.exports import Exports
 from distillation.launch import Workspace
 from distillation.recipe import Recipe

@@ -5,7 +5,6 @@ import pytest
 from distillation.launch import Workspace
 from distillation.losses.registry import read_terms
 from distillation.recipe import MethodRecipe, TeachingRecipe
-from distillation.settings import PLANS_KEY, SoftLabelSettings, TrainingSettings
 from distillation.students import (
     CONTINUED_SEED_OFFSET,
     Student,
@@ -18,6 +17,7 @@ from distillation.students import (
     teacher_folder,
     warm_up_folder,
 )
+from distillation.training_settings import PLANS_KEY, SoftLabelSettings, TrainingSettings
 from KDSegmentatorLib.errors import InvalidSettingsError, PackError, TrainingError
 
 

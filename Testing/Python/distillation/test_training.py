@@ -24,8 +24,8 @@ from distillation.export.description import describe_provenance  # noqa: E402
 from distillation.launch import Workspace, train, train_side_by_side  # noqa: E402
 from distillation.prepare import prepare  # noqa: E402
 from distillation.recipe import DatasetRecipe  # noqa: E402
-from distillation.settings import SoftLabelSettings  # noqa: E402
 from distillation.teacher import build_network, load_model_folder  # noqa: E402
+from distillation.training_settings import SoftLabelSettings  # noqa: E402
 from KDSegmentatorLib.errors import TeacherError, TrainingError  # noqa: E402
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack  # noqa: E402
 from support.tiny_training import (  # noqa: E402

@@ -14,7 +14,7 @@ from distillation.launch import Workspace, train
 from distillation.plans import read_plans, student_plans
 from distillation.prepare import prepare
 from distillation.recipe import DatasetRecipe
-from distillation.settings import DistillationSettings, TeacherSettings, TrainingSettings
+from distillation.training_settings import DistillationSettings, TeacherSettings, TrainingSettings
 
 REPOSITORY = Path(__file__).parents[3]
 DATASET = "Dataset901_Spheres"

@@ -15,10 +15,10 @@ from distillation.dataset import read_dataset  # noqa: E402
 from distillation.evaluation.family import Member, evaluate_family  # noqa: E402
 from distillation.evaluation.scores import SurfaceSettings, pack_hash, read_scores, score_pack, write_scores  # noqa: E402
 from distillation.export import export_pack  # noqa: E402
-from distillation.export.pack import with_evaluation  # noqa: E402
+from distillation.export.pack_folder import with_evaluation  # noqa: E402
 from distillation.plans import student_plans  # noqa: E402
-from distillation.settings import TrainingSettings  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
+from distillation.training_settings import TrainingSettings  # noqa: E402
 from KDSegmentatorLib.analysis.surface_distance import surface_agreement  # noqa: E402
 from KDSegmentatorLib.engines.selection import choose_engine  # noqa: E402
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError  # noqa: E402

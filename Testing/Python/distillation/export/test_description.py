@@ -14,8 +14,8 @@ from distillation.export.description import (  # noqa: E402
 )
 from distillation.export.training_set import describe_field_of_view  # noqa: E402
 from distillation.plans import student_plans  # noqa: E402
-from distillation.settings import TrainingSettings  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
+from distillation.training_settings import TrainingSettings  # noqa: E402
 from KDSegmentatorLib.errors import ExportError  # noqa: E402
 from KDSegmentatorLib.packs.manifest import Normalization, Resampling  # noqa: E402
 

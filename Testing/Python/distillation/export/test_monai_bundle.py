@@ -21,7 +21,8 @@ import torch
 
 import distillation.export.monai_bundle as module
 from distillation.export.monai_bundle import export_bundle
-from distillation.recipe import Recipe, read_recipe
+from distillation.recipe import Recipe
+from distillation.recipe_file import read_recipe
 from distillation.teacher import load_model_folder
 from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError

@@ -10,7 +10,7 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 from distillation.dataset import read_dataset  # noqa: E402
 from distillation.export import export_pack  # noqa: E402
-from distillation.export.pack import copy_pack, with_evaluation  # noqa: E402
+from distillation.export.pack_folder import copy_pack, with_evaluation  # noqa: E402
 from distillation.export.training_set import describe_expected  # noqa: E402
 from distillation.exports import Exports  # noqa: E402
 from distillation.launch import Workspace  # noqa: E402

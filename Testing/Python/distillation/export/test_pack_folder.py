@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
-from distillation.export.pack import copy_pack
+from distillation.export.pack_folder import copy_pack
 from KDSegmentatorLib.io.files import restore_folder
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
 from support.generated_packs import manifest, write_pack
@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).parents[4]
 KILLED_BETWEEN_THE_RENAMES = """
 import os, signal, sys
 from pathlib import Path
-from distillation.export.pack import copy_pack
+from distillation.export.pack_folder import copy_pack
 from KDSegmentatorLib.io import files
 from KDSegmentatorLib.packs.pack import open_pack
 

@@ -12,7 +12,7 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 from distillation.dataset import read_dataset  # noqa: E402
 from distillation.export.network import split_network, to_onnx, with_stored_weights  # noqa: E402
-from distillation.export.pack import write_probe_of  # noqa: E402
+from distillation.export.pack_folder import write_probe_of  # noqa: E402
 from distillation.export.samples import Sample, sample_windows  # noqa: E402
 from distillation.teacher import load_model_folder  # noqa: E402
 from KDSegmentatorLib.engines.head import head_logits  # noqa: E402

@@ -16,7 +16,7 @@ from distillation.export.training_set import (
     left_right_pairs,
     turned_field_of_view,
 )
-from distillation.recipe import read_recipe
+from distillation.recipe_file import read_recipe
 from KDSegmentatorLib.errors import TrainingError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import write_volume

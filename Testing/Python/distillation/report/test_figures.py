@@ -14,11 +14,11 @@ pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("matplotlib", reason="install the extra 'distill'")
 
 import distillation.report.qualitative as module
+from distillation.evaluation.paired_statistics import summarise
 from distillation.evaluation.scores import SurfaceSettings
-from distillation.evaluation.statistics import summarise
 from distillation.report.plots import accuracy_plot, difference_plot, label_plot, training_plot
 from distillation.report.qualitative import Column, qualitative_figure
-from distillation.report.results import TaskResults
+from distillation.report.task_results import TaskResults
 from distillation.report.write import median_case
 from distillation.training_log import TrainingCurves
 from KDSegmentatorLib.analysis.planes import planes

@@ -19,9 +19,9 @@ from distillation.launch import Workspace
 from distillation.recipe import Recipe
 from distillation.run.checks import check_before_start, explained_memory, load_given_teacher, short_teacher
 from distillation.run.steps import Step
-from distillation.settings import PLANS_KEY, DistillationSettings, TeacherSettings, TrainingSettings
 from distillation.stages import Stages
 from distillation.students import TeacherSource
+from distillation.training_settings import PLANS_KEY, DistillationSettings, TeacherSettings, TrainingSettings
 from KDSegmentatorLib.errors import InsufficientMemoryError, TeacherError, TrainingError
 
 

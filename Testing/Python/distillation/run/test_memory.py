@@ -14,9 +14,9 @@ pytest.importorskip("nnunetv2", reason="install the extra 'distill'")
 
 from distillation.network_cost import count_parameters, network_cost  # noqa: E402
 from distillation.run.memory import PROCESS_BYTES, TrainingWork, checkpoint_bytes, training_bytes  # noqa: E402
-from distillation.settings import Optimizer, TrainingSettings  # noqa: E402
 from distillation.teacher import build_network  # noqa: E402
 from distillation.trainers import KDSegPlainTrainer  # noqa: E402
+from distillation.training_settings import Optimizer, TrainingSettings  # noqa: E402
 from support.training_peak import measured_peak  # noqa: E402
 
 PLAIN = "dynamic_network_architectures.architectures.unet.PlainConvUNet"

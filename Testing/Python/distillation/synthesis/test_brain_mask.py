@@ -1,6 +1,6 @@
 import numpy as np
 
-from distillation.synthesis.head import CLOSING_MM, brain_distance, largest_piece, solid_brain
+from distillation.synthesis.label_maps import CLOSING_MM, brain_distance, largest_piece, solid_brain
 
 SHAPE = (60, 60, 60)
 Z, Y, X = np.ogrid[:60, :60, :60]

@@ -7,11 +7,11 @@ import pytest
 
 pytest.importorskip("yaml", reason="install the extra 'distill'")
 
-import distillation.synthesis.head as brain_mask
+import distillation.synthesis.label_maps as brain_mask
 import distillation.synthesis.synthesize as module
 from distillation.cli import main
 from distillation.dataset import check_grids, read_dataset
-from distillation.recipe import read_recipe
+from distillation.recipe_file import read_recipe
 from distillation.synthesis.synthesis_recipe import SynthesisRecipe
 from distillation.synthesis.synthesize import find_label_maps, make_image, synthesize
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("torch", reason="install the extra 'distill'")
 
-from distillation.evaluation.manifest import to_evaluation
-from distillation.evaluation.scores import SurfaceSettings
-from distillation.evaluation.statistics import (
+from distillation.evaluation.pack_evaluation import to_evaluation
+from distillation.evaluation.paired_statistics import (
     METRICS,
     compare,
     compare_all,
@@ -20,6 +19,7 @@ from distillation.evaluation.statistics import (
     paired_differences,
     summarise,
 )
+from distillation.evaluation.scores import SurfaceSettings
 from KDSegmentatorLib.errors import InvalidSettingsError
 from support.scores import score
 

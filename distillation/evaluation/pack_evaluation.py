@@ -8,8 +8,8 @@ from distillation.evaluation.tables import grouped, images_text
 from KDSegmentatorLib.packs.manifest import Evaluation, Interval, LabelScore
 
 if TYPE_CHECKING:
+    from distillation.evaluation.paired_statistics import Metric, ModelResult
     from distillation.evaluation.scores import SurfaceSettings
-    from distillation.evaluation.statistics import Metric, ModelResult
 
 _DIGITS = 6
 

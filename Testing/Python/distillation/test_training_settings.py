@@ -9,8 +9,8 @@ import pytest
 pytest.importorskip("torch", reason="install the extra 'distill'")
 pytest.importorskip("yaml", reason="install the extra 'distill'")
 
-from distillation.recipe import read_recipe
-from distillation.settings import (
+from distillation.recipe_file import read_recipe
+from distillation.training_settings import (
     NNUNETS_OWN,
     PLANS_KEY,
     AugmentationSettings,

@@ -14,9 +14,9 @@ pytest.importorskip("torch", reason="install the extra 'distill'")
 
 from distillation.cli import main
 from distillation.evaluation.efficiency import Efficiency, RunningCost, write_efficiency
-from distillation.evaluation.statistics import summarise
+from distillation.evaluation.paired_statistics import summarise
 from distillation.report.result_tables import accuracy_table, comparison_table, efficiency_table, label_table
-from distillation.report.results import TaskResults, join_seeds, read_results
+from distillation.report.task_results import TaskResults, join_seeds, read_results
 from distillation.report.validation import validation_page, write_validation
 from distillation.report.verdicts import verdicts
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from distillation.evaluations import CALIBRATION_WINDOWS
-from distillation.recipe import shipped_recipes
+from distillation.recipe_file import shipped_recipes
 from distillation.run.steps import STAGES
 
 PROGRAM = "kdseg-distill"

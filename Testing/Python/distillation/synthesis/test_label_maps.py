@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from distillation.synthesis.head import read_head, read_label_table
+from distillation.synthesis.label_maps import read_head, read_label_table
 from KDSegmentatorLib.errors import TrainingError
 from support.phantom_heads import BRAIN_RADII_MM, label_table, phantom_voxels, write_label_map, write_phantoms
 

@@ -11,8 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from distillation.evaluation.efficiency import Efficiency, read_efficiency
-from distillation.evaluation.scores import Score, SurfaceSettings, read_scores
-from distillation.evaluation.statistics import (
+from distillation.evaluation.paired_statistics import (
     Comparison,
     ModelResult,
     compare_all,
@@ -20,6 +19,7 @@ from distillation.evaluation.statistics import (
     or_agreement,
     summarise,
 )
+from distillation.evaluation.scores import Score, SurfaceSettings, read_scores
 from KDSegmentatorLib.errors import ExportError, InvalidSettingsError
 
 TEACHER = "x1 teacher"

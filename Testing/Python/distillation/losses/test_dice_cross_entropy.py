@@ -12,7 +12,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper  # no
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss, SoftDiceLoss  # noqa: E402
 
 from distillation.losses import term as voxel_rows  # noqa: E402
-from distillation.losses.segmentation import (  # noqa: E402
+from distillation.losses.dice_cross_entropy import (  # noqa: E402
     MANY_CLASSES,
     DiceCrossEntropyLoss,
     SoftSegmentationLoss,
