@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from distillation.launch import Workspace
     from distillation.prepare import PreparedDataset
     from distillation.recipe import Recipe, StudentRecipe
-    from KDSegmentatorLib.packs.manifest import Method
+    from KDSegmentatorLib.packs.manifest import Manifest, Method
 
 TEACHER_SIZE = "x1"
 WARM_UP = "warmup"
@@ -90,15 +90,24 @@ def plans_for_teacher(recipe: Recipe, plans: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def plans_for_warm_up(recipe: Recipe, size: str, plans: dict[str, Any]) -> dict[str, Any]:
-    """Return the plans of the plain training that all methods of a size go on from."""
+def plans_for_warm_up(
+    recipe: Recipe, size: str, plans: dict[str, Any], start: Manifest | None = None
+) -> dict[str, Any]:
+    """Return the plans of the plain training that all methods of a size go on from.
+
+    Args:
+        recipe: length of the training.
+        size: of the student.
+        plans: the teacher's plans.
+        start: manifest of the pack that the recipe starts from, where that itself is not there any more.
+    """
     of_size = recipe.student(size)
     return student_plans(
         plans,
         recipe.dataset.configuration,
         alpha=alpha_of(size),
         name=_plans_name(plans, size, WARM_UP),
-        settings=started(recipe.student_settings(of_size, of_size.warm_up_epochs), of_size),
+        settings=_started(recipe.student_settings(of_size, of_size.warm_up_epochs), start or start_manifest(of_size)),
     )
 
 
@@ -109,6 +118,7 @@ def plans_for_student(
     teacher: TeacherSource | None,
     warm_up: Path | None = None,
     soft_labels: Path | None = None,
+    start: Manifest | None = None,
 ) -> dict[str, Any]:
     """Return the plans that a student is trained from.
 
@@ -119,12 +129,13 @@ def plans_for_student(
         teacher: needed unless the method is ``plain``.
         warm_up: model folder of the size's warm-up (:func:`warm_up_folder`); None if the recipe has none.
         soft_labels: folder of the stored probabilities, for methods with ``soft_labels``.
+        start: manifest of the pack that the recipe starts from, where that itself is not there any more.
 
     Raises:
         TrainingError: the method needs a teacher and there is none.
     """
     of_size = recipe.student(student.size)
-    settings = started(recipe.student_settings(of_size, of_size.epochs), of_size)
+    settings = _started(recipe.student_settings(of_size, of_size.epochs), start or start_manifest(of_size))
     settings = _continued(settings, recipe, student.size, warm_up)
     if student.method != "plain":
         settings = _with_soft_labels(settings, recipe, student.method, teacher, soft_labels)
@@ -180,24 +191,31 @@ def _continued(settings: TrainingSettings, recipe: Recipe, size: str, warm_up: P
     )
 
 
-def started(settings: TrainingSettings, student: StudentRecipe) -> TrainingSettings:
-    """Return settings that know the pack that they start from, if they do.
+def start_manifest(student: StudentRecipe) -> Manifest | None:
+    """Return the manifest of the pack that a student starts from; None if from none.
 
     Raises:
         InvalidSettingsError: the recipe says that it is another one.
         KDSegmentatorError: it is missing or damaged.
     """
     if student.start is None:
-        return settings
-    pack = open_pack(student.start)
-    made_by = pack.manifest.provenance
-    if student.start_sha256 not in (None, made_by.checkpoint_sha256):
+        return None
+    manifest = open_pack(student.start).manifest
+    sha256 = manifest.provenance.checkpoint_sha256
+    if student.start_sha256 not in (None, sha256):
         raise InvalidSettingsError(
             f"{student.size} starts from a pack of the checkpoint {student.start_sha256}, but {student.start} is "
-            f"version {pack.manifest.version}, of {made_by.checkpoint_sha256}: the family has been trained further "
-            "since. Name the earlier pack as 'start' (git keeps those that were shipped), or take out start_sha256 to "
-            "go on from this one"
+            f"version {manifest.version}, of {sha256}: the family has been trained further since. Name the earlier "
+            "pack as 'start' (git keeps those that were shipped), or take out start_sha256 to go on from this one"
         )
+    return manifest
+
+
+def _started(settings: TrainingSettings, start: Manifest | None) -> TrainingSettings:
+    """Return settings that know the pack that they start from, if they do."""
+    if start is None:
+        return settings
+    made_by = start.provenance
     return replace(settings, initial_sha256=made_by.checkpoint_sha256, initial_iterations=made_by.iterations or 0)
 
 

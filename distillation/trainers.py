@@ -66,6 +66,8 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
         device: torch.device = torch.device("cuda"),
     ) -> None:
         self.settings = TrainingSettings.from_plans(plans)
+        self.resumes = bool(plans.get("continue_training", False))
+        """Whether a checkpoint will take the place of the initial weights."""
         if self.settings.batch_size % distributed.process_count():
             raise TrainingError(  # unequal shares would weigh their patches unequally
                 f"{distributed.process_count()} processes cannot share a batch of {self.settings.batch_size} equally; "
@@ -106,7 +108,7 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
             keep_channels_last(self.network)
         if self.soft_label_folder is not None:
             self._check_soft_labels(self.soft_label_folder)
-        if self.settings.initial_checkpoint is not None:
+        if self.settings.initial_checkpoint is not None and not self.resumes:
             self._load_initial_weights(Path(self.settings.initial_checkpoint))
         if self.settings.gradient_checkpointing:
             checkpoint_stages(self.network)
@@ -125,7 +127,10 @@ class KDSegPlainTrainer(nnUNetTrainer):  # type: ignore[misc]  # nnU-Net carries
 
     def _load_initial_weights(self, source: Path) -> None:
         if source.is_dir():
-            load_pack_weights(self.network, open_pack(source))
+            pack, known = open_pack(source), self.settings.initial_sha256
+            if known not in (None, pack.manifest.provenance.checkpoint_sha256):
+                raise TrainingError(f"{source} is another pack than the one that these plans start from, of {known}")
+            load_pack_weights(self.network, pack)
         else:
             load_weights(self.network, source)
 

@@ -22,7 +22,7 @@ from distillation.students import (
     plans_for_teacher,
     plans_for_warm_up,
     soft_label_folder,
-    started,
+    start_manifest,
     student_folder,
     teacher_folder,
     teaching_axes,
@@ -35,7 +35,6 @@ from KDSegmentatorLib.io.files import atomic_output, write_json
 from KDSegmentatorLib.packs.manifest import Manifest, Method
 from KDSegmentatorLib.packs.manifest_file import read_manifest
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
-from KDSegmentatorLib.packs.pack import open_pack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -155,7 +154,7 @@ class Trainings:
         methods = [student.method for student in students if student.method in self.recipe.methods]
         wanted = [self._plans_of(student) for student in students]
         if self.recipe.student(size).warm_up_epochs:
-            self._train([plans_for_warm_up(self.recipe, size, self.prepared().plans)], device)
+            self._train([self._plans_of_warm_up(size)], device)
         alone = [TrainingSettings.from_plans(plans).distillation is not None for plans in wanted]
         if self.teaching() != "done" and any(self.recipe.methods[m].needs_soft_labels for m in methods):
             from distillation.soft_labels import check_soft_labels
@@ -184,7 +183,7 @@ class Trainings:
         Raises:
             TrainingError: the dataset is not prepared.
         """
-        return self._progress(plans_for_warm_up(self.recipe, size, self.prepared().plans))
+        return self._progress(self._plans_of_warm_up(size))
 
     def source(self, size: str, method: Method) -> TeacherSource:
         """Return where a network's weights lie, or will lie when it is trained."""
@@ -224,18 +223,32 @@ class Trainings:
             KDSegmentatorError: the training is of an earlier version, which did not keep it, and the recipe's pack is
                 not the one; or a file is damaged.
         """
-        fold = f"fold_{self.recipe.dataset.fold}"
-        folder = self.source(size, method).folder / fold
-        if size != TEACHER_SIZE and (warm_up := self._warm_up_folder(size)) is not None:
-            folder = warm_up / fold
-        path = folder / _START_OF_TRAINING
-        if path.is_file():
-            return read_manifest(path.read_text(encoding="utf-8"), str(path))
-        of_size = None if size == TEACHER_SIZE else self.recipe.student(size)
-        if of_size is None or of_size.start is None:
+        if size == TEACHER_SIZE:
             return None
-        started(self.recipe.student_settings(of_size, of_size.epochs), of_size)
-        return open_pack(of_size.start).manifest
+        kept = self._kept_start(Student(size=size, method=method))
+        return kept or start_manifest(self.recipe.student(size))
+
+    def _kept_start(self, student: Student) -> Manifest | None:
+        """Return the manifest that was copied when a student's training, or its warm-up, was begun."""
+        folder = self._warm_up_folder(student.size)
+        if folder is None:
+            folder = student_folder(self.workspace, self.recipe, student, self.prepared().plans)
+        path = folder / f"fold_{self.recipe.dataset.fold}" / _START_OF_TRAINING
+        return read_manifest(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+
+    def _start(self, student: Student) -> Manifest | None:
+        """Return what a student starts from: the pack that is kept, if it is the recipe's, else the one that is there.
+
+        So a training stays done where its result was shipped in place of the pack that it started from.
+
+        Raises:
+            KDSegmentatorError: there is another pack than the recipe's, or none.
+        """
+        of_size = self.recipe.student(student.size)
+        kept = self._kept_start(student) if of_size.start_sha256 is not None else None
+        if kept is not None and kept.provenance.checkpoint_sha256 == of_size.start_sha256:
+            return kept
+        return start_manifest(of_size)
 
     def _warm_up_folder(self, size: str) -> Path | None:
         return warm_up_folder(self.workspace, self.recipe, size, self.prepared().plans)
@@ -283,10 +296,19 @@ class Trainings:
         plans = prepared.plans
         if student is None:
             return plans_for_teacher(self.recipe, plans)
-        warm_up = self._warm_up_folder(student.size)
         return plans_for_student(
-            self.recipe, student, plans, self.teacher(), warm_up, soft_label_folder(prepared, dataset.configuration)
+            self.recipe,
+            student,
+            plans,
+            self.teacher(),
+            self._warm_up_folder(student.size),
+            soft_label_folder(prepared, dataset.configuration),
+            self._start(student),
         )
+
+    def _plans_of_warm_up(self, size: str) -> dict[str, Any]:
+        start = self._start(Student(size=size, method="plain"))
+        return plans_for_warm_up(self.recipe, size, self.prepared().plans, start)
 
     def _given_plans(self) -> dict[str, Any] | None:
         return None if self.given_teacher is None else read_plans(self.given_teacher.folder / "plans.json")

@@ -559,3 +559,9 @@ def test_soft_labels_of_other_teachers_do_not_train_a_student(workspace, tmp_pat
     soft = SoftLabelSettings(method="mix", folder=str(tmp_path), teachers=("1" * 64,), mirroring_axes=())
     with pytest.raises(TeacherError, match=r"have teachers .*2222.*wanted is .*1111"):
         run(workspace, small_plans(workspace, "nnUNetPlans_other_teachers", soft_labels=soft))
+
+
+def test_weights_of_another_pack_than_the_plans_start_from_are_refused(workspace, teacher_pack):
+    start = {"initial_checkpoint": str(teacher_pack.folder), "initial_sha256": "0" * 64}
+    with pytest.raises(TrainingError, match="is another pack than the one that these plans start from, of 000"):
+        run(workspace, small_plans(workspace, "nnUNetPlans_other_start", **start))

@@ -23,6 +23,7 @@ from distillation.run.steps import STAGES, RunSettings, Stage, Step, steps_of
 from distillation.source_files import changed_sources, record_sources
 from distillation.stages import Stages
 from distillation.students import Student, TeacherSource, plans_for_student, plans_for_teacher
+from distillation.training_settings import TrainingSettings
 from distillation.trainings import Trainings
 from KDSegmentatorLib.errors import InvalidSettingsError, TrainingError
 from KDSegmentatorLib.packs.pack import StudentPack
@@ -110,7 +111,7 @@ def test_what_a_training_started_from_is_known_when_that_is_replaced(
     folder.mkdir(parents=True)
     (folder / "splits_final.json").write_text(json.dumps(SPLIT))
     monkeypatch.setattr("distillation.trainings.train_side_by_side", lambda *_, **__: [])
-    monkeypatch.setattr(Trainings, "prepared", lambda _self: SimpleNamespace(plans=plans()))
+    monkeypatch.setattr(Trainings, "prepared", lambda _self: SimpleNamespace(plans=plans(), folder=folder))
     known = teacher_pack.manifest.provenance.checkpoint_sha256
     student = replace(stages.recipe.students[0], start=str(teacher_pack.folder), start_sha256=known)
     trainings = replace(stages, recipe=replace(stages.recipe, students=(student,))).trainings
@@ -119,6 +120,8 @@ def test_what_a_training_started_from_is_known_when_that_is_replaced(
     manifest = teacher_pack.folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace(known, "0" * 64))
     assert trainings.started_from("x1/2", "plain") == teacher_pack.manifest
+    settings = TrainingSettings.from_plans(trainings._plans_of(Student(size="x1/2", method="plain")))
+    assert settings.initial_sha256 == known  # the same run as when it was begun
     assert trainings.started_from("x1", "teacher") is None
     with pytest.raises(InvalidSettingsError, match="starts from a pack of the checkpoint"):
         trainings.started_from("x1/2", "logit")  # not begun, and nobody knows the pack
