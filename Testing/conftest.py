@@ -23,6 +23,7 @@ ALLOWED_SKIPS = {
     r"only on (Windows|macOS)": "continuous integration runs on Linux",
     r"CUDA|GPU": "continuous integration has no graphics card",
     r"this processor computes in bfloat16": "the test is about processors that do not",
+    r"KDSEG_SNAKEMAKE": "only .ci/run makes Snakemake's environment, and does run it",
     r"KDSEG_OLDEST_ORT_PYTHON": "only .ci/run makes the environment with Slicer's onnxruntime, and does run it",
 }
 """Regular expression for the skip's reason -> why continuous integration may skip it."""

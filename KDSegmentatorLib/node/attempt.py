@@ -53,6 +53,7 @@ class Attempts:
             once; None to go on. The reason ends the job.
         end_process: ends it.
         worker: name of this process, for the queue.
+        stopping: when it is set, the job at work is put back, and none is begun.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Attempts:
         guard: Callable[[float], str | None] = lambda _: None,
         end_process: Callable[[], None] = lambda: None,
         worker: str = "",
+        stopping: threading.Event | None = None,
     ) -> None:
         self._places = places
         self._settings = settings
@@ -74,12 +76,8 @@ class Attempts:
         self._guard = guard
         self._end_process = end_process
         self._worker = worker
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._segmenters = Segmenters(places.store(settings.packs))
-
-    def stop(self) -> None:
-        """Put the job at work back, and begin no more; another thread may call this."""
-        self._stopping.set()
 
     def do_next(self) -> bool:
         """Do the next job; return whether there was one.

@@ -18,7 +18,6 @@ from pathlib import Path
 import psutil
 
 from KDSegmentatorLib.errors import KDSegmentatorError
-from KDSegmentatorLib.node.attempt import Attempts
 from KDSegmentatorLib.node.deliveries import Deliveries
 from KDSegmentatorLib.node.job import Job
 from KDSegmentatorLib.node.orthanc import Orthanc, OrthancFaultError
@@ -34,7 +33,7 @@ LINE_PREFIX = "kdseg-node "
 ENDED_BY_GUARD = 3
 _IDLE_SECONDS = 0.5
 _DISK_SECONDS = 5.0
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 5.0
 _NICENESS = 5
 
 _log = logging.getLogger(__name__)
@@ -47,6 +46,10 @@ def main() -> int:
     places, name = Places(Path(sys.argv[1])), sys.argv[2]
     if hasattr(os, "nice"):  # other programs go first
         os.nice(_NICENESS)
+    stopping = threading.Event()
+    threading.Thread(target=_watch_input, args=(stopping,), daemon=True).start()
+    from KDSegmentatorLib.node.attempt import Attempts  # takes seconds, in which the node may end
+
     try:
         settings = read_settings(places.root)
         queue = Queue(places.queue)
@@ -59,12 +62,11 @@ def main() -> int:
             guard(settings.limits),
             lambda: os._exit(ENDED_BY_GUARD),
             name,
+            stopping,
         )
     except KDSegmentatorError as error:
         _log.error("%s cannot start: %s", name, error)
         return 1
-    stopping = threading.Event()
-    threading.Thread(target=_watch_input, args=(attempts, stopping), daemon=True).start()
     while not stopping.is_set():
         try:
             if not attempts.do_next():
@@ -117,10 +119,9 @@ def guard(limits: Limits) -> Callable[[float], str | None]:
     return reason
 
 
-def _watch_input(attempts: Attempts, stopping: threading.Event) -> None:
+def _watch_input(stopping: threading.Event) -> None:
     sys.stdin.buffer.read()  # until the node closes it, or ends
     stopping.set()
-    attempts.stop()
     time.sleep(_STOP_SECONDS)
     os._exit(0)
 
