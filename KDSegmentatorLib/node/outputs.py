@@ -58,7 +58,8 @@ def write_outputs(
         audit: what the record shall say of the scan, UIDs and hashes.
 
     Returns:
-        Names of the files, each with its ``sha256`` and, for DICOM, its ``sop_class_uid`` and ``sop_instance_uid``.
+        Names of the files, each with its ``sha256`` and, for DICOM, its ``sop_class_uid``, ``sop_instance_uid``
+        and ``series_instance_uid``.
 
     Raises:
         ImageWriteError: a file cannot be written.
@@ -96,4 +97,20 @@ def _write_dicom(folder: Path, scan: Scan, result: Segmentation, rule: Rule) -> 
     forms = [output for output in rule.outputs if output in DICOM_OUTPUTS]
     if scan.series is None or not forms:
         return {}
-    raise UnsuitableVolumeError(f"{', '.join(forms)} cannot be written yet, {folder} and {result.volume.size}")
+    from pydicom import dcmread
+
+    from KDSegmentatorLib.dicom.labelled_images import of_segmentation
+    from KDSegmentatorLib.dicom.results import DicomResults
+
+    results = DicomResults(of_segmentation(result, scan.series), forms)
+    uids = {}
+    for form in results.forms:
+        path = folder / f"{form}.dcm"
+        results.write(form, path)
+        header = dcmread(path, specific_tags=["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID"])
+        uids[path.name] = {
+            "sop_class_uid": str(header.SOPClassUID),
+            "sop_instance_uid": str(header.SOPInstanceUID),
+            "series_instance_uid": str(header.SeriesInstanceUID),
+        }
+    return uids

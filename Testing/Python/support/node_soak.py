@@ -1,6 +1,6 @@
 """Soak of the inference node: many scans, three workers, and kills of workers and node at random moments.
 
-Usage: PYTHONPATH=.:Testing/Python python Testing/Benchmarks/node_soak.py [--jobs 1000] [--seconds-between-kills 15]
+Usage: PYTHONPATH=.:Testing/Python python -m support.node_soak [--jobs 1000] [--seconds-between-kills 15]
 
 Everything runs on this machine. The pack is trivially fast, so that queue, files and processes are what is loaded. At
 the end every scan must have been delivered once: one job, one note of its delivery, one complete folder of results.
