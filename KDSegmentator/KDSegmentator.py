@@ -179,7 +179,12 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.batchPanel = application.batch_panel(self.panel)
         self._outcomes = self.panel.outcomes
         self.segmentBox = SegmentBox(self.ui, self.panel, confirm=self._confirm, changed=self._show)
-        self.resultBox = ResultBox(self.ui, report=slicer.util.errorDisplay, application=application)
+        self.resultBox = ResultBox(
+            self.ui,
+            report=slicer.util.errorDisplay,
+            application=application,
+            make_surfaces=self._makeSurfaces,
+        )
         self.compareBox = CompareBox(
             self.ui,
             self.comparePanel,
@@ -371,6 +376,11 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             from KDSegmentatorPanel import application
 
             application.fit_3d_views()
+            self.resultBox.show()
+
+    def _makeSurfaces(self, segmentation: Any) -> None:
+        self.panel.make_surfaces(segmentation)
+        self._show()
 
     @staticmethod
     def _polled(panel: Any) -> bool:

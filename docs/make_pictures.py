@@ -15,7 +15,7 @@ import numpy as np
 import slicer
 from PIL import Image, ImageDraw, ImageFont
 
-from KDSegmentatorLib.analysis.disagreement import disagreement_map
+from KDSegmentatorLib.analysis.disagreement import checkerboard, disagreement_map
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.inference.segmentation import Segmentation
 from KDSegmentatorLib.io.images import read_volume
@@ -67,10 +67,11 @@ def main() -> None:
     panels = [slice_picture(sagittal, volume, middle, "overlay: teacher filled, x1/4 outlined")]
     hide(first)
     hide(second)
-    both = checkerboard_node(first, second, name="Checkerboard")
+    maps = comparable_label_maps(first, second)
+    by_turns = checkerboard(maps.first, maps.second)
+    both = checkerboard_node(by_turns, maps.names, first, second, name="Checkerboard")
     panels.append(slice_picture(sagittal, volume, middle, "checkerboard"))
     hide(both)
-    maps = comparable_label_maps(first, second)
     found = disagreement_map(maps.first, maps.second)
     differing = disagreement_node(
         found, scene, name="Disagreement", titles=("x1", "x1/4"), colors=disagreement_colors((first, second))

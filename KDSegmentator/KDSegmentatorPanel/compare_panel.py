@@ -7,14 +7,14 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from KDSegmentatorLib.analysis.comparison import Comparison, compare, write_comparison
-from KDSegmentatorLib.analysis.disagreement import disagreement_map
+from KDSegmentatorLib.analysis.disagreement import checkerboard, disagreement_map
 from KDSegmentatorLib.errors import CancelledError, KDSegmentatorError
 from KDSegmentatorLib.geometry import Vector, Volume
 from KDSegmentatorLib.inference.progress import Progress
-from KDSegmentatorLib.mrml.comparisons import LabelMaps, comparable_label_maps, comparison_table_node
+from KDSegmentatorLib.mrml.comparisons import LabelMaps, comparable_pairs, comparison_table_node
 from KDSegmentatorLib.mrml.label_maps import reference_volume
 from KDSegmentatorLib.mrml.nodes import ATTRIBUTE_PREFIX, place_beside
 from KDSegmentatorPanel.failures import in_words
@@ -51,12 +51,16 @@ class Pair:
         second: segmentation B.
         comparison: their scores.
         disagreement: where they disagree.
+        checkerboard: both by turns.
+        names: of the structures, by label value.
     """
 
     first: vtkMRMLSegmentationNode
     second: vtkMRMLSegmentationNode
     comparison: Comparison
     disagreement: Volume
+    checkerboard: Volume
+    names: dict[int, str]
 
     @property
     def in_scene(self) -> bool:
@@ -131,12 +135,21 @@ class CompareView:
     has_result: bool
 
 
+class _Found(NamedTuple):
+    """What was worked out of a pair; see :class:`Pair`."""
+
+    comparison: Comparison
+    disagreement: Volume
+    checkerboard: Volume
+    names: dict[int, str]
+
+
 @dataclass(kw_only=True, eq=False)
 class _Work:
     """A comparison at work, in another thread: it touches nothing of the scene."""
 
     nodes: list[tuple[vtkMRMLSegmentationNode, vtkMRMLSegmentationNode]]
-    pending: Pending[list[tuple[Comparison, Volume]]]
+    pending: Pending[list[_Found]]
     cancelled: threading.Event
     progress: list[ProgressRow]
 
@@ -298,7 +311,7 @@ class ComparePanel:
     def _start(self, nodes: list[tuple[vtkMRMLSegmentationNode, vtkMRMLSegmentationNode]]) -> None:
         self._message = Message()
         try:
-            maps = [comparable_label_maps(first, second) for first, second in nodes]
+            maps = comparable_pairs(nodes)  # a segmentation of several pairs once
         except (KDSegmentatorError, MemoryError) as error:
             self.report(in_words(error, _("to compare the segmentations")))
             return
@@ -311,11 +324,11 @@ class ComparePanel:
             progress=progress,
         )
 
-    def _take(self, work: _Work, found: list[tuple[Comparison, Volume]]) -> None:
+    def _take(self, work: _Work, found: list[_Found]) -> None:
         """Keep the results, and put their tables into the scene."""
         pairs = [
-            Pair(first=first, second=second, comparison=comparison, disagreement=disagreement)
-            for (first, second), (comparison, disagreement) in zip(work.nodes, found, strict=True)
+            Pair(first=first, second=second, **each._asdict())
+            for (first, second), each in zip(work.nodes, found, strict=True)
         ]
         self._marked = -1
         self._pairs = tuple(pair for pair in pairs if pair.in_scene)  # not those removed while they were compared
@@ -323,9 +336,7 @@ class ComparePanel:
             _add_table(pair)
 
 
-def _compared(
-    maps: list[LabelMaps], cancelled: Callable[[], bool], progress: list[ProgressRow]
-) -> list[tuple[Comparison, Volume]]:
+def _compared(maps: list[LabelMaps], cancelled: Callable[[], bool], progress: list[ProgressRow]) -> list[_Found]:
     found = []
     for number, each in enumerate(maps):
 
@@ -336,7 +347,8 @@ def _compared(
             progress.append(ProgressRow(done=done, total=total, text=text))
 
         comparison = compare(each.first, each.second, each.names, progress=report, cancel=cancelled)
-        found.append((comparison, disagreement_map(each.first, each.second)))
+        differing, by_turns = disagreement_map(each.first, each.second), checkerboard(each.first, each.second)
+        found.append(_Found(comparison, differing, by_turns, each.names))
     return found
 
 

@@ -67,7 +67,6 @@ class SliceLayouts:
 
         Raises:
             SceneError: one of the two was removed.
-            KDSegmentatorError: the two cannot be put into one any more, because their volume is gone or was changed.
         """
         if not pair.in_scene:
             raise SceneError(_("one of the two segmentations was removed from the scene; compare others"))
@@ -86,7 +85,7 @@ class SliceLayouts:
             self._both = disagreement_node(pair.disagreement, scene, name=name, titles=titles, colors=colors)
         elif view is PairView.CHECKERBOARD:
             name = _("Checkerboard of {first} and {second}").format(first=titles[0], second=titles[1])
-            self._both = checkerboard_node(pair.first, pair.second, name=name)
+            self._both = checkerboard_node(pair.checkerboard, pair.names, pair.first, pair.second, name=name)
         elif view is PairView.SIDE_BY_SIDE:
             show_in_views(pair.first, [LEFT_VIEW])
             show_in_views(pair.second, [RIGHT_VIEW])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from KDSegmentatorLib.analysis.disagreement import Disagreement, checkerboard
+from KDSegmentatorLib.analysis.disagreement import Disagreement
 from KDSegmentatorLib.errors import SceneError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.mrml.grids import fill_image, quoted, ras_matrix
@@ -196,23 +196,32 @@ def disagreement_node(
 
 
 def checkerboard_node(
-    first: vtkMRMLSegmentationNode, second: vtkMRMLSegmentationNode, *, name: str
+    labels: Volume,
+    names: Mapping[int, str],
+    first: vtkMRMLSegmentationNode,
+    second: vtkMRMLSegmentationNode,
+    *,
+    name: str,
 ) -> vtkMRMLSegmentationNode:
     """Add both segmentations by turns, in the colours that they have.
 
     Args:
+        labels: from :func:`KDSegmentatorLib.analysis.disagreement.checkerboard` of :class:`LabelMaps`.
+        names: theirs.
         first: segmentation A, in a scene.
         second: segmentation B, in the same scene.
         name: of the node.
 
     Raises:
-        GeometryError: see :func:`KDSegmentatorLib.mrml.comparisons.comparable_label_maps`.
-        SceneError: likewise, or Slicer did not take the node.
+        SceneError: Slicer did not take the node.
     """
-    maps = comparable_label_maps(first, second)
     colors = _colors(second) | _colors(first)
-    segments = {value: (title, colors[title]) for value, title in maps.names.items()}
-    return _map_node(checkerboard(maps.first, maps.second), segments, first.GetScene(), name=name)
+    segments = {value: (title, colors.get(title, _UNKNOWN)) for value, title in names.items()}
+    return _map_node(labels, segments, first.GetScene(), name=name)
+
+
+_UNKNOWN: Color = (0.5, 0.5, 0.5)
+"""Of a segment that was renamed meanwhile."""
 
 
 def _colors(node: vtkMRMLSegmentationNode) -> dict[str, Color]:

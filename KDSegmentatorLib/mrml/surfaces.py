@@ -36,6 +36,29 @@ _WATCH_SECONDS = 0.5
 _LAYERS, _MESHES = "layers.json", "meshes.npz"
 
 
+def is_shown_in_3d(node: vtkMRMLSegmentationNode) -> bool:
+    """Return whether 3-D views show the surfaces of a segmentation."""
+    display = node.GetDisplayNode()
+    has_surfaces = node.GetSegmentation().ContainsRepresentation(_surface_name())
+    return bool(has_surfaces and display is not None and display.GetVisibility() and display.GetVisibility3D())
+
+
+def show_in_3d(node: vtkMRMLSegmentationNode, shown: bool) -> bool:
+    """Show a segmentation in 3-D views, or do not; return whether it wants surfaces that are still to be made."""
+    display = node.GetDisplayNode()
+    if display is not None:
+        display.SetVisibility3D(shown)
+        if shown:
+            display.SetVisibility(True)
+    return shown and not node.GetSegmentation().ContainsRepresentation(_surface_name())
+
+
+def _surface_name() -> str:
+    import slicer
+
+    return str(slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName())
+
+
 class LabelLayer(NamedTuple):
     """A label map that one or more segments share.
 
@@ -68,7 +91,7 @@ def layers_without_surfaces(node: vtkMRMLSegmentationNode) -> list[LabelLayer]:
 
     names = slicer.vtkSegmentationConverter
     label_map_name = names.GetSegmentationBinaryLabelmapRepresentationName()
-    surface_name = names.GetSegmentationClosedSurfaceRepresentationName()
+    surface_name = _surface_name()
     segmentation = node.GetSegmentation()
     factor = segmentation.GetConversionParameter(_SMOOTHING)
     layers: dict[Any, LabelLayer] = {}
@@ -177,7 +200,7 @@ def add_surfaces(node: vtkMRMLSegmentationNode, meshes: Mapping[str, Mesh], laye
 
     names = slicer.vtkSegmentationConverter
     label_map_name = names.GetSegmentationBinaryLabelmapRepresentationName()
-    surface_name = names.GetSegmentationClosedSurfaceRepresentationName()
+    surface_name = _surface_name()
     segmentation = node.GetSegmentation()
     modified = {segment_id: layer.modified for layer in layers for segment_id in layer.values}
     with scene_batch(node.GetScene()):

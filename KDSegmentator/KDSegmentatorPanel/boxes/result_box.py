@@ -13,6 +13,7 @@ from KDSegmentatorLib.io.images import write_volume
 from KDSegmentatorLib.mrml.label_maps import label_volume
 from KDSegmentatorLib.mrml.nodes import dicom_item
 from KDSegmentatorLib.mrml.results import write_table
+from KDSegmentatorLib.mrml.surfaces import is_shown_in_3d, show_in_3d
 from KDSegmentatorPanel.boxes.widgets import Enabling, show_warnings
 from KDSegmentatorPanel.result_view import ResultView, StructureRow, export_surfaces, result_view, statistics_of
 from KDSegmentatorPanel.translation import tr as _
@@ -35,15 +36,19 @@ class ResultBox:
         ui: the panel's widgets by name.
         report: shows the user what went wrong.
         application: what else of Slicer is opened (:mod:`KDSegmentatorPanel.application`).
+        make_surfaces: begins to make those of a segmentation; :meth:`show` is called when they are there.
     """
 
-    def __init__(self, ui: Any, *, report: Callable[[str], None], application: Any) -> None:
+    def __init__(
+        self, ui: Any, *, report: Callable[[str], None], application: Any, make_surfaces: Callable[[Any], None]
+    ) -> None:
         self._ui = ui
         self._report = report
         self._application = application
+        self._make_surfaces = make_surfaces
         self._view = ResultView()
         self._items: list[Any] = []
-        self._needing = Enabling(ui.editButton, ui.exportButton)
+        self._needing = Enabling(ui.show3DButton, ui.editButton, ui.exportButton)
         menu = qt.QMenu(ui.exportButton)
         self._labels = self._action(menu, _("Label map…"), self._onExportLabels)
         self._table = self._action(menu, _("Table (CSV)…"), self._onExportTable)
@@ -57,6 +62,7 @@ class ResultBox:
         ui.structureSearchEdit.textChanged.connect(self._onSearch)
         ui.structuresTable.itemChanged.connect(self._onItemChanged)
         ui.structuresTable.cellClicked.connect(self._onClicked)
+        ui.show3DButton.toggled.connect(self._onShow3D)
         ui.editButton.clicked.connect(self._onEdit)
         ui.detailsButton.toggled.connect(self._onDetails)
         self.show()
@@ -69,8 +75,9 @@ class ResultBox:
         """Show the selected segmentation anew, after its content was replaced."""
         node = self._node()
         view = self._view = result_view(node)
-        self._ui.show3DButton.setSegmentationNode(None)  # does not see that the content was replaced
-        self._ui.show3DButton.setSegmentationNode(node)
+        self._ui.show3DButton.blockSignals(True)
+        self._ui.show3DButton.setChecked(node is not None and is_shown_in_3d(node))
+        self._ui.show3DButton.blockSignals(False)
         self._needing.set(node is not None, _("Choose a segmentation first."))
         self._table.setEnabled(statistics_of(node) is not None)
         problem = _dicom_problem(node)
@@ -84,6 +91,11 @@ class ResultBox:
         self._ui.detailsLabel.setText(view.details)
         self._onDetails()
         self._showRows(view)
+
+    def _onShow3D(self, shown: bool = False) -> None:
+        node = self._node()
+        if node is not None and show_in_3d(node, shown):
+            self._make_surfaces(node)
 
     def _showRows(self, view: ResultView) -> None:
         table = self._ui.structuresTable

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
-from KDSegmentatorLib.analysis.disagreement import disagreement_map
-from KDSegmentatorLib.mrml.comparisons import checkerboard_node, disagreement_colors, disagreement_node
+from KDSegmentatorLib.analysis.disagreement import checkerboard, disagreement_map
+from KDSegmentatorLib.mrml.comparisons import (
+    checkerboard_node,
+    comparable_label_maps,
+    disagreement_colors,
+    disagreement_node,
+)
 from KDSegmentatorLib.mrml.label_maps import label_volume
 from KDSegmentatorLib.mrml.nodes import remove_node
 from KDSegmentatorLib.mrml.segmentations import segmentation_node
@@ -39,7 +44,8 @@ def test_a_checkerboard_has_both_by_turns(mrml: MrmlScene) -> None:
     first = segmentation_node(segmentation_of(volume.with_voxels(one)), reference)
     pink = replace(LABELS[0], color=(255, 0, 255))  # the colours are those of the first
     second = segmentation_node(segmentation_of(volume.with_voxels(other), (pink, *LABELS[1:])), reference)
-    node = checkerboard_node(first, second, name="Both")
+    maps = comparable_label_maps(first, second)
+    node = checkerboard_node(checkerboard(maps.first, maps.second), maps.names, first, second, name="Both")
     k, j, i = np.indices(SHAPE)
     odd = (k // 2 + j // 2 + i // 2) % 2 == 1
     number = np.zeros(4, np.uint8)  # of the structures, which are numbered in the order of the label table

@@ -14,7 +14,6 @@ from PySide6.QtWidgets import (
     QGroupBox,
     QHBoxLayout,
     QLineEdit,
-    QPushButton,
     QTableView,
     QTableWidget,
     QTableWidgetItem,
@@ -75,10 +74,6 @@ class ctkCollapsibleButton(_Collapsible):
 
 class ctkCollapsibleGroupBox(_Collapsible):
     folded_height = 22
-
-
-class ctkMenuButton(QPushButton):
-    pass
 
 
 class ctkPathLineEdit(QWidget):
@@ -184,11 +179,6 @@ class qMRMLNodeComboBox(QComboBox):
             self.currentNodeChanged.emit(node)
 
 
-class qMRMLSegmentationShow3DButton(ctkMenuButton):
-    def setSegmentationNode(self, node: Any) -> None:
-        assert node is None or node.IsA("vtkMRMLSegmentationNode")
-
-
 class qMRMLSegmentsTableView(qMRMLWidget):
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -223,10 +213,8 @@ custom_widgets.update(
         for each in (
             ctkCollapsibleButton,
             ctkCollapsibleGroupBox,
-            ctkMenuButton,
             ctkPathLineEdit,
             qMRMLNodeComboBox,
-            qMRMLSegmentationShow3DButton,
             qMRMLSegmentsTableView,
             qMRMLTableView,
             qMRMLWidget,
