@@ -5,6 +5,7 @@ Slicer imports this file at its start: what takes time to import is imported by 
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -22,6 +23,9 @@ from KDSegmentatorPanel.slicer_packages import SlicerPackages
 TASK, STUDENT, TEACHER = "hippocampus", "x1/4", "x1"
 LEAST_DICE = 0.75
 """Below the least Dice of a structure that the students reach on the sample, and above that of any mistake."""
+
+LONGEST_GAP_SECONDS = 0.2
+"""That this thread may compute without looking after its user."""
 
 _LONGEST_SECONDS = 300.0
 _CANCELLED_SECONDS = 10.0
@@ -170,6 +174,17 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
             self.widget.ui.showPairButton.setChecked(False)
         region = self.widget.comparePanel.pairs[-1].comparison.labels[0].largest_disagreement
         self.widget.logic.jumpSlices(region.position)
+
+    def test_nothing_holds_up_the_user(self) -> None:
+        """Every action leaves Slicer free: the longest gap of a timer that ticks all the time, see the log."""
+        from KDSegmentatorPanel.heartbeat import Heartbeat, act_like_a_user
+
+        heart = Heartbeat(self._wait)
+        act_like_a_user(self.widget, heart, _sample()[0])
+        self.assertEqual(self.widget.panel.view().message.level, "information")
+        logging.info("KDSegmentator, longest gaps of the heartbeat:\n%s", heart.table())
+        for gap in heart.gaps:
+            self.assertLess(gap.busy_seconds, LONGEST_GAP_SECONDS, gap.action)
 
     def test_cancel(self) -> None:
         """A run is cancelled and leaves nothing behind."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import sys
 import traceback
 from collections.abc import Callable
 from types import FunctionType, MethodType, ModuleType
@@ -17,6 +18,10 @@ import shiboken6
 from PySide6 import QtCore, QtGui, QtWidgets
 
 _MODULES = (QtCore, QtGui, QtWidgets)
+
+if sys.version_info < (3, 12):
+    # PySide6 6.12 drops a reference to None whenever a method returns nothing; when none is left, Python aborts
+    _references_to_none = [None] * 5_000_000
 
 slot_errors: list[str] = []
 """What was raised in slots: PythonQt prints it and goes on."""
