@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import read_volume
 from KDSegmentatorLib.node import history, outputs
 from KDSegmentatorLib.node.job import Job
 from KDSegmentatorLib.node.places import Places
 from KDSegmentatorLib.packs.store import PackStore
+from support.dicom_series import write_series
 from support.generated_family import write_scan
 from support.node_parts import Parts
 
@@ -267,3 +271,110 @@ def test_what_a_killed_delivery_left_is_deleted_by_the_next(node: Parts) -> None
     node.segment()
     node.deliver()
     assert [path.name for path in left.parent.iterdir()] == ["generated"]
+
+
+class TestDicom:
+    """Series in sub-folders and archives, and loose."""
+
+    @pytest.fixture
+    def node(self, make: Make) -> Parts:
+        pytest.importorskip("highdicom", reason="needs highdicom: pip install 'kdsegmentator[dicom]'")
+        return self.making(make, "seg", "labels")
+
+    def making(self, make: Make, *outputs: str) -> Parts:
+        places = make()
+        text = places.settings.read_text()
+        places.settings.write_text(text.replace('["labels", "statistics"]', str(list(outputs))))
+        return Parts(places)
+
+    def series(self, folder: Path, seed: int = 0, edit: Callable = lambda image, k: None) -> str:
+        """Write a series of 8 images of one patient; return its UID."""
+        from pydicom import dcmread
+
+        folder.mkdir(exist_ok=True)
+        voxels = np.random.default_rng(seed).gamma(2, 100, size=(8, 24, 18)).astype(np.int16)
+        volume = Volume(voxels, (1.1, 0.9, 1.7), (12.0, -34.0, 56.0), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+
+        def named(image: Any, k: int) -> None:
+            image.PatientName, image.PatientID = "Mueller^Anna", "HOSP-4711"
+            edit(image, k)
+
+        return str(dcmread(write_series(volume, folder, modality="MR", edit=named)[0]).SeriesInstanceUID)
+
+    def test_a_folder_with_two_series_is_two_jobs_and_their_results_lie_apart(self, make: Make) -> None:
+        node = self.making(make, "seg", "sr", "rtstruct", "labels")
+        study = node.scans / "study"
+        study.mkdir()
+        uids = {self.series(study / "a"), self.series(study / "b", 1)}
+        assert node.take_in() == 2
+        node.segment()
+        node.deliver()
+        assert node.states == ["delivered"] * 2
+        results = node.places.root / "out" / "study"
+        assert {path.name for path in results.iterdir()} == uids
+        names = {"labels.nii.gz", "record.json", "rtstruct.dcm", "seg.dcm", "sr.dcm"}
+        assert all({path.name for path in each.iterdir()} == names for each in results.glob("*/generated"))
+
+    def test_an_archive_and_loose_files_are_series_too(self, node: Parts, tmp_path: Path) -> None:
+        zipped = self.series(tmp_path / "zipped")
+        shutil.make_archive(str(node.scans / "archive"), "zip", tmp_path / "zipped")
+        loose = self.series(tmp_path / "loose", 1)
+        for path in (tmp_path / "loose").iterdir():
+            shutil.copy(path, node.scans)
+        assert node.take_in() == 2
+        node.segment()
+        node.deliver()
+        assert node.states == ["delivered"] * 2
+        found = {
+            path.relative_to(node.places.root / "out").as_posix() for path in node.places.root.glob("out/**/seg.dcm")
+        }
+        assert found == {f"archive/{zipped}/generated/seg.dcm", f"{loose}/generated/seg.dcm"}
+
+    def test_a_slice_that_is_missing_or_of_another_kind_refuses_without_a_name(
+        self, node: Parts, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.series(node.scans / f"{NAME}_missing")
+        (node.scans / f"{NAME}_missing" / "4.dcm").unlink()
+
+        def inverted(image: Any, k: int) -> None:
+            image.PhotometricInterpretation = "MONOCHROME1"
+
+        self.series(node.scans / f"{NAME}_inverted", 1, inverted)
+        self.series(node.scans / "zz good", 2)
+        node.take_in()
+        node.segment()
+        assert sorted(node.states) == ["refused", "refused", "written"]
+        reasons = [job.reason for job in node.queue.jobs(("refused",))]
+        assert any("mm" in reason for reason in reasons)
+        everything = "\n".join([*reasons, caplog.text, *map(str, history.entries(node.queue.connection))])
+        assert not any(part in everything for part in ("Mueller", "Anna", "4711"))
+
+    def test_a_segmentation_is_no_scan_and_a_run_again_makes_the_same_bytes(self, node: Parts) -> None:
+        self.series(node.scans / "a")
+        node.take_in()
+        node.segment()
+        before = (node.places.job(1) / "result" / "seg.dcm").read_bytes()
+        (node.scans / "seg").mkdir()
+        shutil.copy(node.places.job(1) / "result" / "seg.dcm", node.scans / "seg")
+        node.take_in()
+        node.segment()
+        assert node.states == ["written", "refused"]
+        assert "not a CT, MR or PET scan" in node.job(2).reason
+        node.deliver()
+        node.queue.retry(1)
+        node.segment()
+        assert (node.places.job(1) / "result" / "seg.dcm").read_bytes() == before
+
+    def test_slices_that_come_late_supersede(self, node: Parts, tmp_path: Path) -> None:
+        self.series(tmp_path / "all")
+        entry = node.scans / "a"
+        entry.mkdir()
+        files = sorted((tmp_path / "all").iterdir())
+        for path in files[:5]:
+            shutil.copy(path, entry)
+        assert node.take_in() == 1
+        for path in files[5:]:
+            shutil.copy(path, entry)
+        assert node.take_in() == 1
+        node.segment()
+        assert node.states == ["superseded", "written"]
