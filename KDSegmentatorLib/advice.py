@@ -46,11 +46,12 @@ _LOADING_SECONDS, _LOADING_PARAMETER = 0.3, 20e-9  # a compiled network; compili
 _COMPILING = 3.0
 _FILES = 40e-9  # a voxel of the scan: read, counted, written
 _PREPARING = 20e-9  # a voxel of the scan: checked, normalised, resampled
+_ARRAYS_SECONDS = 0.08  # of the arrays, whatever their size
 _BLENDING = 4e-9  # a voxel of a window and a channel
 _LABELLING = 2e-9  # a voxel of the scan and a label; twice that with entropy or probabilities
 
 # Bytes: measured with OpenVINO 2026.4 and onnxruntime 1.32 on x86-64 Linux
-_PROCESS_BYTES = 230e6
+_PROCESS_BYTES = 140e6
 _PARAMETER_BYTES = 10
 _FEATURE_MAPS = {"openvino": 5.0, "onnxruntime": 8.5}  # float32 arrays of the network's last features and a window
 _FLOAT32 = 4
@@ -371,7 +372,7 @@ def _array_seconds(
 
     def model(voxels: int, windows: int) -> float:
         blending = windows * patch * _BLENDING * blended_channels(manifest)
-        return voxels * (_PREPARING + _LABELLING * labels) + blending
+        return _ARRAYS_SECONDS + voxels * (_PREPARING + _LABELLING * labels) + blending
 
     certainty = 2 * _LABELLING * labels * volume.voxels.size if options.entropy or options.probabilities else 0.0
     complete = [run for run in of_pack if run.voxels]
@@ -393,9 +394,9 @@ def _memory_bytes(
     """Return the peak: what is there all the time, and the larger of preparing the image and running windows."""
     network, patch = manifest.network, manifest.windows.patch_size
     channels, labels = blended_channels(manifest), len(manifest.labels) + 1
-    # axes turned and read in full are two copies; a label and what else is wanted of every voxel
+    # two copies where axes are turned; a label of every voxel, its value for the statistics, and what else is wanted
     scan = 2 * volume.voxels.nbytes + volume.voxels.size * (
-        (1 if labels <= 256 else 2) + _FLOAT32 * (options.entropy + len(options.probabilities))
+        (9 if labels <= 256 else 10) + _FLOAT32 * (options.entropy + len(options.probabilities))
     )
     image, cropped = math.prod(grid.network_shape), math.prod(grid.cropped_shape)
     preparing = 2 * _FLOAT32 * (image + cropped)

@@ -40,7 +40,7 @@ class TestChoices:
         assert (view.tasks[0].title, view.tasks[0].facts) == ("Generated test pack", "MR · 3 structures")
         assert view.what == "3 structures, about 1 s on this computer"
         assert view.size == "x1/4"  # none is recommended: the smallest
-        assert view.qualities[0].cells == ("about 1 s", "0.2 GB", "0.825 (n = 12)")
+        assert view.qualities[0].cells == ("about 1 s", "0.1 GB", "0.825 (n = 12)")
         assert [row.mark for row in view.qualities] == ["recommended", "", "suits this computer"]
         assert "Dice 0.825 (teacher 0.900), n = 12, Generated" in view.qualities[0].details
         assert "structure 1: Dice 0.825" in view.qualities[0].details
