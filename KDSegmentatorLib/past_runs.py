@@ -17,8 +17,7 @@ from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.io.files import replacing
 from KDSegmentatorLib.io.lock import locked
-from KDSegmentatorLib.machine.hardware import detect_hardware
-from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.machine.hardware import detect_hardware, processor_name
 from KDSegmentatorLib.packs.locations import default_cache_folder
 from KDSegmentatorLib.packs.pack import StudentPack
 

@@ -211,7 +211,7 @@ def _export(stages: Stages, options: argparse.Namespace) -> None:
 
 
 def _write_archive(folder: Path) -> None:
-    from KDSegmentatorLib.packs.archive import SUFFIX, write_archive
+    from KDSegmentatorLib.packs.pack_archive import SUFFIX, write_archive
 
     archive = folder.with_name(f"{folder.name}{SUFFIX}")
     write_archive(folder, archive)

@@ -23,7 +23,7 @@ from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.label_selection import select_labels
 from KDSegmentatorLib.inference.segmentation import RegionRecord, Segmentation
 from KDSegmentatorLib.io.images import SUFFIXES, image_suffix, write_volume
-from KDSegmentatorLib.machine.peak_memory import peak_memory
+from KDSegmentatorLib.machine.hardware import peak_memory
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.scan import Scan, read_scan, segment_scan

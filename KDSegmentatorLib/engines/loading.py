@@ -1,4 +1,4 @@
-"""An engine by its name: the only place where one is made."""
+"""An engine by its name: the only place where one is made, and what it computes on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from KDSegmentatorLib.engines.engine import Engine
-from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_version
-from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_version
-from KDSegmentatorLib.machine.hardware import usable_cores
+from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine, onnxruntime_device_name, onnxruntime_version
+from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine, openvino_device_name, openvino_version
+from KDSegmentatorLib.machine.hardware import processor_name, usable_cores
 from KDSegmentatorLib.packs.manifest import Precision
 
 
@@ -72,3 +72,18 @@ def engine_threads(threads: int | None) -> int | None:
         return threads
     usable = usable_cores()
     return usable if usable < (os.cpu_count() or 1) else None
+
+
+def device_name(engine: str, device: str) -> str | None:
+    """Return a device's name, with its driver as far as the engine tells; None if it does not tell which one it is.
+
+    Args:
+        engine: ``openvino`` or ``onnxruntime``.
+        device: ``cpu``, ``cuda``, ...
+
+    Raises:
+        EngineUnavailableError: the engine is not installed.
+    """
+    if device == "cpu":
+        return processor_name()
+    return onnxruntime_device_name(device) if engine == OnnxRuntimeEngine.name else openvino_device_name(device)

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from KDSegmentatorLib.engines.candidates import Candidate, find_candidates
 from KDSegmentatorLib.engines.compiled_cache import drop_unused, is_sealed
-from KDSegmentatorLib.engines.device_name import device_name
 from KDSegmentatorLib.engines.engine import Engine
-from KDSegmentatorLib.engines.loading import engine_version, load_engine
+from KDSegmentatorLib.engines.loading import device_name, engine_version, load_engine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
 from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError

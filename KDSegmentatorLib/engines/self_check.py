@@ -17,8 +17,8 @@ from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.head import label_values
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.io.files import atomic_output
+from KDSegmentatorLib.packs.array_files import Probe
 from KDSegmentatorLib.packs.pack import Head, StudentPack
-from KDSegmentatorLib.packs.probe_file import Probe
 
 TOLERANCE = 0.01
 """How far below the agreement on the exporting machine another machine may stay."""

@@ -31,8 +31,7 @@ from KDSegmentatorLib.inference.sanity import judge
 from KDSegmentatorLib.inference.scan_quality import noise_warnings, without_spikes
 from KDSegmentatorLib.inference.segmentation import RunRecord, Segmentation
 from KDSegmentatorLib.inference.windows import mirrored_axes
-from KDSegmentatorLib.machine.hardware import usable_cores
-from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.machine.hardware import processor_name, usable_cores
 from KDSegmentatorLib.options import ENGINES, RunOptions
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.pack import StudentPack

@@ -31,7 +31,7 @@ from KDSegmentatorLib.jobs.messages import (
     SegmentRequest,
 )
 from KDSegmentatorLib.jobs.reporter import Reporter
-from KDSegmentatorLib.machine.peak_memory import peak_memory
+from KDSegmentatorLib.machine.hardware import peak_memory
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.scan import Scan, read_scan, segment_scan

@@ -1,10 +1,11 @@
-"""What this process may use of the machine: cores and memory, on Linux, macOS and Windows."""
+"""What this process may use of the machine, and used: cores, memory, processor; on Linux, macOS and Windows."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable
@@ -192,3 +193,44 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def processor_name() -> str:
+    """Return the processor's name as the system gives it, with the architecture; never empty."""
+    name = ""
+    if sys.platform == "linux":
+        try:
+            name = parse_cpuinfo(Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            name = ""
+    return f"{name or platform.processor() or 'processor'} ({platform.machine() or 'unknown'})"
+
+
+def parse_cpuinfo(text: str) -> str:
+    """Return the model from Linux' ``/proc/cpuinfo``, with its numbers: names alone are shared by generations."""
+    found = (re.search(rf"^{field}\s*: (.+)$", text, re.MULTILINE) for field in ("model name", "cpu family", "model"))
+    return " ".join(match[1].strip() for match in found if match)
+
+
+def peak_memory() -> int | None:
+    """Return the peak resident size of this process in bytes, None if the system does not tell."""
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    if sys.platform == "linux":
+        # not getrusage: its figure survives exec, and so includes the program that started this one
+        try:
+            return parse_status(Path("/proc/self/status").read_text(encoding="utf-8"))
+        except OSError:
+            return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def parse_status(text: str) -> int | None:
+    """Return the peak resident size in bytes from Linux' ``/proc/self/status``."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", text, re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

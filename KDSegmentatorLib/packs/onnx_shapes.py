@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from KDSegmentatorLib.packs.protobuf import MalformedError
+from KDSegmentatorLib.packs.onnx_check import MalformedError
 
 MAXIMUM_RANK = 8
 """Most axes of a tensor; a 3-D network has five."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.io.files import CHUNK_BYTES
-from KDSegmentatorLib.packs.head_file import read_head
+from KDSegmentatorLib.packs.array_files import Probe, read_head, read_probe
 from KDSegmentatorLib.packs.manifest import (
     MAXIMUM_FILE_BYTES,
     MAXIMUM_MANIFEST_BYTES,
@@ -28,7 +28,6 @@ from KDSegmentatorLib.packs.manifest_file import read_manifest
 from KDSegmentatorLib.packs.names import MANIFEST_NAME
 from KDSegmentatorLib.packs.onnx_check import check_onnx
 from KDSegmentatorLib.packs.onnx_sizes import check_sizes
-from KDSegmentatorLib.packs.probe_file import Probe, read_probe
 
 _REMEDY = "install the pack again from an intact copy"
 

@@ -29,8 +29,6 @@ from KDSegmentatorLib.arguments import meant
 from KDSegmentatorLib.errors import KDSegmentatorError, LockedError, ManifestError, PackError
 from KDSegmentatorLib.io.files import TEMPORARY_PREFIX, delete_tree, new_name, replace, sync_folder, sync_listing
 from KDSegmentatorLib.io.lock import locked
-from KDSegmentatorLib.packs.archive import extract_archive
-from KDSegmentatorLib.packs.files import write_error
 from KDSegmentatorLib.packs.installed import (
     LIST_NAME,
     VERSION_FOLDER_PATTERN,
@@ -41,6 +39,7 @@ from KDSegmentatorLib.packs.installed import (
 from KDSegmentatorLib.packs.locations import default_shipped_folder, default_user_folder, is_lasting
 from KDSegmentatorLib.packs.names import ID_PATTERN, MANIFEST_NAME, version_key
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack, verify_pack
+from KDSegmentatorLib.packs.pack_archive import extract_archive, write_error
 
 LOCK_SECONDS = 30.0
 """How long a change waits for another process's change."""

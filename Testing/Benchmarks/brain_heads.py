@@ -53,8 +53,7 @@ from KDSegmentatorLib.geometry import MM3_PER_ML, Volume, matrix, vector
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.machine.hardware import usable_cores
-from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.machine.hardware import processor_name, usable_cores
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
 

@@ -194,7 +194,7 @@ def default_cases(packs: Sequence[StudentPack], folder: Path, threads: int | Non
 def worker(arguments: Sequence[str]) -> None:
     """Run ``kdseg`` and print what the process took, as JSON."""
     from KDSegmentatorLib.cli.main import main as kdseg
-    from KDSegmentatorLib.machine.peak_memory import peak_memory
+    from KDSegmentatorLib.machine.hardware import peak_memory
 
     code = kdseg(arguments)
     if code:

@@ -16,7 +16,7 @@ from distillation.evaluation.scores import pack_hash
 from distillation.network_cost import network_cost
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.io.files import write_json
-from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.machine.hardware import processor_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

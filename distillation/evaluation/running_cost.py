@@ -18,7 +18,7 @@ from KDSegmentatorLib.engines.selection import choose_engine
 from KDSegmentatorLib.errors import ExportError, KDSegmentatorError
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.machine.peak_memory import peak_memory
+from KDSegmentatorLib.machine.hardware import peak_memory
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack, open_pack
 

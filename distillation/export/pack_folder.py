@@ -42,12 +42,11 @@ from KDSegmentatorLib.engines.head import label_values
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.io.files import atomic_folder
-from KDSegmentatorLib.packs.head_file import write_head
+from KDSegmentatorLib.packs.array_files import as_stored, write_head, write_probe
 from KDSegmentatorLib.packs.manifest import SCHEMA_VERSION, Manifest, Network
 from KDSegmentatorLib.packs.manifest_file import write_manifest
 from KDSegmentatorLib.packs.names import MANIFEST_NAME, pack_id
 from KDSegmentatorLib.packs.pack import StudentPack, describe_file, open_pack, verify_pack
-from KDSegmentatorLib.packs.probe_file import as_stored, write_probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

@@ -28,7 +28,7 @@ from distillation.evaluation.tables import (
     unit,
 )
 from distillation.report.task_results import TEACHER
-from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.machine.hardware import processor_name
 from KDSegmentatorLib.version import __version__
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from distillation.training_settings import TrainingSettings
 from kdbench.families import CONFIGURATION, FamilyPlan, dataset, plans
 from KDSegmentatorLib.errors import ExportError
 from KDSegmentatorLib.io.files import atomic_output, write_json
-from KDSegmentatorLib.packs.head_file import write_head
+from KDSegmentatorLib.packs.array_files import write_head, write_probe
 from KDSegmentatorLib.packs.manifest import (
     SCHEMA_VERSION,
     Code,
@@ -44,7 +44,6 @@ from KDSegmentatorLib.packs.manifest import (
 from KDSegmentatorLib.packs.manifest_file import write_manifest
 from KDSegmentatorLib.packs.names import MANIFEST_NAME, divisor, pack_id
 from KDSegmentatorLib.packs.pack import describe_file
-from KDSegmentatorLib.packs.probe_file import write_probe
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorLib.packs.strict_json import build
 

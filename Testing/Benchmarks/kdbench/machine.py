@@ -8,8 +8,7 @@ from importlib import metadata
 from kdbench.results import Machine
 from KDSegmentatorLib.engines.openvino_engine import openvino_devices
 from KDSegmentatorLib.errors import EngineUnavailableError
-from KDSegmentatorLib.machine.hardware import usable_cores
-from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.machine.hardware import processor_name, usable_cores
 from KDSegmentatorLib.version import __version__
 
 _PACKAGES = ("openvino", "onnxruntime", "numpy", "scipy", "SimpleITK", "torch", "nnunetv2", "monai")

@@ -19,7 +19,7 @@ from kdbench.report.markdown import count, percent, table
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
 from KDSegmentatorLib.inference.pipeline import segment
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.machine.hardware import processor_name
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.version import __version__

@@ -27,7 +27,7 @@ def main(result: str, function: str, arguments: str) -> None:
 
     from dataclasses import asdict
 
-    from KDSegmentatorLib.machine.peak_memory import peak_memory
+    from KDSegmentatorLib.machine.hardware import peak_memory
 
     times = os.times()
     content = {

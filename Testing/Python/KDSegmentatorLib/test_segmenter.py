@@ -25,8 +25,7 @@ from KDSegmentatorLib.errors import (
 )
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.pipeline import segment
-from KDSegmentatorLib.machine.hardware import Hardware
-from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.machine.hardware import Hardware, processor_name
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from KDSegmentatorLib.packs.head_file import write_head
+from KDSegmentatorLib.packs.array_files import write_head
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.manifest_file import write_manifest
 from KDSegmentatorLib.packs.names import MANIFEST_NAME

@@ -15,9 +15,9 @@ from onnx import numpy_helper
 from KDSegmentatorLib.engines import candidates
 from KDSegmentatorLib.engines.head import label_values
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine
+from KDSegmentatorLib.packs.array_files import as_stored, write_probe
 from KDSegmentatorLib.packs.manifest import Manifest, ReducedFormat, ReducedPrecision
 from KDSegmentatorLib.packs.pack import Head, StudentPack
-from KDSegmentatorLib.packs.probe_file import as_stored, write_probe
 from support.generated_packs import FEATURES, convolution_body, manifest, write_pack
 
 PROBE = "probe.npz"

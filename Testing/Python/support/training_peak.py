@@ -54,7 +54,7 @@ def train(work: TrainingWork) -> None:
 
 if __name__ == "__main__":
     from distillation.torch_tuning import kept_memory
-    from KDSegmentatorLib.machine.peak_memory import peak_memory
+    from KDSegmentatorLib.machine.hardware import peak_memory
 
     with kept_memory():
         train(TrainingWork(**json.loads(sys.stdin.read())))

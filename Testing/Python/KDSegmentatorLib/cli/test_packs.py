@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from KDSegmentatorLib.packs.archive import write_archive
 from KDSegmentatorLib.packs.manifest_file import read_manifest
+from KDSegmentatorLib.packs.pack_archive import write_archive
 from KDSegmentatorLib.packs.store import PackStore
 from support.generated_family import build_size
 

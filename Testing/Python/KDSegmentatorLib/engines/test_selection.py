@@ -312,7 +312,7 @@ def test_a_check_of_a_graphics_card_is_remembered_for_that_one(
     card.device = "gpu"
     candidate = Candidate(engine="openvino", device="gpu", precision="float32", reason="")
     for name in names:
-        monkeypatch.setattr("KDSegmentatorLib.engines.device_name.openvino_device_name", lambda _, name=name: name)
+        monkeypatch.setattr("KDSegmentatorLib.engines.loading.openvino_device_name", lambda _, name=name: name)
         selection._checked(candidate, card, pack, tmp_path / "cache", lambda: False)
     assert len(runs) == checks
 

@@ -19,9 +19,9 @@ from KDSegmentatorLib.engines.self_check import (
     required_agreement,
 )
 from KDSegmentatorLib.errors import CancelledError, PackError
+from KDSegmentatorLib.packs.array_files import Probe
 from KDSegmentatorLib.packs.manifest import Precision
 from KDSegmentatorLib.packs.pack import Head, StudentPack
-from KDSegmentatorLib.packs.probe_file import Probe
 from support.generated_packs import manifest, write_pack
 from support.reduced_packs import RIGHT, WRONG, not_a_number_body, write_reduced_pack
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,11 @@ from KDSegmentatorLib.machine.hardware import (
     detect_hardware,
     parse_cgroups,
     parse_cpu_quota,
+    parse_cpuinfo,
     parse_memory_limit,
+    parse_status,
+    peak_memory,
+    processor_name,
     usable_cores,
     windows_affinity,
 )
@@ -150,3 +155,69 @@ def test_a_limit_of_the_address_space_counts_as_memory() -> None:
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     available, total = map(int, finished.stdout.split())
     assert 0 < available < total <= 1 << 30
+
+
+CPUINFO = """processor\t: 0
+vendor_id\t: AuthenticAMD
+cpu family\t: 25
+model\t\t: 33
+model name\t: AMD Ryzen 9 5900X 12-Core Processor
+stepping\t: 2
+processor\t: 1
+cpu family\t: 26
+model\t\t: 99
+model name\t: another
+"""
+
+
+def test_the_model_of_the_first_core_with_its_numbers() -> None:
+    assert parse_cpuinfo(CPUINFO) == "AMD Ryzen 9 5900X 12-Core Processor 25 33"
+
+
+def test_generations_under_one_name_are_told_apart() -> None:
+    name = "model name\t: Intel Xeon Processor\n"
+    first, second = (parse_cpuinfo(f"cpu family\t: 6\nmodel\t\t: {model}\n{name}") for model in (85, 143))
+    assert first != second
+
+
+@pytest.mark.parametrize("text", ["", "processor\t: 0\nBogoMIPS\t: 50.00\n", "model name\t: \n"])
+def test_a_processor_without_a_name(text: str) -> None:
+    """As on ARM, where Linux gives none."""
+    assert parse_cpuinfo(text) == ""
+
+
+def test_the_name_of_this_processor() -> None:
+    assert processor_name() == processor_name()
+    assert platform.machine() in processor_name()
+
+
+def test_another_system_asks_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    monkeypatch.setattr(platform, "machine", lambda: "arm64")
+    assert processor_name() == "arm (arm64)"
+
+
+def test_it_is_never_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreadable(*_: object, **__: object) -> str:
+        raise PermissionError(13, "no")
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(Path, "read_text", unreadable)
+    monkeypatch.setattr(platform, "processor", str)
+    monkeypatch.setattr(platform, "machine", str)
+    assert processor_name() == "processor (unknown)"
+
+
+def test_this_process_grows() -> None:
+    before = peak_memory()
+    assert before is not None and before > 5_000_000
+    block = bytearray(before + 50_000_000)  # more than ever before, whatever was freed meanwhile
+    block[::4096] = b"x" * len(block[::4096])
+    after = peak_memory()
+    assert after is not None and after >= before + 40_000_000
+
+
+def test_status_file() -> None:
+    assert parse_status("Name:\tpython\nVmPeak:\t  999 kB\nVmHWM:\t  1234 kB\nVmRSS:\t  1000 kB\n") == 1234 * 1024
+    assert parse_status("Name:\tpython\n") is None

@@ -15,9 +15,8 @@ import pytest
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.packs import onnx_sizes
 from KDSegmentatorLib.packs.onnx_check import OPERATORS, check_onnx
-from KDSegmentatorLib.packs.onnx_graph import read_graph
 from KDSegmentatorLib.packs.onnx_shapes import Tensor, output_of
-from KDSegmentatorLib.packs.onnx_sizes import check_sizes
+from KDSegmentatorLib.packs.onnx_sizes import check_sizes, read_graph
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack
 from KDSegmentatorLib.packs.store import PackStore
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.packs.archive import write_archive
 from KDSegmentatorLib.packs.pack import verify_pack
+from KDSegmentatorLib.packs.pack_archive import write_archive
 from KDSegmentatorLib.packs.store import PackStore
 from support.pack_stores import ID, listing, ship, versions
 

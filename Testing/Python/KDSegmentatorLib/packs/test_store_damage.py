@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from KDSegmentatorLib.errors import ManifestError, PackError
-from KDSegmentatorLib.packs.archive import write_archive
+from KDSegmentatorLib.packs.pack_archive import write_archive
 from KDSegmentatorLib.packs.store import PackStore
 from support.pack_stores import ID, listing, ship
 

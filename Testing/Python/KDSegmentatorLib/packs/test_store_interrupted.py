@@ -18,7 +18,7 @@ import pytest
 
 from KDSegmentatorLib.errors import PackError
 from KDSegmentatorLib.io import files
-from KDSegmentatorLib.packs.archive import write_archive
+from KDSegmentatorLib.packs.pack_archive import write_archive
 from KDSegmentatorLib.packs.store import PackStore
 from support.pack_stores import ID, listing, versions
 

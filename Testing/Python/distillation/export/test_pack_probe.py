@@ -19,8 +19,8 @@ from KDSegmentatorLib.engines.head import head_logits  # noqa: E402
 from KDSegmentatorLib.engines.onnx_runtime import OnnxRuntimeEngine  # noqa: E402
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine  # noqa: E402
 from KDSegmentatorLib.engines.self_check import FLOAT32_AGREEMENT, agreement  # noqa: E402
+from KDSegmentatorLib.packs.array_files import as_stored, read_probe  # noqa: E402
 from KDSegmentatorLib.packs.pack import StudentPack  # noqa: E402
-from KDSegmentatorLib.packs.probe_file import as_stored, read_probe  # noqa: E402
 
 PATCH = (16, 16, 16)
 

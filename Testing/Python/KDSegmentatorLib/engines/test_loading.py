@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 from KDSegmentatorLib.engines import onnx_runtime, openvino_engine
-from KDSegmentatorLib.engines.device_name import device_name
-from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.engines.loading import device_name
+from KDSegmentatorLib.machine.hardware import processor_name
+
+pytest.importorskip("onnxruntime", reason="needs onnxruntime")
 
 
 @pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])

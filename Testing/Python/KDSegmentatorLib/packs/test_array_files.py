@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.packs import array_file, head_file
-from KDSegmentatorLib.packs.head_file import read_head, write_head
+from KDSegmentatorLib.packs import array_files
+from KDSegmentatorLib.packs.array_files import as_stored, read_head, read_probe, write_arrays, write_head, write_probe
 
 WEIGHT = np.arange(12, dtype=np.float32).reshape(3, 4)
 BIAS = np.array([1, 2, 3], dtype=np.float32)
@@ -102,10 +102,10 @@ def test_a_header_that_promises_too_much_allocates_nothing() -> None:
 
 
 def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(array_file, "MAXIMUM_ARRAY_BYTES", 1 << 20)
+    monkeypatch.setattr(array_files, "MAXIMUM_ARRAY_BYTES", 1 << 20)
     with pytest.raises(PackError, match=r"bias is larger than 1,048,576 bytes"):
         read_head(zipped(weight=npy(WEIGHT), bias=bytes(2 << 20)), 3, 4, "h")
-    monkeypatch.setattr(head_file, "MAXIMUM_HEAD_BYTES", 100)
+    monkeypatch.setattr(array_files, "MAXIMUM_HEAD_BYTES", 100)
     with pytest.raises(PackError, match="more than 100"):
         read_head(saved(weight=WEIGHT, bias=BIAS), 3, 4, "h")
 
@@ -121,3 +121,45 @@ def test_a_damaged_file_is_read_or_refused(data: st.DataObject) -> None:
         return
     assert weight.shape == (3, 4)
     assert bias.shape == (3,)
+
+
+PATCH = (4, 5, 6)
+WINDOW = np.random.default_rng(0).normal(size=PATCH).astype(np.float32)
+LABELS = (np.arange(120) % 3).astype(np.uint8).reshape(PATCH)
+
+
+def test_what_is_read_is_what_the_labels_were_made_for(tmp_path: Path) -> None:
+    write_probe(tmp_path / "probe.npz", WINDOW, LABELS)
+    probe = read_probe((tmp_path / "probe.npz").read_bytes(), PATCH, 3, "p")
+    assert probe.window.shape == (1, 1, *PATCH)
+    assert np.array_equal(probe.window, as_stored(WINDOW))
+    assert np.array_equal(probe.labels, LABELS)
+    assert np.abs(probe.window[0, 0] - WINDOW).max() <= (WINDOW.max() - WINDOW.min()) / 255 * 0.51
+
+
+def test_the_same_probe_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.npz", "b.npz"):
+        write_probe(tmp_path / name, WINDOW, LABELS)
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_a_constant_window_is_kept(tmp_path: Path) -> None:
+    assert np.array_equal(as_stored(np.full(PATCH, 0.7, np.float32))[0, 0], np.full(PATCH, 0.7, np.float32))
+
+
+def test_a_probe_has_to_fit_the_pack(tmp_path: Path) -> None:
+    write_probe(tmp_path / "probe.npz", WINDOW, LABELS)
+    content = (tmp_path / "probe.npz").read_bytes()
+    with pytest.raises(PackError, match=r"p: levels has the shape \(4, 5, 6\); the manifest needs \(4, 5, 7\)"):
+        read_probe(content, (4, 5, 7), 3, "p")
+    with pytest.raises(PackError, match="the probe has the label 2, the pack has 1"):
+        read_probe(content, PATCH, 2, "p")
+    write_arrays(
+        tmp_path / "nan.npz",
+        {"levels": LABELS, "limits": np.array([0, np.nan], np.float32), "labels": LABELS},
+        compressed=True,
+    )
+    with pytest.raises(PackError, match="limits has values that are not finite"):
+        read_probe((tmp_path / "nan.npz").read_bytes(), PATCH, 3, "p")
+    with pytest.raises(PackError, match="not a readable npz"):
+        read_probe(content[:-30], PATCH, 3, "p")

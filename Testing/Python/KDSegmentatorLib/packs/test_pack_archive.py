@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.packs import archive as archive_module
-from KDSegmentatorLib.packs.archive import extract_archive, write_archive
+from KDSegmentatorLib.packs import pack_archive as archive_module
 from KDSegmentatorLib.packs.pack import open_pack, verify_pack
+from KDSegmentatorLib.packs.pack_archive import extract_archive, write_archive, write_error
 
 BuildPack = Callable[..., Path]
 
@@ -259,3 +259,13 @@ def test_damaged_archives_are_refused_or_unpack_inside(kdpack: Path, data: st.Da
     for path in into.iterdir():
         path.unlink()
     into.rmdir()
+
+
+def test_every_write_error_has_a_remedy(tmp_path: Path) -> None:
+    assert "the disk is full" in str(write_error(tmp_path, OSError(errno.ENOSPC, "x")))
+    windows = OSError(errno.EINVAL, "x")
+    windows.winerror = 112  # type: ignore[attr-defined, unused-ignore]
+    assert "the disk is full" in str(write_error(tmp_path, windows))
+    for number in (errno.EACCES, errno.EROFS):
+        assert "KDSEGMENTATOR_PACKS" in str(write_error(tmp_path, OSError(number, "x")))
+    assert "check the disk" in str(write_error(tmp_path, OSError(errno.EIO, "x")))

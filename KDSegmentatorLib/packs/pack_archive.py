@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import stat
@@ -11,8 +12,7 @@ import zlib
 from pathlib import Path
 
 from KDSegmentatorLib.errors import PackError
-from KDSegmentatorLib.io.files import CHUNK_BYTES, delete_tree, replacing
-from KDSegmentatorLib.packs.files import write_error
+from KDSegmentatorLib.io.files import CHUNK_BYTES, delete_tree, is_disk_full, replacing
 from KDSegmentatorLib.packs.manifest import (
     MAXIMUM_FILE_BYTES,
     MAXIMUM_FILES,
@@ -204,3 +204,18 @@ class _BoundedReader(io.BufferedReader):
         if len(content) > CHUNK_BYTES:
             raise zipfile.BadZipFile("its table of contents is too large")
         return content
+
+
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def write_error(path: Path, error: OSError) -> PackError:
+    """Return the error to raise when something could not be written at a path."""
+    if is_disk_full(error):
+        return PackError(f"the disk is full: {path} could not be written; free some space and try again")
+    if error.errno in _NOT_ALLOWED:
+        return PackError(
+            f"{path} cannot be written ({error.strerror}); ask for write permission there, or choose another folder "
+            "(for packs with the environment variable KDSEGMENTATOR_PACKS)"
+        )
+    return PackError(f"{path} could not be written ({error}); check the disk and try again")
