@@ -233,6 +233,9 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.comparePanel.shut_down()
             self.panel.shut_down()
             self.batchPanel.shut_down()
+            from KDSegmentatorPanel import application
+
+            application.end_waiting_worker()
         self.removeObservers()
 
     def enter(self) -> None:

@@ -36,12 +36,14 @@ from KDSegmentatorLib.past_runs import PastRun, PastRuns, WatchedEngine, way_to_
 TIME_BUDGET_SECONDS = 10.0
 """What ``auto`` wants a run to take at most."""
 
+PROGRAM_SECONDS = 0.6
+"""Of every estimate: interpreter and libraries. A process that waits has them behind it."""
+
 MEMORY_SHARE = 0.8
 """Of the available memory that an estimate may take: it may be wrong by a fifth."""
 
 # One core of an AMD EPYC (Zen 3), OpenVINO float32: a guess of each part's time, and how the parts relate to each other
 _RATE = 60e9  # floating-point operations a second
-_PROGRAM_SECONDS = 0.6  # interpreter and libraries
 _LOADING_SECONDS, _LOADING_PARAMETER = 0.3, 20e-9  # a compiled network; compiling it takes three times that
 _COMPILING = 3.0
 _FILES = 40e-9  # a voxel of the scan: read, counted, written
@@ -66,6 +68,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         pack: the student.
         seconds: wall time from the start of the program to the labels on the disk, the earlier stage included.
+        loading_seconds: of these, to load and check the engines; a process that ran the packs before has them.
         memory_bytes: at the peak.
         windows: network calls.
         measured: whether that follows from past runs of the pack on this computer; a guess otherwise.
@@ -75,6 +78,7 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
     pack: StudentPack
     seconds: float
+    loading_seconds: float
     memory_bytes: int
     windows: int
     measured: bool
@@ -140,7 +144,8 @@ def estimate(
         obstacle = None if early.obstacle is None else f"needs {region_pack.manifest.id}, which {early.obstacle}"
         found = msgspec.structs.replace(
             found,
-            seconds=found.seconds + early.seconds - _PROGRAM_SECONDS - _FILES * volume.voxels.size,
+            seconds=found.seconds + early.seconds - PROGRAM_SECONDS - _FILES * volume.voxels.size,
+            loading_seconds=found.loading_seconds + early.loading_seconds,
             memory_bytes=max(early.memory_bytes, found.memory_bytes),
             windows=early.windows + found.windows,
             measured=early.measured and found.measured,
@@ -326,13 +331,15 @@ def _alone(
     obstacle = None
     if candidate is None and _asked(options):
         obstacle = f"cannot be run here with {_asked(options)}: {'; '.join(found.left_out)}"
+    loading_seconds = _loading_seconds(pack, candidate, of_pack)
     return Estimate(
         pack=pack,
-        seconds=_PROGRAM_SECONDS
-        + _loading_seconds(pack, candidate, of_pack)
+        seconds=PROGRAM_SECONDS
+        + loading_seconds
         + _FILES * volume.voxels.size
         + windows * _window_seconds(manifest, way, of_pack, known, hardware)
         + _array_seconds(manifest, volume, windows, options, of_pack, threads),
+        loading_seconds=loading_seconds,
         memory_bytes=_memory_bytes(manifest, volume, grid, options, candidate, threads),
         windows=windows,
         measured=any(run.voxels for run in of_pack),

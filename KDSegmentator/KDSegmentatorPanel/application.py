@@ -10,8 +10,8 @@ from slicer import vtkMRMLSegmentationNode
 
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.jobs.launcher import PythonLauncher
-from KDSegmentatorLib.jobs.messages import BatchRequest, SegmentRequest
-from KDSegmentatorLib.jobs.process import start_batch, start_segmentation
+from KDSegmentatorLib.jobs.messages import AdviseRequest, BatchRequest, SegmentRequest
+from KDSegmentatorLib.jobs.process import start_advice, start_batch, start_segmentation
 from KDSegmentatorLib.jobs.worker_process import Workers
 from KDSegmentatorLib.mrml.label_maps import reference_volume
 from KDSegmentatorLib.mrml.slice_views import jump_slices
@@ -19,7 +19,6 @@ from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.background import BackgroundThread
 from KDSegmentatorPanel.batch_panel import BatchPanel
 from KDSegmentatorPanel.compare_panel import ComparePanel
-from KDSegmentatorPanel.estimation import EstimateProcess
 from KDSegmentatorPanel.interpreter import python_executable
 from KDSegmentatorPanel.packs_panel import PacksPanel
 from KDSegmentatorPanel.ports import Choices, Job
@@ -35,8 +34,7 @@ def segment_panel() -> SegmentPanel:
     """Return a new panel."""
     return SegmentPanel(
         packs=PackStore(),
-        start=_StartSegmentation(),
-        estimate=EstimateProcess(python_executable(), _temporary_folder()),
+        jobs=_Jobs(),
         background=BackgroundThread("KDSegmentator estimates"),
         surfaces=Surfaces(
             SurfaceProcess(python_executable(), _temporary_folder()), BackgroundThread("KDSegmentator surfaces")
@@ -122,15 +120,23 @@ def export_dicom(item: int) -> None:
     dialog.deleteLater()
 
 
-class _StartSegmentation:
-    """Starts segmentations with the worker that waits, if one does."""
+class _Jobs:
+    """Starts jobs with the worker that waits, if one does."""
 
     @property
     def warm(self) -> bool:
         return _workers().warm
 
-    def __call__(self, request: SegmentRequest, volume: Volume) -> Job:
+    def segment(self, request: SegmentRequest, volume: Volume) -> Job:
         return start_segmentation(request, volume, workers=_workers())
+
+    def advise(self, request: AdviseRequest) -> Job:
+        return start_advice(request, workers=_workers())
+
+
+def end_waiting_worker() -> None:
+    """End the process that waits for a next job, if one does; jobs at work are not touched."""
+    _workers().end()
 
 
 def _start_batch(request: BatchRequest) -> Job:

@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
+
+from msgspec.structs import replace as with_fields
 
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference import plausibility
+from KDSegmentatorLib.jobs.advise import outline_of
+from KDSegmentatorLib.jobs.messages import Advised, Outline, TaskAdvice
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorLib.packs.manifest import Manifest
-from KDSegmentatorPanel.estimation import Answer, Expected
-from KDSegmentatorPanel.outline import Outline
 from KDSegmentatorPanel.wording import for_people
 
-
-@dataclass(frozen=True, kw_only=True)
-class TaskAssessment:
-    """What one family means for the volume.
-
-    Attributes:
-        problem: why it does not fit; empty if it does.
-        estimates: of every size; empty if there are none.
-        advised: size; empty if none is.
-        reason: for the advice, one sentence.
-    """
-
-    problem: str = ""
-    estimates: dict[str, Expected]
-    advised: str = ""
-    reason: str = ""
-
-
-Assessment = dict[str, TaskAssessment]
-"""By task."""
+Assessment = dict[str, TaskAdvice]
+"""By task: why it does not fit, else what each of its sizes takes here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +48,7 @@ def check(volume: Volume, families: Sequence[Family]) -> CheckedVolume:
     for modality in modalities:
         modalities[modality] = _problem(plausibility.check_intensities, volume, modality)
     return CheckedVolume(
-        outline=Outline.of(volume),
+        outline=outline_of(volume),
         unusable=unusable,
         unlikely={
             family.task: modalities[manifest.modality] or _size_problem(volume, manifest, families)
@@ -85,21 +69,17 @@ def assess(checked: CheckedVolume, families: Sequence[Family], *, check_input: b
     problems = {
         family.task: checked.unusable or (checked.unlikely[family.task] if check_input else "") for family in families
     }
-    return {task: TaskAssessment(problem=problem, estimates={}) for task, problem in problems.items()}
+    return {task: TaskAdvice(problem=problem) for task, problem in problems.items()}
 
 
-def with_estimates(assessment: Assessment, answer: Answer) -> Assessment:
+def with_advice(assessment: Assessment, advised: Advised) -> Assessment:
     """Return the assessment with the estimates of the families that there are some of."""
-    result = dict(assessment)
-    for task, found in answer.items():
-        result[task] = replace(
-            assessment[task],
-            problem=found.problem[:1].upper() + found.problem[1:],
-            estimates=found.sizes,
-            advised=found.advised,
-            reason=found.reason,
-        )
-    return result
+    found = {
+        task: with_fields(each, problem=each.problem[:1].upper() + each.problem[1:])
+        for task, each in advised.tasks.items()
+        if task in assessment
+    }
+    return assessment | found
 
 
 def _size_problem(volume: Volume, manifest: Manifest, families: Sequence[Family]) -> str:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.jobs.messages import BatchRequest, Event, Request, SegmentRequest
+from KDSegmentatorLib.jobs.messages import AdviseRequest, BatchRequest, Event, Request, SegmentRequest
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import DamagedPack
-from KDSegmentatorPanel.estimation import Answer, Question
 
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
@@ -37,16 +36,20 @@ class Job(Protocol):
         ...
 
 
-class StartSegmentation(Protocol):
-    """Starts a job: :func:`KDSegmentatorLib.jobs.process.start_segmentation` in Slicer's Python."""
+class Jobs(Protocol):
+    """Starts jobs in Slicer's Python (:mod:`KDSegmentatorLib.jobs.process`), all with the same kept worker."""
 
     @property
     def warm(self) -> bool:
         """Whether a process waits, so that none has to be started."""
         ...
 
-    def __call__(self, request: SegmentRequest, volume: Volume) -> Job:
-        """Start it and return at once."""
+    def segment(self, request: SegmentRequest, volume: Volume) -> Job:
+        """Start a segmentation and return at once."""
+        ...
+
+    def advise(self, request: AdviseRequest) -> Job:
+        """Start to find out how long sizes take and what memory they need, and return at once."""
         ...
 
 
@@ -77,18 +80,6 @@ class Packs(Protocol):
 
     def damaged(self) -> list[DamagedPack]:
         """Return those that cannot."""
-        ...
-
-
-class Estimate(Protocol):
-    """Tells how long runs take and what memory they need: see :mod:`KDSegmentatorPanel.estimation`."""
-
-    def __call__(self, question: Question) -> Answer:
-        """Return the estimates; called in the background."""
-        ...
-
-    def stop(self) -> None:
-        """End what is being worked out, from any thread; nobody wants it any more."""
         ...
 
 

@@ -30,7 +30,7 @@ from KDSegmentatorLib.mrml.slice_views import hide
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.packs.catalogue import Family
 from KDSegmentatorPanel.failures import in_words
-from KDSegmentatorPanel.ports import Background, Estimate, Job, Packs, StartSegmentation
+from KDSegmentatorPanel.ports import Background, Job, Jobs, Packs
 from KDSegmentatorPanel.run_progress import RunProgress
 from KDSegmentatorPanel.run_texts import about_size, done_message
 from KDSegmentatorPanel.segment_view import Message, ProgressRow, Quality, SegmentView
@@ -76,6 +76,7 @@ class _Run:
     """A run at work: what it was started with, whatever is chosen in the panel meanwhile."""
 
     job: Job
+    request: SegmentRequest
     volume: vtkMRMLScalarVolumeNode
     voxels: object
     output: vtkMRMLSegmentationNode | None
@@ -94,9 +95,8 @@ class SegmentPanel:
 
     Args:
         packs: the packs of this machine.
-        start: starts the job.
-        estimate: of time and memory; called in the background.
-        background: where volumes are looked at and estimates are made.
+        jobs: starts them.
+        background: where volumes are looked at.
         surfaces: makes those of results.
         clock: seconds that only grow.
     """
@@ -105,14 +105,13 @@ class SegmentPanel:
         self,
         *,
         packs: Packs,
-        start: StartSegmentation,
-        estimate: Estimate,
+        jobs: Jobs,
         background: Background,
         surfaces: Surfaces,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._selection = Selection(packs=packs, estimate=estimate, background=background, clock=clock)
-        self._start = start
+        self._selection = Selection(packs=packs, jobs=jobs, background=background, clock=clock)
+        self._jobs = jobs
         self._clock = clock
         self._shown = clock()
         self._run: _Run | None = None
@@ -221,13 +220,14 @@ class SegmentPanel:
                 options=wanted.options,
                 sizes=chosen,
             )
-            warm = self._start.warm
-            job = self._start(request, scan)
+            warm, expected = self._jobs.warm, self._selection.seconds(chosen)
+            job = self._jobs.segment(request, scan)
         except (KDSegmentatorError, MemoryError) as error:
             self._fail(for_people(in_words(error, _("to start, with a copy of the volume"))))
             return
         self._run = _Run(
             job=job,
+            request=request,
             volume=volume,
             voxels=voxels_state(volume),
             output=None if sizes else inputs.output,
@@ -238,7 +238,7 @@ class SegmentPanel:
                 runs=len(chosen),
                 chained=family.packs[0].manifest.region is not None and not request.options.region,
                 warm=warm,
-                expected=self._selection.seconds(chosen),
+                expected=expected,
                 clock=self._clock,
             ),
         )
@@ -312,6 +312,7 @@ class SegmentPanel:
             elif isinstance(event, Segmented):
                 self._run = None
                 self._place(run, event)
+                self._selection.ran(run.request, run.sizes)
             elif isinstance(event, Failed):
                 self._run = None
                 self._take_failure(run, event.error)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from KDSegmentatorLib.jobs.messages import TaskAdvice
 from KDSegmentatorLib.packs.catalogue import Family, recommended
 from KDSegmentatorLib.packs.manifest import Manifest
-from KDSegmentatorPanel.assessment import TaskAssessment
 from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import duration, memory
@@ -117,18 +118,26 @@ class SegmentView:
     smaller: Quality | None
 
 
-def task_cards(families: tuple[Family, ...], assessment: dict[str, TaskAssessment]) -> tuple[TaskCard, ...]:
+def task_cards(families: tuple[Family, ...], assessment: dict[str, TaskAdvice]) -> tuple[TaskCard, ...]:
     """Return the tasks, each with the reason why it does not fit the volume; those that fit come first."""
     cards = [_card(family.packs[0].manifest, assessment.get(family.task)) for family in families]
     return tuple(sorted(cards, key=lambda card: bool(card.problem)))
 
 
-def qualities(family: Family, assessment: TaskAssessment | None) -> tuple[Quality, ...]:
-    """Return the sizes of a family, each with what it takes here and how well it does."""
+def qualities(
+    family: Family, assessment: TaskAdvice | None, seconds: Callable[[str], float | None]
+) -> tuple[Quality, ...]:
+    """Return the sizes of a family, each with what it takes here and how well it does.
+
+    Args:
+        family: of packs.
+        assessment: of the volume; None if there is none.
+        seconds: of a size, from now on.
+    """
     own = recommended(family.packs).manifest.size
     names = quality_names([pack.manifest for pack in family.packs])
-    found = [_quality(pack.manifest, names[pack.manifest.size], assessment, own) for pack in family.packs]
-    return tuple(reversed(found))
+    manifests = [pack.manifest for pack in reversed(family.packs)]
+    return tuple(_quality(each, names[each.size], assessment, own, seconds(each.size)) for each in manifests)
 
 
 def quality_names(manifests: list[Manifest]) -> dict[str, str]:
@@ -164,7 +173,7 @@ def structures(count: int) -> str:
     return _("1 structure") if count == 1 else _("{count} structures").format(count=count)
 
 
-def _card(manifest: Manifest, assessment: TaskAssessment | None) -> TaskCard:
+def _card(manifest: Manifest, assessment: TaskAdvice | None) -> TaskCard:
     facts = [manifest.modality, structures(len(manifest.labels))]
     if manifest.intended_use.casefold().startswith("research"):
         facts.append(_("for research"))
@@ -188,7 +197,7 @@ def _in_short(problem: str) -> str:
     return clause[0] if clause else problem
 
 
-def _quality(manifest: Manifest, name: str, assessment: TaskAssessment | None, own: str) -> Quality:
+def _quality(manifest: Manifest, name: str, assessment: TaskAdvice | None, own: str, seconds: float | None) -> Quality:
     size = manifest.size
     details = [_("{size} (teacher)").format(size=size) if size == "x1" else size, accuracy(manifest)]
     evaluation = manifest.evaluation
@@ -199,10 +208,10 @@ def _quality(manifest: Manifest, name: str, assessment: TaskAssessment | None, o
     )
     time = space = "…"
     marks = [_("recommended")] if size == own else []
-    if assessment is not None and size in assessment.estimates:
-        expected = assessment.estimates[size]
-        time = _("about {time}").format(time=duration(expected.seconds))
-        space = memory(expected.memory)
+    if assessment is not None and size in assessment.sizes:
+        expected = assessment.sizes[size]
+        time = _("about {time}").format(time=duration(expected.seconds if seconds is None else seconds))
+        space = memory(expected.memory_bytes)
         if not expected.measured:
             details.append(_("The time is a guess: this size has not run on this computer yet."))
         if expected.obstacle:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace as with_fields
 
+from KDSegmentatorLib.advice import PROGRAM_SECONDS
 from KDSegmentatorLib.errors import KDSegmentatorError
-from KDSegmentatorLib.jobs.messages import Request
+from KDSegmentatorLib.jobs.messages import Advised, AdviseRequest, Cancelled, Failed, Request, Started, TaskAdvice
 from KDSegmentatorLib.mrml.grids import world_to_lps
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.catalogue import Family, families, recommended
-from KDSegmentatorPanel.assessment import Assessment, CheckedVolume, TaskAssessment, assess, check, with_estimates
-from KDSegmentatorPanel.estimation import Answer, Question
+from KDSegmentatorPanel.assessment import Assessment, CheckedVolume, assess, check, with_advice
 from KDSegmentatorPanel.failures import in_words
-from KDSegmentatorPanel.ports import Background, Estimate, Packs, Pending
+from KDSegmentatorPanel.ports import Background, Job, Jobs, Packs, Pending
 from KDSegmentatorPanel.segment_view import LabelRow, Quality, TaskCard, label_rows, qualities, structures, task_cards
 from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import duration, for_people
@@ -26,8 +26,13 @@ from KDSegmentatorPanel.wording import duration, for_people
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode
 
+LONGEST_SECONDS = 60.0
+"""For an answer; the first one on a computer takes some seconds, because its speed is measured."""
+
+_SHUT_DOWN_SECONDS = 5.0
+
 SETTLE_SECONDS = 0.3
-"""How long the options have to stay as they are before the estimates are asked for: every answer takes a process."""
+"""How long the options have to stay as they are before the estimates are asked for: it takes a worker's time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,13 +78,23 @@ class Inputs:
         )
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Asking:
+    """A question at work: its job, when it began, and whether a process waited for it."""
+
+    job: Job
+    question: AdviseRequest
+    begun: float
+    warm: bool
+
+
 class Selection:
     """The user's choices, and what the volume and the installed packs leave of them.
 
     Args:
         packs: the packs of this machine.
-        estimate: of time and memory; called in the background.
-        background: where volumes are looked at and estimates are made.
+        jobs: find out what sizes take.
+        background: where volumes are looked at.
         clock: seconds that only grow.
     """
 
@@ -87,12 +102,12 @@ class Selection:
         self,
         *,
         packs: Packs,
-        estimate: Estimate,
+        jobs: Jobs,
         background: Background,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._packs = packs
-        self._estimate = estimate
+        self._jobs = jobs
         self._background = background
         self._clock = clock
         self._inputs = Inputs()
@@ -103,8 +118,10 @@ class Selection:
         self._checked: CheckedVolume | None = None
         self._checking: Pending[CheckedVolume] | None = None
         self._due: float | None = None
-        self._asked: Question | None = None
-        self._estimating: Pending[Answer] | None = None
+        self._asked: AdviseRequest | None = None
+        self._asking: _Asking | None = None
+        self._start_seconds = PROGRAM_SECONDS
+        self._kept: Request | None = None
         self._assessment: Assessment = {}
         self._own: Family | None = None
 
@@ -116,7 +133,7 @@ class Selection:
     @property
     def pending(self) -> bool:
         """Whether the volume is being looked at, or estimates are made: :meth:`poll` has to be called."""
-        return self._checking is not None or self._due is not None or self._estimating is not None
+        return self._checking is not None or self._due is not None or self._asking is not None
 
     @property
     def failure(self) -> str:
@@ -176,11 +193,27 @@ class Selection:
         return _("{structures}, about {time} on this computer").format(structures=found, time=duration(seconds))
 
     def seconds(self, sizes: Sequence[str]) -> float | None:
-        """Return how long some sizes take together, one after the other; None if that is not known of all."""
-        estimates = {} if self.family is None else self._assessed(self.family).estimates
-        expected = [estimates.get(size) for size in sizes]
-        known = [each.seconds for each in expected if each is not None]
-        return sum(known) if len(known) == len(expected) else None
+        """Return how long some sizes take together from now on, one after the other; None if that is not known of all.
+
+        A process that waits need not be started, and one that ran the same before has its engines.
+        """
+        family = self.family
+        known = {} if family is None else self._assessed(family).sizes
+        expected = [known[size] for size in sizes if size in known]
+        if family is None or len(expected) < len(sizes):
+            return None
+        total = sum(each.seconds - PROGRAM_SECONDS for each in expected)
+        if not self._jobs.warm:
+            return total + self._start_seconds
+        if len(sizes) == 1 and self._kept == self._with_size(family, sizes[0]):
+            total -= expected[0].loading_seconds
+        return total
+
+    def ran(self, request: Request, sizes: Sequence[str]) -> None:
+        """Take over that a run is done: the process keeps its engines, and estimates are better now."""
+        self._kept = self._with(request, sizes[0]) if len(sizes) == 1 else None
+        if self._checked is not None:
+            self._asked, self._due = None, self._clock()
 
     @property
     def problem(self) -> str:
@@ -241,9 +274,13 @@ class Selection:
         self._forget_estimates()
 
     def shut_down(self) -> None:
-        """End the thread, because nobody will call :meth:`poll` any more."""
+        """End what is at work, because nobody will call :meth:`poll` any more."""
         self.forget_pending()
         self._background.close()
+        if self._asking is not None:
+            self._asking.job.cancel()
+            self._asking.job.wait(_SHUT_DOWN_SECONDS)
+            self._asking = None
 
     def poll(self) -> bool:
         """Take over what was found out; return whether there is something new to show."""
@@ -254,12 +291,11 @@ class Selection:
                 self._checked = checking.result()
                 self._own = self._most_useful()
                 self._reassess(self._clock())
-            if self._due is not None and self._clock() >= self._due:
+            if self._asking is not None:
+                changed = self._listen(self._asking) or changed
+            if self._due is not None and self._asking is None and self._clock() >= self._due:
                 self._due = None
                 self._ask()
-            if self._estimating is not None and self._estimating.done():
-                estimating, self._estimating, changed = self._estimating, None, True
-                self._assessment = with_estimates(self._assessment, estimating.result())
         except Exception as error:
             if self._checked is None:
                 self._looked_at = None
@@ -276,11 +312,7 @@ class Selection:
     def _forget_estimates(self) -> None:
         """Drop the question that was asked, answered or not."""
         self._failure = ""
-        self._due = self._asked = None
-        if self._estimating is not None:
-            self._estimating.cancel()
-            self._estimating = None
-            self._estimate.stop()
+        self._due = self._asked = None  # an answer that comes is not taken: its worker waits for the next question
 
     def _reassess(self, due: float) -> None:
         """Say at once which tasks fit, and ask for the estimates when it is time, if it is another question."""
@@ -298,7 +330,27 @@ class Selection:
     def _ask(self) -> None:
         self._asked = question = self._question(self._assessment)
         if question is not None:
-            self._estimating = self._background.submit(lambda: self._estimate(question))
+            warm = self._jobs.warm
+            self._asking = _Asking(job=self._jobs.advise(question), question=question, begun=self._clock(), warm=warm)
+
+    def _listen(self, asking: _Asking) -> bool:
+        """Take over what a job has found out; return whether there is something new to show."""
+        for event in asking.job.poll():
+            if isinstance(event, Started) and not asking.warm:
+                self._start_seconds = self._clock() - asking.begun
+            if not isinstance(event, (Advised, Failed, Cancelled)):
+                continue
+            self._asking = None
+            if asking.question != self._asked:
+                return False
+            if isinstance(event, Advised):
+                self._assessment = with_advice(self._assessment, event)
+            elif isinstance(event, Failed):
+                self._failure = for_people(event.error)
+            return True
+        if self._clock() - asking.begun > LONGEST_SECONDS:
+            asking.job.cancel()
+        return False
 
     def settings_of(self, family: Family) -> Request:
         """Return how volumes are segmented with a family."""
@@ -324,28 +376,38 @@ class Selection:
     def qualities(self) -> tuple[Quality, ...]:
         """Return the sizes to choose from."""
         family = self.family
-        return () if family is None else qualities(family, self._assessment.get(family.task))
+        if family is None:
+            return ()
+        return qualities(family, self._assessment.get(family.task), lambda size: self.seconds([size]))
 
     def label_rows(self) -> tuple[LabelRow, ...]:
         """Return the structures to choose from."""
         return () if self.family is None else label_rows(self.family, self._inputs.left_out)
 
-    def _question(self, assessment: Assessment) -> Question | None:
+    def _question(self, assessment: Assessment) -> AdviseRequest | None:
         """Return what is to be estimated: the tasks that fit; None if none does."""
-        inputs = self._inputs
         tasks = tuple(task for task, each in assessment.items() if not each.problem)
         if self._checked is None or not tasks:
             return None
-        return Question(
-            outline=self._checked.outline,
+        return AdviseRequest(
+            task=tasks[0],
             tasks=tasks,
+            outline=self._checked.outline,
             user_packs=str(self._packs.user_folder),
             shipped_packs=str(self._packs.shipped_folder),
-            engine=inputs.options.engine,
-            precision=inputs.options.precision,
-            threads=inputs.options.threads,
-            mirroring=inputs.options.mirroring,
-            entropy=inputs.options.entropy,
+            options=with_fields(self._inputs.options, size="", labels=(), check_input=True),
+        )
+
+    def _with_size(self, family: Family, size: str) -> Request:
+        return self._with(self.settings_of(family), size)
+
+    @staticmethod
+    def _with(request: Request, size: str) -> Request:
+        return Request(
+            task=request.task,
+            user_packs=request.user_packs,
+            shipped_packs=request.shipped_packs,
+            options=with_fields(request.options, size=size),
         )
 
     def _most_useful(self) -> Family | None:
@@ -357,8 +419,8 @@ class Selection:
         fitting = (family for family in self._families if not assessment[family.task].problem)
         return next(fitting, next(iter(self._families), None))
 
-    def _assessed(self, family: Family) -> TaskAssessment:
-        return self._assessment.get(family.task, TaskAssessment(estimates={}))
+    def _assessed(self, family: Family) -> TaskAdvice:
+        return self._assessment.get(family.task, TaskAdvice())
 
 
 def by_usefulness(installed: Sequence[Family]) -> list[Family]:

@@ -108,6 +108,39 @@ class BatchRequest(Request, frozen=True, kw_only=True, tag_field="job", tag="bat
         _check_unique("inputs", self.inputs)
 
 
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """What of a volume decides how long a run takes: its grid and where it is not zero, without the voxels.
+
+    Attributes:
+        shape: voxels along (z, y, x).
+        dtype: numpy's name of the voxels' type.
+        spacing: along (x, y, z) in mm.
+        direction: nine cosines, row by row.
+        box: first and last index along (z, y, x) of the voxels that are not zero.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: str
+    spacing: tuple[float, float, float]
+    direction: tuple[float, ...]
+    box: tuple[tuple[int, int], ...]
+
+
+class AdviseRequest(Request, frozen=True, kw_only=True, tag_field="job", tag="advise"):
+    """Say what every size of some tasks takes for a volume; the sizes and labels of the options do not matter.
+
+    Attributes:
+        tasks: the families; ``task`` is not looked at.
+        outline: of the volume (:func:`KDSegmentatorLib.jobs.advise.outline_of`).
+    """
+
+    tasks: tuple[str, ...]
+    outline: Outline
+
+
+AnyRequest: TypeAlias = SegmentRequest | BatchRequest | AdviseRequest
+
+
 def _check_unique(field: str, values: tuple[str, ...]) -> None:
     twice = next((value for value in values if values.count(value) > 1), None)
     if twice is not None:
@@ -243,6 +276,38 @@ class BatchFinished(msgspec.Struct, frozen=True, kw_only=True):
     table: str
 
 
+class SizeAdvice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a size is expected to take; see :class:`KDSegmentatorLib.advice.Estimate`."""
+
+    seconds: float
+    loading_seconds: float
+    memory_bytes: int
+    measured: bool
+    obstacle: str
+
+
+class TaskAdvice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task means for the volume.
+
+    Attributes:
+        problem: why nothing can be said; empty if something can.
+        sizes: what each takes.
+        advised: the size that this computer's hardware suggests; empty if none.
+        reason: for it, one sentence.
+    """
+
+    problem: str = ""
+    sizes: dict[str, SizeAdvice] = {}
+    advised: str = ""
+    reason: str = ""
+
+
+class Advised(msgspec.Struct, frozen=True, kw_only=True):
+    """The end of an :class:`AdviseRequest`: by task."""
+
+    tasks: dict[str, TaskAdvice]
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """The end of a job without a result.
 
@@ -260,14 +325,14 @@ class Cancelled(msgspec.Struct, frozen=True, kw_only=True):
     """The end of a job that was cancelled; of a batch, the finished files stay."""
 
 
-End: TypeAlias = Segmented | BatchFinished | Failed | Cancelled
+End: TypeAlias = Segmented | BatchFinished | Advised | Failed | Cancelled
 Event: TypeAlias = Started | Log | Progressed | RunChanged | End
 Message: TypeAlias = Started | Log | Progressed | RunChanged | Complete | Broken
 
 
 class _RequestFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     protocol: int
-    request: SegmentRequest | BatchRequest
+    request: AnyRequest
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -295,7 +360,7 @@ def write_request(request: Request, folder: Path) -> None:
         unfinished.write_bytes(content)
 
 
-def read_request(folder: Path) -> SegmentRequest | BatchRequest:
+def read_request(folder: Path) -> AnyRequest:
     """Return the request in a job's folder.
 
     Raises:
@@ -309,7 +374,7 @@ def read_request(folder: Path) -> SegmentRequest | BatchRequest:
     return _request(content, str(path))
 
 
-def _request(content: bytes, where: str) -> SegmentRequest | BatchRequest:
+def _request(content: bytes, where: str) -> AnyRequest:
     try:
         document = msgspec.json.decode(content)
         _check_protocol(document.get("protocol") if isinstance(document, dict) else None)

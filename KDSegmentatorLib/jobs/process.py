@@ -16,6 +16,9 @@ from KDSegmentatorLib.jobs.folder import long_path, remove_abandoned
 from KDSegmentatorLib.jobs.messages import (
     INPUT_NAME,
     RESULT_NAME,
+    Advised,
+    AdviseRequest,
+    AnyRequest,
     BatchFinished,
     BatchRequest,
     Cancelled,
@@ -70,6 +73,14 @@ def start_batch(request: BatchRequest, *, workers: Workers | None = None) -> Job
     return JobProcess(request, None, workers or Workers())
 
 
+def start_advice(request: AdviseRequest, *, workers: Workers | None = None) -> JobProcess:
+    """Start to find out what every size takes, in a process of its own, and return at once.
+
+    With workers that are kept, the process waits afterwards for a segmentation, which then starts at once.
+    """
+    return JobProcess(request, None, workers or Workers())
+
+
 class JobProcess:
     """A running job.
 
@@ -83,7 +94,7 @@ class JobProcess:
         workers: where the process comes from.
     """
 
-    def __init__(self, request: SegmentRequest | BatchRequest, volume: Volume | None, workers: Workers) -> None:
+    def __init__(self, request: AnyRequest, volume: Volume | None, workers: Workers) -> None:
         self._request = request
         self._volume = volume
         self._workers = workers
@@ -172,6 +183,8 @@ class JobProcess:
 
                 if isinstance(self._request, BatchRequest):
                     return read_result(BatchFinished, folder / RESULT_NAME)
+                if isinstance(self._request, AdviseRequest):
+                    return read_result(Advised, folder / RESULT_NAME)
                 return read_segmented(folder)
 
     def _take(self, event: Started | Log | Progressed | RunChanged) -> None:

@@ -25,11 +25,12 @@ from KDSegmentatorLib.errors import CancelledError, InsufficientMemoryError, Job
 from KDSegmentatorLib.jobs.messages import (
     CANCEL_NAME,
     RESULT_NAME,
+    AdviseRequest,
+    AnyRequest,
     BatchRequest,
     Broken,
     Complete,
     Job,
-    SegmentRequest,
     Started,
     read_request,
 )
@@ -203,7 +204,7 @@ def _do(folder: Path, reporter: Reporter) -> int:
     return SUCCESS
 
 
-def _run(request: SegmentRequest | BatchRequest, folder: Path, reporter: Reporter, cancellation: Cancellation) -> None:
+def _run(request: AnyRequest, folder: Path, reporter: Reporter, cancellation: Cancellation) -> None:
     # only now: numpy and ITK look at the number of threads when they are loaded
     from KDSegmentatorLib.jobs.run import run_segmentation, write_result
 
@@ -211,11 +212,15 @@ def _run(request: SegmentRequest | BatchRequest, folder: Path, reporter: Reporte
         from KDSegmentatorLib.jobs.batch import run_batch
 
         write_result(run_batch(request, reporter, cancellation.requested), folder / RESULT_NAME)
+    elif isinstance(request, AdviseRequest):
+        from KDSegmentatorLib.jobs.advise import run_advise
+
+        write_result(run_advise(request, cancellation.requested), folder / RESULT_NAME)
     else:
         run_segmentation(request, folder, reporter, cancellation.requested)
 
 
-def _set_threads(request: SegmentRequest | BatchRequest) -> None:
+def _set_threads(request: AnyRequest) -> None:
     if request.options.threads is not None:
         for name in _THREAD_VARIABLES:
             os.environ[name] = str(request.options.threads)

@@ -9,12 +9,12 @@ import pytest
 
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.jobs.advise import outline_of
+from KDSegmentatorLib.jobs.messages import Advised, TaskAdvice
 from KDSegmentatorLib.packs.catalogue import Family, families
 from KDSegmentatorLib.packs.manifest import FieldOfView
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorPanel.assessment import assess, check, with_estimates
-from KDSegmentatorPanel.estimation import TaskEstimate
-from KDSegmentatorPanel.outline import Outline
+from KDSegmentatorPanel.assessment import assess, check, with_advice
 from support.chained_packs import after_earlier, install_earlier, install_later
 from support.generated_family import build_size
 
@@ -39,7 +39,7 @@ def test_the_modality_counts_if_it_is_to_be_checked(installed: list[Family]) -> 
 
 def test_a_scan_that_fits(installed: list[Family]) -> None:
     checked = check(scan(), installed)
-    assert checked.outline == Outline.of(scan())
+    assert checked.outline == outline_of(scan())
     assert assess(checked, installed, check_input=True)["generated"].problem == ""
 
 
@@ -52,8 +52,8 @@ def test_what_cannot_be_computed_with_is_refused_in_any_case(installed: list[Fam
 
 def test_estimates_are_added(installed: list[Family]) -> None:
     assessment = assess(check(scan(), installed), installed, check_input=True)
-    answer = {"generated": TaskEstimate(problem="no engine", sizes={}, advised="x1/4", reason="it is small")}
-    found = with_estimates(assessment, answer)["generated"]
+    answer = Advised(tasks={"generated": TaskAdvice(problem="no engine", advised="x1/4", reason="it is small")})
+    found = with_advice(assessment, answer)["generated"]
     assert (found.problem, found.advised, found.reason) == ("No engine", "x1/4", "it is small")
     assert assessment["generated"].advised == ""
 

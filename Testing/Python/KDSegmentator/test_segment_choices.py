@@ -126,7 +126,7 @@ class TestChoices:
             ("generated", True),
         ]
         assert box.panel.view().task == "other"
-        assert [question.tasks for question in box.estimate.questions] == [("other",)]
+        assert [question.tasks for question in box.jobs.questions] == [("other",)]
         box.choose(task="generated")
         assert box.panel.view().task == "generated"
         assert box.panel.state is State.NO_VOLUME
@@ -152,7 +152,7 @@ class TestChoices:
         box.choose(volume=mrml.volume_node(scan()))
         box.settle()
         assert box.panel.view().tasks[0].problem == ""
-        assert len(box.estimate.questions) == 1
+        assert len(box.jobs.questions) == 1
 
     def test_no_pack(self, mrml: MrmlScene, tmp_path: Path) -> None:
         box = empty_box(mrml, PackStore(tmp_path, tmp_path))

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
+from KDSegmentatorLib.jobs.messages import TaskAdvice
 from KDSegmentatorLib.packs.catalogue import Family, families
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorPanel.assessment import TaskAssessment
 from KDSegmentatorPanel.segment_view import PICTURES, qualities, quality_names, task_cards
 from KDSegmentatorPanel.selection import by_usefulness
 from KDSegmentatorPanel.wording import volume_text
@@ -39,7 +39,7 @@ def test_a_card_says_what_the_task_may_be_used_for_and_shows_what_it_finds(shipp
 
 def test_tasks_that_do_not_fit_come_after_those_that_do_with_the_reason_in_short(shipped: tuple[Family, ...]) -> None:
     problem = "The volume is too small (20.5 mm left to right, 3 mm) for this task, which knows others. Crop nothing."
-    cards = task_cards(shipped, {"brain-t1": TaskAssessment(problem=problem, estimates={})})
+    cards = task_cards(shipped, {"brain-t1": TaskAdvice(problem=problem)})
     assert cards[-1].task == "brain-t1"
     assert cards[-1].problem == "The volume is too small (20.5 mm left to right, 3 mm) for this task"
     assert cards[-1].details == problem
@@ -47,7 +47,7 @@ def test_tasks_that_do_not_fit_come_after_those_that_do_with_the_reason_in_short
 
 def test_the_recommended_quality_is_marked_whatever_the_computer_is(shipped: tuple[Family, ...]) -> None:
     family = next(each for each in shipped if each.task == "brain-t1")
-    found = qualities(family, TaskAssessment(estimates={}, advised="x1/4"))
+    found = qualities(family, TaskAdvice(advised="x1/4"), lambda _size: None)
     assert [(row.name, row.size, row.mark) for row in found] == [("Fast", "x1/4", ""), ("Best", "x1/2", "recommended")]
     assert found[0].cells[2] == "0.809 (n = 18)"
 

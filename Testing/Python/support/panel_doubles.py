@@ -58,8 +58,6 @@ class FakeStart:
     requests: list[SegmentRequest] = field(default_factory=list)
     volumes: list[Volume] = field(default_factory=list)
 
-    warm: bool = False
-
     def __call__(self, request: SegmentRequest, volume: Volume) -> FakeJob:
         self.requests.append(request)
         self.volumes.append(volume)

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace as with_fields
 
+from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.geometry import Volume
-from KDSegmentatorLib.jobs.messages import Segmented
+from KDSegmentatorLib.jobs.advise import run_advise
+from KDSegmentatorLib.jobs.messages import AdviseRequest, Event, Failed, Segmented, SegmentRequest, Started
 from KDSegmentatorLib.mrml.surfaces import LabelLayer, Mesh, make_meshes
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorPanel.estimation import Answer, Question, estimate_here
 from KDSegmentatorPanel.segment_panel import SegmentPanel
 from KDSegmentatorPanel.selection import SETTLE_SECONDS, Inputs
 from KDSegmentatorPanel.surfaces import Surfaces
 from support.known_runs import KnownRuns, past_run
 from support.mrml_scene import TILTED, MrmlScene, placed
-from support.panel_doubles import AtOnce, Clock, FakeStart, size_result
+from support.panel_doubles import AtOnce, Clock, FakeJob, FakeStart, size_result
 
 SHAPE = (20, 24, 18)
 
@@ -29,20 +30,47 @@ def no_memory(*_arguments: object, **_options: object) -> Any:
     raise MemoryError("Unable to allocate 1.9 GiB")
 
 
-class EstimateHere:
-    """Estimates in this process, on a computer where each pack ran once."""
+class _StartingJob(FakeJob):
+    """A job whose process takes a while to start, if none waits."""
 
-    def __init__(self) -> None:
-        self.questions: list[Question] = []
-        self.stopped = 0
+    def __init__(self, jobs: Jobs) -> None:
+        super().__init__()
+        self._jobs = jobs
 
-    def __call__(self, question: Question) -> Answer:
-        self.questions.append(question)
-        packs = PackStore(question.user_packs, question.shipped_packs).packs()
-        return estimate_here(question, KnownRuns(past_run(pack, 0.01) for pack in packs))
+    def poll(self) -> list[Event]:
+        if self.events and not self._jobs.warm:
+            self._jobs.clock.now += self._jobs.start_seconds
+        return super().poll()
 
-    def stop(self) -> None:
-        self.stopped += 1
+
+class Jobs:
+    """Segmentations that say what they are told, and advice on a computer where each pack ran once."""
+
+    def __init__(self, start: FakeStart, clock: Clock) -> None:
+        self.warm = False
+        self.start = start
+        self.clock = clock
+        self.start_seconds = 0.5
+        self.questions: list[AdviseRequest] = []
+        self.error: KDSegmentatorError | None = None
+
+    def segment(self, request: SegmentRequest, volume: Volume) -> FakeJob:
+        return self.start(request, volume)
+
+    def advise(self, request: AdviseRequest) -> FakeJob:
+        self.questions.append(request)
+        job = _StartingJob(self)
+        packs = PackStore(request.user_packs, request.shipped_packs).packs()
+        job.events += [Started(pid=7, version="0.1.0")]
+        if self.error is not None:
+            job.events += [Failed(error=self.error, log=())]
+        else:
+            job.events += [
+                run_advise(
+                    request, runs=KnownRuns(with_fields(past_run(pack, 0.01), loading_seconds=0.1) for pack in packs)
+                )
+            ]
+        return job
 
 
 class MeshesHere:
@@ -67,7 +95,7 @@ class Panel:
     panel: SegmentPanel
     start: FakeStart
     background: AtOnce
-    estimate: EstimateHere
+    jobs: Jobs
     clock: Clock
     packs: PackStore
     mrml: MrmlScene
@@ -77,6 +105,7 @@ class Panel:
         """Choose fields of the inputs, or of their options, and wait a moment."""
         self.change(**inputs)
         self.clock.now += SETTLE_SECONDS
+        self.panel.poll()
         self.panel.poll()
 
     def change(self, **inputs: Any) -> None:
@@ -102,19 +131,18 @@ class Panel:
         return Segmented(results=found, failures=())
 
     def end(self, *events: Any) -> None:
+        """Let the job say this, and ask for advice anew if it has ended."""
         self.start.job.events += events
         assert self.panel.poll()
+        for _ in range(3):  # it is asked, answered, and shown
+            if not self.panel.makes_surfaces:
+                self.panel.poll()
 
 
 def empty_box(mrml: MrmlScene, packs: PackStore, *, later: bool = False) -> Panel:
     start, background = FakeStart(), AtOnce(later=later)
-    estimate, clock = EstimateHere(), Clock()
-    panel = SegmentPanel(
-        packs=packs,
-        start=start,
-        estimate=estimate,
-        background=background,
-        surfaces=Surfaces(MeshesHere(), AtOnce()),
-        clock=clock,
-    )
-    return Panel(panel, start, background, estimate, clock, packs, mrml, Inputs())
+    clock = Clock()
+    jobs = Jobs(start, clock)
+    surfaces = Surfaces(MeshesHere(), AtOnce())
+    panel = SegmentPanel(packs=packs, jobs=jobs, background=background, surfaces=surfaces, clock=clock)
+    return Panel(panel, start, background, jobs, clock, packs, mrml, Inputs())
