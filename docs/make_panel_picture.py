@@ -1,8 +1,8 @@
-"""Make docs/images/slicer-panel.png: the module's panel after a comparison of all sizes.
+"""Make docs/images/slicer-panel.png: the module's panel with an empty scene, with a scan, and with its result.
 
     make pictures
 
-The panel's own .ui file and code with Qt's plain widgets in the place of CTK's and Slicer's
+The panel's own .ui files and code with Qt's plain widgets in the place of CTK's and Slicer's
 (Testing/Python/support/slicer_application): a picture of its layout, not a screenshot of 3D Slicer.
 """
 
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+from PySide6.QtGui import QImage, QPainter
 
 from support.slicer_application.application import open_module
-from support.slicer_application.pythonqt import unwrapped
 
 PICTURE = Path(__file__).resolve().parent / "images" / "slicer-panel.png"
-WIDTH, HEIGHT = 460, 1010
+WIDTH, GAP = 400, 12
 LONGEST_SECONDS = 120.0
 
 
@@ -30,30 +30,43 @@ def main() -> None:
     """Make it."""
     with tempfile.TemporaryDirectory() as folder:
         _module, widget, place = open_module(Path(folder))
-        import SampleData
-
-        from KDSegmentatorPanel.sample_data import SAMPLE
-
-        SampleData.SampleDataLogic().downloadSamples(SAMPLE)
         slicer.util.selectModule("KDSegmentator")
         wait(lambda: not widget.busy)
-        widget.ui.compareAllButton.click()
+        screens = [screen(place)]
+        widget.ui.sampleButton.click()
+        wait(lambda: widget.parameters.inputVolume is not None and not widget.busy)
+        screens.append(screen(place))
+        widget.ui.segmentButton.click()
         wait(lambda: not widget.busy)
-        for name in ("labelsBox", "advancedBox", "packsBox", "batchBox", "logBox"):
-            getattr(widget.ui, name).collapsed = True
-        picture(place, widget).save(str(PICTURE))
+        screens.append(screen(place))
+        beside_one_another(screens).save(str(PICTURE))
         widget.cleanup()
 
 
-def picture(place: Any, widget: Any) -> Any:
-    """Return the panel as it is laid out at its size."""
-    place.resize(WIDTH, HEIGHT)
+def screen(place: Any) -> QImage:
+    """Return the panel as it is laid out at its width."""
+    place.resize(WIDTH, 100)
     place.show()
     for _ in range(5):
         slicer.app.processEvents()
-    unwrapped(widget.ui.comparisonTable).resizeRowsToContents()
-    slicer.app.processEvents()
-    return place.grab()
+    place.resize(WIDTH, max(place.layout().totalHeightForWidth(WIDTH), place.minimumSizeHint().height()))
+    for _ in range(5):
+        slicer.app.processEvents()
+    return place.grab().toImage()
+
+
+def beside_one_another(screens: list[QImage]) -> QImage:
+    """Return one picture of all."""
+    width = sum(each.width() for each in screens) + GAP * (len(screens) - 1)
+    picture = QImage(width, max(each.height() for each in screens), QImage.Format.Format_RGB32)
+    picture.fill("white")
+    painter = QPainter(picture)
+    left = 0
+    for each in screens:
+        painter.drawImage(left, 0, each)
+        left += each.width() + GAP
+    painter.end()
+    return picture
 
 
 def wait(until: Callable[[], bool]) -> None:

@@ -23,9 +23,14 @@ class Enabling:
 
     def __init__(self, *widgets: Any) -> None:
         self._widgets = [(widget, widget.toolTip) for widget in widgets]
+        self._shown: tuple[bool, str] | None = None
 
     def set(self, enabled: bool, reason: str) -> None:
         """Enable the widgets, or disable them with a reason."""
+        shown = enabled, "" if enabled else reason
+        if shown == self._shown:
+            return
+        self._shown = shown
         for widget, tooltip in self._widgets:
             widget.setEnabled(enabled)
             widget.setToolTip(tooltip if enabled else reason)

@@ -73,7 +73,7 @@ class _Application:
         """Return none: there is no main window."""
 
     def processEvents(self) -> None:
-        _qt_application.processEvents()
+        wrapped(_qt_application).processEvents()
 
     def connect(self, signal: str, slot: Any) -> None:
         assert signal == "startupCompleted()"

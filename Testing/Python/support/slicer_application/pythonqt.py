@@ -6,6 +6,7 @@ are whole numbers; a slot is called with as many of a signal's arguments as it t
 
 from __future__ import annotations
 
+import ctypes
 import enum
 import inspect
 import sys
@@ -149,8 +150,29 @@ class _Wrapper(metaclass=_WrapperType):
             raise TypeError(f"{type(qt_object).__name__}.{name} cannot be {value!r}")
 
 
+def _loses_none() -> bool:
+    """Return whether PySide6 takes a reference to None away with every call without a result, and ends Python at last.
+
+    PySide6 6.12 does with Python 3.11; from Python 3.12 on None cannot die.
+    """
+    thing = QtCore.QObject()
+    before = sys.getrefcount(None)
+    for _ in range(100):
+        thing.setObjectName("")
+    return sys.getrefcount(None) < before - 50
+
+
+_LOSES_NONE = _loses_none()
+
+
 def _method(found: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda *arguments: wrapped(found(*unwrapped(arguments)))
+    def call(*arguments: Any) -> Any:
+        result = found(*unwrapped(arguments))
+        if result is None and _LOSES_NONE:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(None))
+        return wrapped(result)
+
+    return call
 
 
 def wrapper_class(qt_class: type) -> Any:
