@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from KDSegmentatorLib.dicom.headers import ImagePlane
+from KDSegmentatorLib.dicom.headers import ImagePlane, text
 from KDSegmentatorLib.dicom.tilt import TiltedSlices, tilted_slices
 from KDSegmentatorLib.errors import GeometryError
 from KDSegmentatorLib.geometry import Matrix, Vector, check_size, matrix, vector
@@ -95,7 +95,7 @@ def _check_alike(planes: Sequence[ImagePlane]) -> None:
     """Compare each image with what most of them have in common."""
     keys: dict[str, Callable[[ImagePlane], str]] = {
         "number of rows and columns": lambda plane: f"{plane.size[0]} x {plane.size[1]}",
-        "frame of reference": lambda plane: str(plane.dataset.get("FrameOfReferenceUID", "")),
+        "frame of reference": lambda plane: text(plane.dataset, "FrameOfReferenceUID"),
     }
     for what, key in keys.items():
         common = Counter(key(plane) for plane in planes).most_common(1)[0][0]

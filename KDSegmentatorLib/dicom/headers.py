@@ -134,18 +134,18 @@ def summaries(files: Mapping[str, Path], check: Callable[[], None] = lambda: Non
     for name, path in files.items():
         check()
         header = read_header(path, name, _SUMMARY_TAGS)
-        sop_class = _text(header, "SOPClassUID")
+        sop_class = text(header, "SOPClassUID")
         if sop_class == "1.2.840.10008.1.3.10":  # a DICOMDIR is of no series
             continue
-        uid = _text(header, "SeriesInstanceUID")
+        uid = text(header, "SeriesInstanceUID")
         if uid not in found:
             found[uid] = SeriesSummary(
                 uid=uid,
-                study_uid=_text(header, "StudyInstanceUID"),
-                modality=_text(header, "Modality"),
+                study_uid=text(header, "StudyInstanceUID"),
+                modality=text(header, "Modality"),
                 number=_whole(header, "SeriesNumber"),
-                description=_text(header, "SeriesDescription"),
-                body_part=_text(header, "BodyPartExamined"),
+                description=text(header, "SeriesDescription"),
+                body_part=text(header, "BodyPartExamined"),
                 images=0,
                 files=(),
             )
@@ -201,7 +201,7 @@ def planes(files: Mapping[str, Path], check: Callable[[], None] = lambda: None) 
     for name, path in files.items():
         check()
         header = read_header(path, name)
-        uid = _text(header, "SOPInstanceUID")
+        uid = text(header, "SOPInstanceUID")
         if uid and uid in names:
             if _digest(path) != _digest(names[uid][1]):
                 raise ImageReadError(
@@ -294,10 +294,32 @@ def _orthonormal(rows: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.flo
     return np.stack([along, down, np.cross(along, down)], axis=1)
 
 
-def _numbers(dataset: Dataset, keyword: str, count: int, name: str) -> npt.NDArray[np.float64]:
+def value(dataset: Dataset, keyword: str) -> Any:
+    """Return a value of a header, None if it is not there or damaged."""
     try:
-        value: Any = dataset.get(keyword)
-        numbers = np.asarray([] if value is None else value, dtype=np.float64)
+        return dataset.get(keyword)
+    except Exception:  # pydicom raises nearly everything on a value of another kind than its name says
+        return None
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """Return a value of a header as text that can be printed; empty if it is not there or damaged."""
+    found = value(dataset, keyword)
+    printable = ("" if found is None else str(found)).encode("utf-8", errors="replace").decode()
+    return "".join(character if character.isprintable() else " " for character in printable).strip()
+
+
+def _whole(dataset: Dataset, keyword: str) -> int | None:
+    try:
+        return int(value(dataset, keyword))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _numbers(dataset: Dataset, keyword: str, count: int, name: str) -> npt.NDArray[np.float64]:
+    found = value(dataset, keyword)
+    try:
+        numbers = np.asarray([] if found is None else found, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         numbers = np.empty(0)
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
@@ -305,23 +327,6 @@ def _numbers(dataset: Dataset, keyword: str, count: int, name: str) -> npt.NDArr
             f"{name} has no usable {keyword} ({count} numbers): its place is not known; export it again"
         )
     return numbers
-
-
-def _whole(dataset: Dataset, keyword: str) -> int | None:
-    try:
-        return int(dataset.get(keyword))
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _text(dataset: Dataset, keyword: str) -> str:
-    """Return a value as text that can be printed, or an empty text."""
-    try:
-        value = dataset.get(keyword)
-    except (TypeError, ValueError, OverflowError, LookupError):
-        return ""
-    text = "" if value is None else str(value)
-    return "".join(character if character.isprintable() else " " for character in text).strip()
 
 
 def _obstacle(classes: set[str]) -> str:

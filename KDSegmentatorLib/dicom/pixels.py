@@ -12,7 +12,7 @@ from pydicom.pixels.processing import apply_modality_lut
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from KDSegmentatorLib.dicom.decoding import DecodingRequest, check_decodable, decoded, decoded_apart
-from KDSegmentatorLib.dicom.headers import ImagePlane
+from KDSegmentatorLib.dicom.headers import ImagePlane, text, value
 from KDSegmentatorLib.errors import ImageReadError
 
 _LARGEST_INTENSITY = 1e12
@@ -27,8 +27,8 @@ def check_pixels(planes: Sequence[ImagePlane]) -> None:
         MissingPackageError: no decoder for its compression is installed.
     """
     for plane in planes:
-        kind = str(plane.dataset.get("PhotometricInterpretation", ""))
-        if plane.dataset.get("SamplesPerPixel", 1) != 1 or kind not in ("MONOCHROME1", "MONOCHROME2"):
+        kind = text(plane.dataset, "PhotometricInterpretation")
+        if value(plane.dataset, "SamplesPerPixel") not in (1, None) or kind not in ("MONOCHROME1", "MONOCHROME2"):
             raise ImageReadError(
                 f"{plane.name} is in colour ({kind or 'unknown'}), not a scan in grey values; give the scan itself"
             )
@@ -38,6 +38,8 @@ def check_pixels(planes: Sequence[ImagePlane]) -> None:
                 "the series as MONOCHROME2"
             )
     for syntax in {_transfer_syntax(plane) for plane in planes}:
+        if not syntax.is_transfer_syntax:
+            raise ImageReadError(f"the images are stored in no way that is known ({syntax}); export the series again")
         if syntax.is_compressed:
             check_decodable(syntax)
 
@@ -60,7 +62,7 @@ def read_images(planes: Sequence[ImagePlane], check: Callable[[], None] = lambda
         check()
         if stored.shape != plane.size:
             raise ImageReadError(f"{plane.name} has pixels of shape {stored.shape}, its header says {plane.size}")
-        image = np.asarray(apply_modality_lut(stored, plane.rescaling))
+        image = _rescaled(stored, plane)
         low, high = float(image.min()), float(image.max())
         if not -_LARGEST_INTENSITY <= low <= high <= _LARGEST_INTENSITY:  # False for NaN as well
             raise ImageReadError(
@@ -74,6 +76,15 @@ def read_images(planes: Sequence[ImagePlane], check: Callable[[], None] = lambda
             images = images.astype(np.float32)
         images[number] = image
     return images
+
+
+def _rescaled(stored: npt.NDArray[Any], plane: ImagePlane) -> npt.NDArray[Any]:
+    try:
+        return np.asarray(apply_modality_lut(stored, plane.rescaling))
+    except Exception as error:  # of many kinds, if a number is none
+        raise ImageReadError(
+            f"{plane.name} has a damaged Rescale Slope, Intercept or modality LUT ({error}); export the series again"
+        ) from error
 
 
 def _transfer_syntax(plane: ImagePlane) -> UID:

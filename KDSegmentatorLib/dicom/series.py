@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from KDSegmentatorLib.dicom.grid import slice_grid
-from KDSegmentatorLib.dicom.headers import ImagePlane, SeriesSummary, planes, summaries, without_warnings
+from KDSegmentatorLib.dicom.headers import ImagePlane, SeriesSummary, planes, summaries, text, without_warnings
 from KDSegmentatorLib.dicom.pixels import check_pixels, read_images
 from KDSegmentatorLib.dicom.sources import Source, opened
 from KDSegmentatorLib.dicom.tilt import TiltedSlices
@@ -140,7 +140,7 @@ def read_series(source: Source, *, series: str | None = None, check: Callable[[]
         study_uid=summary.study_uid,
         modality=summary.modality,
         description=summary.description,
-        frame_of_reference_uid=str(header.get("FrameOfReferenceUID", "")),
+        frame_of_reference_uid=text(header, "FrameOfReferenceUID"),
         sha256=digest,
     )
 
