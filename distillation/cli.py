@@ -299,7 +299,8 @@ def _compare(options: argparse.Namespace) -> None:
     else:
         if options.size is None:
             raise InvalidSettingsError("--size says which students of the workspaces are compared, for example x1/8")
-        joined = join_seeds([read_results(folder) for folder in options.sources])
+        tests = [None if options.test is None else folder / "tests" / options.test for folder in options.sources]
+        joined = join_seeds([read_results(*each) for each in zip(options.sources, tests, strict=True)])
         if len(joined) > 1:
             raise InvalidSettingsError(f"the workspaces are of {len(joined)} tasks; give those of one")
         arms = arms_of(joined[0], options.size)

@@ -138,6 +138,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="evaluated workspaces (seeds), or one file of scores (.json)",
     )
     compare.add_argument("--size", metavar="S", help="which students of the workspaces, for example x1/8")
+    compare.add_argument(
+        "--test", metavar="NAME", help="on the cases from outside that 'evaluate --test' left in WORKSPACE/tests/NAME"
+    )
     compare.add_argument("--json", type=Path, metavar="FILE", help="keep the scores of every seed and case as a file")
     commands.add_parser("report", parents=[common], help="write the report of what was evaluated, HTML and Markdown")
     export = commands.add_parser("export", parents=[common, students, packs], help="write the packs to be shipped")

@@ -154,9 +154,15 @@ def test_the_command_compares_a_file_and_evaluated_workspaces(
     assert main(["compare", str(kept)]) == 0
     assert capsys.readouterr().out in said
     assert json.loads(kept.read_text())["baseline"] == "plain"
+    (tmp_path / "0" / "tests").mkdir()
+    (tmp_path / "0" / "evaluation").rename(tmp_path / "0" / "tests" / "IXI")
+    assert main(["compare", folders[0], "--size", "x1/4", "--test", "IXI"]) == 0
+    assert "logit is better than plain by Dice" in capsys.readouterr().out
+    (tmp_path / "0" / "tests" / "IXI").rename(tmp_path / "0" / "evaluation")
     for arguments, problem in (
         (folders, "--size says which students"),
         ([*folders, "--size", "x1/8"], "there is no plain x1/8"),
+        ([*folders, "--size", "x1/4", "--test", "IXI"], "run 'kdseg-distill evaluate' first"),
         ([str(kept), folders[0]], "give one file of scores"),
         ([str(tmp_path)], "--size"),
     ):
