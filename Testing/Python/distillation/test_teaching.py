@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -6,8 +8,11 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs torch: pip install kdsegmentator[distill]")
 pytest.importorskip("nnunetv2", reason="needs nnU-Net: pip install kdsegmentator[distill]")
 
+from distillation.dataset import read_dataset  # noqa: E402
+from distillation.recipe import TeachingRecipe  # noqa: E402
 from distillation.soft_labels import check_soft_labels, expanded  # noqa: E402
-from distillation.teaching import TeachingNetwork, probabilities, teach  # noqa: E402
+from distillation.students import TeacherSource  # noqa: E402
+from distillation.teaching import TeachingNetwork, _networks, probabilities, teach  # noqa: E402
 from KDSegmentatorLib.errors import TeacherError  # noqa: E402
 
 ABOUT = {"dataset": "Dataset901_Spheres", "data_identifier": "nnUNetPlans_3d_fullres"}
@@ -117,3 +122,57 @@ def test_a_network_of_which_nobody_knows_what_it_saw_does_not_silence_the_others
     one, two = (probabilities(each.network, image(), (4, 8, 6)) for each in teachers)
     found = expanded(np.load(tmp_path / "a.npy"), 2)
     torch.testing.assert_close(found, (one + two) / 2, rtol=0, atol=2.1 / 255)
+
+
+@pytest.fixture
+def prepared(plans, spheres, tmp_path):
+    """The spheres, as if they were prepared."""
+    folder = tmp_path / "prepared"
+    folder.mkdir()
+    (folder / "dataset.json").write_text((spheres / "dataset.json").read_text())
+    (folder / "splits_final.json").write_text('[{"train": ["case_02"], "val": ["case_00"]}]')
+    return SimpleNamespace(plans=plans(), raw=read_dataset(spheres), folder=folder)
+
+
+def networks(recipe, prepared, *folders):
+    taught = replace(recipe, teaching=TeachingRecipe(networks=tuple(map(str, folders))))
+    return _networks(taught, prepared, TeacherSource(folder=prepared.folder), torch.device("cpu"))
+
+
+def test_packs_and_model_folders_teach_together(recipe, prepared, teacher_pack, plans, model_folder):
+    folder = model_folder(plans(), name="another", seed=1)
+    pack, model = networks(recipe, prepared, teacher_pack.folder, folder)
+    assert pack.sha256 == teacher_pack.manifest.provenance.checkpoint_sha256
+    assert (pack.trained_on, model.trained_on) == (None, {"case_02"})
+    window = torch.from_numpy(teacher_pack.probe().window)
+    labels = pack.network(window).argmax(1)[0].numpy()
+    assert (labels == teacher_pack.probe().labels).mean() > 0.999
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"name": "Front", "with": "Nose"}, "has other labels than the recipe: Nose, Back; take a pack of this task"),
+        ({"name": "axis_codes", "with": "LPS"}, "in the axis order LPS, the dataset is in RAS: left could be taken"),
+        (
+            {"name": "spacing", "with": [2.0, 1.0, 1.0]},
+            r"trained at \[2.0, 1.0, 1.0\] mm and the dataset is prepared at",
+        ),
+    ],
+)
+def test_a_pack_of_other_labels_axes_or_voxels_does_not_teach(recipe, prepared, teacher_pack, change, problem):
+    path = teacher_pack.folder / "manifest.json"
+    content = json.loads(path.read_text())
+    if change["name"] == "Front":
+        content["labels"][0]["name"] = change["with"]
+    else:
+        content["preprocessing"][change["name"]] = change["with"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(TeacherError, match=problem):
+        networks(recipe, prepared, teacher_pack.folder)
+
+
+def test_a_missing_fold_of_a_teacher_is_named(recipe, prepared, plans, model_folder):
+    folder = model_folder(plans(), name="another", fold=1)
+    with pytest.raises(TeacherError, match=r"fold_0.*no such file; train this fold first"):
+        networks(recipe, prepared, folder)
