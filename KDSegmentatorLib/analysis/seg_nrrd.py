@@ -22,6 +22,9 @@ REGION_CONTEXT = "Anatomic codes - DICOM master list"
 
 _RESERVED = str.maketrans(dict.fromkeys("~^|\r\n\t", " "))
 _DICOM_LONG_STRING = 64
+_TISSUE = Code(scheme="SCT", value="85756007", meaning="Tissue")
+"""What Slicer takes for a segment that nobody has described."""
+
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -61,6 +64,22 @@ def terminology_entry(terminology: Terminology) -> str:
             _code(terminology.region),
             _code(terminology.region_modifier),
         )
+    )
+
+
+def parse_terminology(entry: str) -> Terminology:
+    """Return the codes of a string of :func:`terminology_entry`, whoever wrote it; "Tissue" if it names no type."""
+    parts = (*entry.split("~"), *[""] * 7)
+    category, kind, type_modifier = (_parsed(part) for part in parts[1:4])
+    region, region_modifier = (_parsed(part) for part in parts[5:7])
+    if category is None or kind is None:
+        return Terminology(category=_TISSUE, type=_TISSUE)
+    return Terminology(
+        category=category,
+        type=kind,
+        type_modifier=type_modifier,
+        region=region,
+        region_modifier=None if region is None else region_modifier,
     )
 
 
@@ -104,6 +123,11 @@ def _fields(volume: Volume, labels: Sequence[Label], tags: dict[str, str]) -> di
         }
         fields |= {f"Segment{number}_{key}": value for key, value in segment.items()}
     return fields
+
+
+def _parsed(part: str) -> Code | None:
+    scheme, value, meaning = (*part.split("^"), "", "", "")[:3]
+    return Code(scheme=scheme, value=value, meaning=meaning) if scheme and value else None
 
 
 def _code(code: Code | None) -> str:

@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.dicom.grid import slice_grid
@@ -95,13 +96,20 @@ def find_series(source: Source, *, check: Callable[[], None] = lambda: None) -> 
         return _found(source, files, check)
 
 
-def read_series(source: Source, *, series: str | None = None, check: Callable[[], None] = lambda: None) -> DicomSeries:
+def read_series(
+    source: Source,
+    *,
+    series: str | None = None,
+    check: Callable[[], None] = lambda: None,
+    headers_only: bool = False,
+) -> DicomSeries:
     """Read one series.
 
     Args:
         source: as in :func:`find_series`.
         series: which one, if there are several: its UID, its number, or its description.
         check: called for every file, again and again; may raise to stop.
+        headers_only: do not read the values of the images; those of the volume are all 0.
 
     Raises:
         ImageReadError: there is no such source, no series that can be a volume, or a file is damaged, truncated, in
@@ -121,9 +129,11 @@ def read_series(source: Source, *, series: str | None = None, check: Callable[[]
         members = {name: files[name] for name in summary.files}
         images = planes(members, check)
         _check_one_file_of_frames(images)
-        check_pixels(images)
+        if not headers_only:
+            check_pixels(images)
         grid = slice_grid(images)
-        voxels = read_images(grid.planes, check)
+        shape = len(grid.planes), *grid.planes[0].size
+        voxels = np.zeros(shape, np.int16) if headers_only else read_images(grid.planes, check)
         digest = _sha256(members)
     if grid.tilt is None:
         volume = Volume(voxels, grid.spacing, grid.origin, grid.direction)

@@ -154,6 +154,9 @@ ATTRIBUTE_PREFIX = "KDSegmentator."
 REGION_GIVEN_ATTRIBUTE = f"{ATTRIBUTE_PREFIX}region_given"
 """``true`` if the earlier stage of a chain was left out, because the scan showed nothing but the region already."""
 
+LABELS_ATTRIBUTE = f"{ATTRIBUTE_PREFIX}labels_sha256"
+"""Hash of the label values of the run."""
+
 
 def node_attributes(record: RunRecord) -> dict[str, str]:
     """Return a run's record as attributes of the segmentation node, saved with the scene.

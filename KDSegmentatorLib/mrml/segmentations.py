@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from KDSegmentatorLib.errors import GeometryError, SceneError
 from KDSegmentatorLib.geometry import GRID_TOLERANCE, Volume
 from KDSegmentatorLib.mrml.grids import fill_image, local_to_lps, quoted, world_to_lps
 from KDSegmentatorLib.mrml.nodes import (
+    LABELS_ATTRIBUTE,
     add_node,
     attributes_of,
     new_node,
@@ -68,7 +70,7 @@ def segmentation_node(
     name = name or result_name(reference_node, record.task, record.size)
 
     node = new_node("vtkMRMLSegmentationNode", scene, name=name)
-    _complete(node, segments, reference_node, record)
+    _complete(node, segments, reference_node, segmentation)
     with scene_batch(scene):
         try:
             add_node(node, scene)
@@ -113,7 +115,7 @@ def replace_segmentation(
     transform = node.GetTransformNodeID()
     attributes = attributes_of(node)
     try:
-        _complete(node, segments, reference_node, segmentation.record)
+        _complete(node, segments, reference_node, segmentation)
         node.CreateDefaultDisplayNodes()
         surfaces = slicer.vtkSegmentationConverter.GetSegmentationClosedSurfaceRepresentationName()
         if old.ContainsRepresentation(surfaces):
@@ -215,12 +217,18 @@ def _complete(
     node: vtkMRMLSegmentationNode,
     segments: vtkSegmentation,
     reference_node: vtkMRMLScalarVolumeNode,
-    record: RunRecord,
+    segmentation: Segmentation,
 ) -> None:
     node.SetAndObserveTransformNodeID(reference_node.GetTransformNodeID())
     _take_segments(node, segments)
     node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), reference_node.GetID())
-    set_provenance(node, record)
+    set_provenance(node, segmentation.record)
+    node.SetAttribute(LABELS_ATTRIBUTE, labels_sha256(segmentation.volume))
+
+
+def labels_sha256(labels: Volume) -> str:
+    """Return the hash of label values in the order of the volume, to tell whether somebody has edited them since."""
+    return hashlib.sha256(np.ascontiguousarray(labels.voxels, dtype="<u2").data).hexdigest()
 
 
 def _take_segments(node: vtkMRMLSegmentationNode, segments: vtkSegmentation) -> None:

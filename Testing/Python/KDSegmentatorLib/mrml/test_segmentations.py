@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,7 @@ def test_provenance_is_complete(mrml: MrmlScene) -> None:
         "seconds.windows": "2.500",
         "seconds.restore": "0.250",
         "seconds.total": "2.873",
+        "labels_sha256": hashlib.sha256(random_labels(SHAPE).astype("<u2").tobytes()).hexdigest(),
     }
     fields = {name for name in RECORD.__dataclass_fields__ if name not in ("seconds", "region", "warnings")}
     assert fields <= set(found), "a new field of RunRecord is not kept with the node"
