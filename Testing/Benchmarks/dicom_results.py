@@ -26,7 +26,7 @@ from KDSegmentatorLib.dicom.series import DicomSeries
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.files import atomic_output
 from KDSegmentatorLib.io.images import read_volume
-from KDSegmentatorLib.machine.processor import processor_name
+from KDSegmentatorLib.machine.hardware import processor_name
 from KDSegmentatorLib.packs.manifest import Manifest
 from KDSegmentatorLib.packs.pack import open_pack
 
