@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 
 from KDSegmentatorLib.cli.segment import run_options
-from KDSegmentatorLib.cli.terminal import ProgressLine, listening
+from KDSegmentatorLib.cli.terminal import ProgressLine, describe_seconds, listening
 from KDSegmentatorLib.errors import InvalidSettingsError, KDSegmentatorError
 from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.io.dicom_file import is_dicom_file
@@ -78,6 +79,8 @@ class _Lines(Reporter):
     def __init__(self, *, quiet: bool) -> None:
         self.progress = ProgressLine(sys.stderr)
         self._quiet = quiet
+        self._begun = 0.0
+        self._seconds: list[float] = []
 
     def send(self, message: Message) -> None:
         """Print a message; failures and warnings also if quiet."""
@@ -86,12 +89,22 @@ class _Lines(Reporter):
                 Progress(
                     stage=message.stage, done=message.done, total=message.total, seconds_left=message.seconds_left
                 ),
-                f"{message.run + 1}/{message.runs} ",
+                f"{message.run + 1}/{message.runs}{self._left(message.runs - message.run)} ",
             )
-        elif isinstance(message, RunChanged) and message.state != "running":
+        elif isinstance(message, RunChanged) and message.state == "running":
+            self._begun = time.monotonic()
+        elif isinstance(message, RunChanged):
+            if message.state == "done":
+                self._seconds.append(time.monotonic() - self._begun)
             self.progress.clear()
             text = f"{message.run + 1}/{message.runs} {message.name}: {message.state}"
             if message.message:
                 print(f"{text}: {' '.join(message.message.split())}", file=sys.stderr)
             elif not self._quiet:
                 print(text)
+
+    def _left(self, scans: int) -> str:
+        """Return how long so many scans will take, from those that were segmented; empty before the first is."""
+        if not self._seconds:
+            return ""
+        return f" ({describe_seconds(scans * sum(self._seconds) / len(self._seconds))} left)"

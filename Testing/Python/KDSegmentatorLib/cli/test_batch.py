@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from KDSegmentatorLib.cli.batch import _Lines
+from KDSegmentatorLib.cli.terminal import describe_seconds
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.io.images import read_volume, write_volume
 from KDSegmentatorLib.jobs.batch_files import TABLE_NAME
+from KDSegmentatorLib.jobs.messages import Progressed, RunChanged
 from support.dicom_series import write_series
 
 
@@ -105,3 +108,30 @@ def test_a_bids_data_set_gets_a_derivative(kdseg: Any, work: Path) -> None:
     )
     assert code == 0
     assert (work / "plain" / "sub-01" / "anat" / "sub-01_T2w-labels.nii.gz").exists()
+
+
+def test_the_progress_says_how_long_the_rest_will_take(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("KDSegmentatorLib.cli.batch.time.monotonic", lambda: now[0])
+    lines = _Lines(quiet=False)
+
+    def run(number: int, state: Any, seconds: float) -> None:
+        lines.send(RunChanged(run=number, runs=4, name="a.nii", state="running"))
+        stage = "preprocess" if number % 2 else "windows"
+        lines.send(Progressed(run=number, runs=4, stage=stage, done=0, total=4, seconds_left=None))
+        now[0] += seconds
+        lines.send(RunChanged(run=number, runs=4, name="a.nii", state=state))
+
+    run(0, "done", 60.0)
+    run(1, "skipped", 1.0)
+    run(2, "done", 180.0)
+    run(3, "failed", 1.0)
+    shown = [line for line in capsys.readouterr().err.splitlines() if "Segmenting" in line or "Preparing" in line]
+    assert [line.partition(" left")[0] for line in shown] == [
+        "1/4 Segmenting 0/4",
+        f"2/4 ({describe_seconds(180)}",
+        f"3/4 ({describe_seconds(120)}",
+        f"4/4 ({describe_seconds(120)}",
+    ]
