@@ -21,11 +21,10 @@ from KDSegmentatorLib.jobs.messages import (
     RunChanged,
     RunState,
 )
-from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Choices, Job, Pending, StartBatch
 from KDSegmentatorPanel.segment_view import Message, ProgressRow
 from KDSegmentatorPanel.translation import tr as _
-from KDSegmentatorPanel.wording import for_people, progress
+from KDSegmentatorPanel.wording import for_people, in_words, progress
 
 _LOG_LINES = 2000
 SETTLE_SECONDS = 0.3

@@ -17,11 +17,10 @@ from KDSegmentatorLib.inference.progress import Progress
 from KDSegmentatorLib.mrml.comparisons import LabelMaps, comparable_pairs, comparison_table_node
 from KDSegmentatorLib.mrml.label_maps import reference_volume
 from KDSegmentatorLib.mrml.nodes import ATTRIBUTE_PREFIX, place_beside
-from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Pending
 from KDSegmentatorPanel.segment_view import Message, ProgressRow
 from KDSegmentatorPanel.translation import tr as _
-from KDSegmentatorPanel.wording import for_people
+from KDSegmentatorPanel.wording import for_people, in_words
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode, vtkMRMLTableNode

@@ -29,16 +29,13 @@ from KDSegmentatorLib.mrml.results import PlacedResult, place_result
 from KDSegmentatorLib.mrml.slice_views import hide
 from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.packs.catalogue import Family
-from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Job, Jobs, Packs
 from KDSegmentatorPanel.run_progress import RunProgress
-from KDSegmentatorPanel.run_texts import about_size, done_message
-from KDSegmentatorPanel.segment_view import Message, ProgressRow, Quality, SegmentView
+from KDSegmentatorPanel.segment_view import Message, ProgressRow, Quality, SegmentView, State, about_size, done_message
 from KDSegmentatorPanel.selection import Inputs, Selection, voxels_state
-from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.surfaces import Surfaces
 from KDSegmentatorPanel.translation import tr as _
-from KDSegmentatorPanel.wording import duration, for_people, volume_text
+from KDSegmentatorPanel.wording import duration, for_people, in_words, volume_text
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode

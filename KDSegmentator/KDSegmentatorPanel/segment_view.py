@@ -5,18 +5,37 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from pathlib import Path
 from typing import Literal
 
-from KDSegmentatorLib.jobs.messages import TaskAdvice
+from KDSegmentatorLib.jobs.messages import Segmented, TaskAdvice
+from KDSegmentatorLib.jobs.run import SizeResult
 from KDSegmentatorLib.packs.catalogue import Family, recommended
 from KDSegmentatorLib.packs.manifest import Manifest
-from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.translation import tr as _
-from KDSegmentatorPanel.wording import duration, memory
+from KDSegmentatorPanel.wording import duration, for_people, memory
 
 PICTURES = Path(__file__).resolve().parents[1] / "Resources" / "Tasks"
 """A picture of what each task finds, ``TASK.png``; a task without one is shown without."""
+
+
+class State(Enum):
+    """Where the panel is."""
+
+    NO_VOLUME = auto()
+    """Nothing can be segmented yet: no volume, or none of the packs fits it."""
+
+    READY = auto()
+    RUNNING = auto()
+    CANCELLING = auto()
+    DONE = auto()
+    FAILED = auto()
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a run has not ended yet: nothing can be chosen until it has."""
+        return self in (State.RUNNING, State.CANCELLING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,3 +269,39 @@ def _label_scores(manifest: Manifest) -> list[tuple[str, float]]:
         return []
     names = {label.value: label.name for label in manifest.labels}
     return [(names[score.value], score.dice.mean) for score in manifest.evaluation.labels]
+
+
+def about_size(result: SizeResult) -> str:
+    """Return how one size was run, for the log."""
+    record = result.segmentation.record
+    reasons = ". ".join(reason for reason in (result.size_reason, result.engine_reason) if reason)
+    return _("{size}: {seconds} s with {engine} {precision} on {device}. {reasons}").format(
+        size=record.size,
+        seconds=f"{record.seconds['total']:.1f}",
+        engine=record.engine,
+        precision=record.precision,
+        device=record.device,
+        reasons=reasons,
+    )
+
+
+def done_message(event: Segmented) -> Message:
+    """Return what became of a run: times, sizes that failed, and how many warnings the results have."""
+    records = [result.segmentation.record for result in event.results]
+    seconds = duration(sum(record.seconds["total"] for record in records))
+    count = len(event.results)
+    text = _("Done in {time}.") if count == 1 else _("{count} results in {time}.")
+    parts = [text.format(time=seconds, count=count)]
+    parts += [
+        _("{size} failed: {reason}").format(size=failure.size, reason=for_people(failure.error))
+        for failure in event.failures
+    ]
+    warnings = sum(len(record.warnings) for record in records)
+    if warnings:
+        text = (
+            _("There is a warning: read it below.")
+            if warnings == 1
+            else _("There are {count} warnings: read them below.")
+        )
+        parts.append(text.format(count=warnings))
+    return Message(text=" ".join(parts), level="warning" if warnings or event.failures else "information")

@@ -17,11 +17,10 @@ from KDSegmentatorLib.mrml.volumes import check_scan, volume_from_node
 from KDSegmentatorLib.options import RunOptions
 from KDSegmentatorLib.packs.catalogue import Family, families, recommended
 from KDSegmentatorPanel.assessment import Assessment, CheckedVolume, assess, check, with_advice
-from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Job, Jobs, Packs, Pending
 from KDSegmentatorPanel.segment_view import LabelRow, Quality, TaskCard, label_rows, qualities, structures, task_cards
 from KDSegmentatorPanel.translation import tr as _
-from KDSegmentatorPanel.wording import duration, for_people
+from KDSegmentatorPanel.wording import duration, for_people, in_words
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode, vtkMRMLSegmentationNode

@@ -87,7 +87,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
         from KDSegmentatorLib.geometry import Volume
         from KDSegmentatorLib.mrml.volumes import node_from_volume
-        from KDSegmentatorPanel.state import State
+        from KDSegmentatorPanel.segment_view import State
 
         self.assertEqual(self.panel.state, State.NO_VOLUME)
         self.assertFalse(self.widget.ui.segmentButton.enabled)
@@ -126,7 +126,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
     def test_sample(self) -> None:
         """The shipped sample is segmented with the x1/4 student."""
         from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
-        from KDSegmentatorPanel.state import State
+        from KDSegmentatorPanel.segment_view import State
 
         volume, reference = _sample()
         parameters = self.widget.parameters
@@ -188,7 +188,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
     def test_cancel(self) -> None:
         """A run is cancelled and leaves nothing behind."""
-        from KDSegmentatorPanel.state import State
+        from KDSegmentatorPanel.segment_view import State
 
         nodes = self._start_long_run()
         self.widget.ui.cancelButton.click()
@@ -201,7 +201,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
     def test_scene_is_closed_during_a_run(self) -> None:
         """Closing the scene ends the run."""
-        from KDSegmentatorPanel.state import State
+        from KDSegmentatorPanel.segment_view import State
 
         self._start_long_run()
         slicer.mrmlScene.Clear()
@@ -211,7 +211,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
     def test_scene_is_closed_behind_another_module(self) -> None:
         """A run goes on while another module is open, and ends with the scene."""
-        from KDSegmentatorPanel.state import State
+        from KDSegmentatorPanel.segment_view import State
 
         if slicer.util.mainWindow() is None:
             self.skipTest("needs a main window")
@@ -261,7 +261,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
     def test_volume_is_removed_during_a_run(self) -> None:
         """Removing the volume ends the run, and the panel says so."""
-        from KDSegmentatorPanel.state import State
+        from KDSegmentatorPanel.segment_view import State
 
         self._start_long_run()
         slicer.mrmlScene.RemoveNode(self.widget.parameters.inputVolume)
@@ -272,7 +272,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
 
     def test_two_instances(self) -> None:
         """A second panel of the module, and its end, leave a run of the first one alone."""
-        from KDSegmentatorPanel.state import State
+        from KDSegmentatorPanel.segment_view import State
 
         self._start_long_run()
         registered = slicer.modules.KDSegmentatorWidget

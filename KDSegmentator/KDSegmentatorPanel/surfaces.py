@@ -22,10 +22,9 @@ from KDSegmentatorLib.mrml.surfaces import (
     read_meshes,
     write_layers,
 )
-from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.ports import Background, Pending
 from KDSegmentatorPanel.translation import tr as _
-from KDSegmentatorPanel.wording import for_people
+from KDSegmentatorPanel.wording import for_people, in_words
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLSegmentationNode

@@ -1,9 +1,11 @@
-"""Numbers, progress and errors as the panel says them."""
+"""Numbers, volumes, progress and what went wrong, as the panel says them."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from KDSegmentatorLib.engines.memory_failure import is_memory_failure, memory_failure
 from KDSegmentatorLib.errors import ImplausibleVolumeError, KDSegmentatorError
 from KDSegmentatorLib.inference.progress import REGION_PREFIX
 from KDSegmentatorLib.jobs.messages import Progressed
@@ -11,6 +13,8 @@ from KDSegmentatorPanel.translation import tr as _
 
 if TYPE_CHECKING:
     from slicer import vtkMRMLScalarVolumeNode
+
+_log = logging.getLogger(__name__)
 
 
 def duration(seconds: float) -> str:
@@ -68,3 +72,22 @@ def for_people(error: KDSegmentatorError) -> str:
         remedy = _("If it is right, switch off “Check that the volume fits the task” under Advanced.")
         what = f"{error.finding} {remedy}"
     return what[:1].upper() + what[1:]
+
+
+def in_words(error: Exception, doing: str) -> KDSegmentatorError:
+    """Return an error that can be shown; one that nobody thought of goes to Slicer's log with its traceback.
+
+    Args:
+        error: any.
+        doing: what failed, to complete "there is not enough memory ...", for example "to compare".
+    """
+    if isinstance(error, KDSegmentatorError):
+        return error
+    if is_memory_failure(error):
+        return memory_failure(doing)
+    _log.error("it did not work %s", doing, exc_info=error)
+    return KDSegmentatorError(
+        _(
+            "it did not work {doing}, for a reason that was not expected ({kind}: {error}); the log has the details"
+        ).format(doing=doing, kind=type(error).__name__, error=error)
+    )

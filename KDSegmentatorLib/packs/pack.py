@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import stat
 from collections.abc import Iterator
@@ -131,6 +132,12 @@ class StudentPack:
         return content
 
 
+@functools.lru_cache(maxsize=64)
+def _manifest(text: str, where: str) -> Manifest:
+    """Return a manifest that was read before: the panel lists the packs whenever it is opened."""
+    return read_manifest(text, where)
+
+
 def open_pack(folder: Path | str) -> StudentPack:
     """Open a pack's folder: check the manifest, and that its files are there with the right sizes.
 
@@ -151,7 +158,7 @@ def open_pack(folder: Path | str) -> StudentPack:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise PackError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}); {_REMEDY}") from None
-    manifest = read_manifest(text, str(path))
+    manifest = _manifest(text, str(path))
     for name, record in manifest.files.items():
         size = _regular_size(folder / name)
         if size != record.size:

@@ -13,11 +13,11 @@ from KDSegmentatorLib.geometry import Vector
 from KDSegmentatorPanel.boxes.table import show_table
 from KDSegmentatorPanel.boxes.widgets import Enabling, show_message
 from KDSegmentatorPanel.compare_panel import ComparePanel, CompareRow, suggested_pair
-from KDSegmentatorPanel.failures import in_words
 from KDSegmentatorPanel.segment_panel import SegmentPanel
+from KDSegmentatorPanel.segment_view import State
 from KDSegmentatorPanel.slice_layouts import SliceLayouts, legend
-from KDSegmentatorPanel.state import State
 from KDSegmentatorPanel.translation import tr as _
+from KDSegmentatorPanel.wording import in_words
 
 _LAYOUT_MILLISECONDS = 100
 """Until the slice views have their sizes after a change of the layout."""

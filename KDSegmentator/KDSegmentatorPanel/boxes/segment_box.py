@@ -11,8 +11,7 @@ import qt
 from KDSegmentatorPanel.boxes.task_cards import TaskCards
 from KDSegmentatorPanel.boxes.widgets import Enabling, show_message
 from KDSegmentatorPanel.segment_panel import SegmentPanel
-from KDSegmentatorPanel.segment_view import LabelRow, ProgressRow, Quality
-from KDSegmentatorPanel.state import State
+from KDSegmentatorPanel.segment_view import LabelRow, ProgressRow, Quality, State
 from KDSegmentatorPanel.translation import tr as _
 
 _COLOR_PIXELS = 12

@@ -13,7 +13,7 @@ pytest.importorskip("slicer", reason="needs real MRML: pip install slicer-core")
 pytest.importorskip("onnx", reason="needs onnx to build a network: pip install onnx")
 from KDSegmentatorLib.mrml.volumes import node_from_volume
 from KDSegmentatorLib.packs.store import PackStore
-from KDSegmentatorPanel.state import State
+from KDSegmentatorPanel.segment_view import State
 from support.generated_family import build_size
 from support.mrml_scene import MrmlScene, placed
 from support.segment_box import Panel, empty_box, scan

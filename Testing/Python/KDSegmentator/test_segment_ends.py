@@ -10,7 +10,7 @@ from KDSegmentatorLib.errors import EngineUnavailableError, InsufficientMemoryEr
 from KDSegmentatorLib.jobs.messages import Failed, Progressed
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel import segment_panel, selection, surfaces
-from KDSegmentatorPanel.state import State
+from KDSegmentatorPanel.segment_view import State
 from support.mrml_scene import MrmlScene
 from support.segment_box import Panel, empty_box, no_memory, scan
 

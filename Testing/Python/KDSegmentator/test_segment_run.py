@@ -15,7 +15,7 @@ from KDSegmentatorLib.jobs.messages import FailedSize, Log, Progressed, Started
 from KDSegmentatorLib.mrml.results import ENTROPY_ROLE, STATISTICS_ROLE
 from KDSegmentatorLib.mrml.volumes import volume_from_node
 from KDSegmentatorPanel.result_view import result_view
-from KDSegmentatorPanel.state import State
+from KDSegmentatorPanel.segment_view import State
 from support.mrml_scene import affine
 from support.segment_box import Panel, scan
 
