@@ -194,9 +194,9 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             jump=self.logic.jumpSlices,
             changed=self._show,
         )
-        self.packsBox = PacksBox(
-            self.ui, application.packs_panel(), confirm=self._confirm, changed=self._onPacksChanged
-        )
+        self._panels = (self.panel, self.comparePanel, self.batchPanel)
+        self.packsPanel = application.packs_panel()
+        self.packsBox = PacksBox(self.ui, self.packsPanel, confirm=self._confirm, changed=self._show)
         self.batchBox = BatchBox(self.ui, self.batchPanel, changed=self._show)
 
         self.timer = qt.QTimer()
@@ -233,6 +233,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.comparePanel.shut_down()
             self.panel.shut_down()
             self.batchPanel.shut_down()
+            self.packsPanel.shut_down()
             from KDSegmentatorPanel import application
 
             application.end_waiting_worker()
@@ -302,7 +303,7 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     @property
     def busy(self) -> bool:
         """Whether there is anything to wait for."""
-        return self.panel is not None and bool(self.panel.busy or self.comparePanel.busy or self.batchPanel.busy)
+        return self.panel is not None and any(panel.busy for panel in (*self._panels, self.packsPanel))
 
     def initializeParameterNode(self) -> None:
         """Observe the parameter node, and choose a volume if none is chosen."""
@@ -342,6 +343,9 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.panel.update(Inputs.of(parameters))
             self.comparePanel.update(parameters.firstSegmentation, parameters.secondSegmentation)
             self.batchPanel.update(BatchInputs.of(parameters))
+            family = self.panel.family
+            if family is not None:
+                self.packsBox.follow(family.task)
             self._show()
 
     def _observeVolume(self, volume: vtkMRMLScalarVolumeNode | None) -> None:
@@ -372,7 +376,9 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def _onTimer(self) -> None:
         time.sleep(_YIELD_SECONDS)
         makes_surfaces = self.panel.makes_surfaces
-        changed = [self._polled(panel) for panel in (self.panel, self.comparePanel, self.batchPanel)]
+        changed = [self._polled(panel) for panel in self._panels]
+        if self._polled(self.packsPanel):
+            self._onPacksChanged()
         if any(changed) or not self.busy:
             self._show()
         if makes_surfaces and not self.panel.makes_surfaces:
@@ -399,6 +405,8 @@ class KDSegmentatorWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self.panel.outcomes is not self._outcomes:
             self._outcomes = self.panel.outcomes
             self._showOutcomes()
+        self.panel.block(_("Wait until the batch has ended, or cancel it.") if self.batchPanel.running else "")
+        self.batchPanel.block(_("Wait until the run has ended, or cancel it.") if self.panel.state.at_work else "")
         self.segmentBox.show()
         self.compareBox.show()
         self.batchBox.show()

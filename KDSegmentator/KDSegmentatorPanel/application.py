@@ -54,7 +54,7 @@ def compare_panel() -> ComparePanel:
 
 def packs_panel() -> PacksPanel:
     """Return a new panel."""
-    return PacksPanel(PackStore())
+    return PacksPanel(PackStore(), BackgroundThread("KDSegmentator models"))
 
 
 def layouts() -> Layouts | None:

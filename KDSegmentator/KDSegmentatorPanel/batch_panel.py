@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from KDSegmentatorPanel.translation import tr as _
 from KDSegmentatorPanel.wording import for_people, in_words, progress
 
 _LOG_LINES = 2000
+_MOST_DETAILS = 6
 SETTLE_SECONDS = 0.3
 """How long folders and pattern have to stay as they are before files are looked for: somebody may be typing."""
 
@@ -82,6 +83,7 @@ class BatchView:
         rows: the files.
         current: number of the file at work, -1 if none is.
         progress: of the batch, counted in files.
+        details: why files failed, and what to look at before results are used, one line a file.
         message: how it ended.
         table: path of the table with all statistics; empty if there is none.
     """
@@ -93,6 +95,7 @@ class BatchView:
     rows: tuple[FileRow, ...]
     current: int
     progress: ProgressRow
+    details: tuple[str, ...]
     message: Message
     table: str
 
@@ -140,6 +143,7 @@ class BatchPanel:
         self._ended: dict[str, tuple[RunState, str]] = {}
         self._message = Message()
         self._table = ""
+        self._blocked = ""
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
 
     @property
@@ -147,6 +151,15 @@ class BatchPanel:
         """Whether :meth:`poll` has to be called: a batch is at work or being ended, or files are looked for."""
         looking = self._due is not None or self._looking is not None
         return self._batch is not None or bool(self._leaving) or looking
+
+    @property
+    def running(self) -> bool:
+        """Whether a batch is at work."""
+        return self._batch is not None
+
+    def block(self, reason: str) -> None:
+        """Start no batch as long as there is a reason, such as a run of the Segment box; empty for none."""
+        self._blocked = reason
 
     @property
     def log(self) -> str:
@@ -254,6 +267,7 @@ class BatchPanel:
             rows=tuple(_row(name, states.get(name)) for name in names),
             current=-1 if batch is None else batch.current,
             progress=ProgressRow() if batch is None else batch.progress,
+            details=_details(states),
             message=self._message,
             table=self._table,
         )
@@ -267,7 +281,7 @@ class BatchPanel:
         )
 
     def _obstacle(self) -> str:
-        return self._choices.obstacle or self._problem
+        return self._choices.obstacle or self._problem or self._blocked
 
     def _forget_files(self) -> None:
         """Know of no files, and do not wait for any."""
@@ -334,6 +348,16 @@ def _place(inputs: BatchInputs) -> tuple[str, str, str]:
 def _found(inputs: BatchInputs) -> tuple[str, ...]:
     output = Path(inputs.output_folder) if inputs.output_folder else None
     return find_scans(Path(inputs.input_folder), inputs.pattern or "*", output)
+
+
+def _details(states: Mapping[str, tuple[RunState, str]]) -> tuple[str, ...]:
+    """Return what the files have to say, failures first; of many the first ones."""
+    told = [(name, *state) for name, state in states.items() if state[1]]
+    told.sort(key=lambda each: each[1] != "failed")
+    lines = [f"{name}: {message[:1].upper()}{message[1:]}" for name, _state, message in told[:_MOST_DETAILS]]
+    if len(told) > _MOST_DETAILS:
+        lines.append(_("and {count} more: point at a file in the table.").format(count=len(told) - _MOST_DETAILS))
+    return tuple(lines)
 
 
 def _row(name: str, state: tuple[RunState, str] | None) -> FileRow:

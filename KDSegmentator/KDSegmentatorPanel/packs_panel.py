@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -12,9 +13,10 @@ from KDSegmentatorLib.packs.pack import StudentPack
 from KDSegmentatorLib.packs.regions import dependents, region_problem
 from KDSegmentatorLib.packs.store import PackStore
 from KDSegmentatorPanel.pack_card import card
+from KDSegmentatorPanel.ports import Background, Pending
 from KDSegmentatorPanel.segment_view import Message
 from KDSegmentatorPanel.translation import tr as _
-from KDSegmentatorPanel.wording import for_people
+from KDSegmentatorPanel.wording import for_people, in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,7 @@ class PacksView:
         rows: the packs, families together, from the teacher down; damaged ones last.
         chosen: id of the one whose card is shown; empty if there is none.
         card: HTML.
+        busy_reason: why nothing can be done with packs now; empty if it can.
         remove_reason: why the chosen one cannot be removed; empty if it can.
         roll_back_reason: why the version before it cannot be brought back; empty if it can.
         message: what became of the last action.
@@ -48,6 +51,7 @@ class PacksView:
     rows: tuple[PackRow, ...]
     chosen: str
     card: str
+    busy_reason: str
     remove_reason: str
     roll_back_reason: str
     message: Message
@@ -56,14 +60,35 @@ class PacksView:
 class PacksPanel:
     """The state of the Packs box.
 
+    What reads or writes whole packs is done in the background; :meth:`poll` takes over its end.
+
     Args:
         store: the packs of this machine.
+        background: where packs are installed, verified and removed.
     """
 
-    def __init__(self, store: PackStore) -> None:
+    def __init__(self, store: PackStore, background: Background) -> None:
         self._store = store
+        self._background = background
+        self._work: tuple[Pending[StudentPack | None], Callable[[StudentPack | None], str]] | None = None
+        self._task = ""
         self._chosen = ""
         self._message = Message()
+
+    @property
+    def busy(self) -> bool:
+        """Whether :meth:`poll` has to be called: something is done with a pack."""
+        return self._work is not None
+
+    def follow(self, task: str) -> bool:
+        """Show a pack of the task that is chosen now; return whether it is another task than before."""
+        if task == self._task:
+            return False
+        self._task = task
+        ids = [pack.manifest.id for pack in self._store.packs() if pack.manifest.task == task]
+        if ids and self._chosen not in ids:
+            self.choose(ids[0])
+        return True
 
     def choose(self, pack_id: str) -> None:
         """Show the card of a pack."""
@@ -71,47 +96,57 @@ class PacksPanel:
             self._chosen, self._message = pack_id, Message()
 
     def install(self, path: Path) -> None:
-        """Install a pack from a ``.kdpack`` file or a folder, completely verified."""
-        try:
-            pack = self._store.install(path)
-        except KDSegmentatorError as error:
-            self._fail(error)
-            return
-        self._chosen = pack.manifest.id
-        self._say(
-            _("Installed {id} {version}. All hashes are right.").format(id=self._chosen, version=pack.manifest.version),
-            pack,
-        )
+        """Begin to install a pack from a ``.kdpack`` file or a folder, completely verified."""
+
+        def finished(pack: StudentPack | None) -> str:
+            assert pack is not None  # noqa: S101 - for mypy
+            self._chosen = pack.manifest.id
+            text = _("Installed {id} {version}. All hashes are right.")
+            return text.format(id=self._chosen, version=pack.manifest.version)
+
+        self._begin(_("Installing {name} …").format(name=path.name), lambda: self._store.install(path), finished)
 
     def verify(self) -> None:
-        """Check all files of the chosen pack."""
-        try:
-            pack = self._store.verify(self._chosen)
-        except KDSegmentatorError as error:
-            self._fail(error)
-            return
-        self._say(
-            _("{id} {version}: all hashes are right.").format(id=self._chosen, version=pack.manifest.version), pack
-        )
+        """Begin to check all files of the chosen pack."""
+        chosen = self._chosen
+        what = _("Checking {id} …").format(id=chosen)
+        self._begin(what, lambda: self._store.verify(chosen), _sentence(_("{id} {version}: all hashes are right.")))
 
     def remove(self) -> None:
-        """Remove the chosen pack; one that came with the extension shows again."""
-        pack_id = self._chosen
-        try:
-            self._store.remove(pack_id)
-        except KDSegmentatorError as error:
-            self._fail(error)
-            return
-        self._say(_("Removed {id}.").format(id=pack_id))
+        """Begin to remove the chosen pack; one that came with the extension shows again."""
+        chosen = self._chosen
+        text = _("Removed {id}.").format(id=chosen)
+        self._begin(_("Removing {id} …").format(id=chosen), lambda: self._store.remove(chosen), lambda _pack: text)
 
     def roll_back(self) -> None:
-        """Bring back the version before the last installation of the chosen pack."""
+        """Begin to bring back the version before the last installation of the chosen pack."""
+        chosen = self._chosen
+        what = _("Bringing back the version of {id} before …").format(id=chosen)
+        self._begin(what, lambda: self._store.roll_back(chosen), _sentence(_("{id} is {version} again.")))
+
+    def poll(self) -> bool:
+        """Take over what was done in the background; return whether something has ended."""
+        if self._work is None or not self._work[0].done():
+            return False
+        (pending, finished), self._work = self._work, None
         try:
-            pack = self._store.roll_back(self._chosen)
-        except KDSegmentatorError as error:
-            self._fail(error)
-            return
-        self._say(_("{id} is {version} again.").format(id=self._chosen, version=pack.manifest.version), pack)
+            pack = pending.result()
+            self._say(finished(pack), pack)
+        except Exception as error:
+            self._fail(in_words(error, _("to handle the pack")))
+        return True
+
+    def shut_down(self) -> None:
+        """Begin nothing more; what was begun is finished."""
+        self._work = None
+        self._background.close()
+
+    def _begin(
+        self, what: str, work: Callable[[], StudentPack | None], finished: Callable[[StudentPack | None], str]
+    ) -> None:
+        if self._work is None:
+            self._message = Message(text=what)
+            self._work = self._background.submit(work), finished
 
     def view(self) -> PacksView:
         """Return what the box shows."""
@@ -125,6 +160,7 @@ class PacksPanel:
         known = [row.id for row in rows]
         chosen = self._chosen if self._chosen in known else next(iter(known), "")
         self._chosen = chosen
+        wait = _("Wait until this has ended.") if self.busy else ""
         if chosen in packs:
             page = card(packs[chosen])
         elif chosen in damaged:
@@ -137,8 +173,10 @@ class PacksPanel:
             rows=tuple(rows),
             chosen=chosen,
             card=page,
-            remove_reason="" if chosen and not shipped else _("Packs that came with the extension cannot be removed."),
-            roll_back_reason="" if previous is not None else _("There is no version before this one."),
+            busy_reason=wait,
+            remove_reason=wait
+            or ("" if chosen and not shipped else _("Models that came with the extension cannot be removed.")),
+            roll_back_reason=wait or ("" if previous is not None else _("There is no version before this one.")),
             message=self._message,
         )
 
@@ -154,3 +192,8 @@ class PacksPanel:
 
     def _fail(self, error: KDSegmentatorError) -> None:
         self._message = Message(text=for_people(error), level="error")
+
+
+def _sentence(text: str) -> Callable[[StudentPack | None], str]:
+    """Return what says a sentence with the id and version of a pack."""
+    return lambda pack: "" if pack is None else text.format(id=pack.manifest.id, version=pack.manifest.version)

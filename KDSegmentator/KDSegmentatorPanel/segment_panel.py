@@ -114,6 +114,7 @@ class SegmentPanel:
         self._run: _Run | None = None
         self._leaving: list[Job] = []
         self._surfaces = surfaces
+        self._blocked = ""
         self._ended = State.READY
         self._message = Message()
         self._smaller: Quality | None = None
@@ -127,9 +128,18 @@ class SegmentPanel:
         """Where the panel is."""
         if self._run is not None:
             return State.CANCELLING if self._run.cancelled else State.RUNNING
-        if self._selection.problem:
+        if self.problem:
             return State.NO_VOLUME
         return self._ended
+
+    @property
+    def problem(self) -> str:
+        """Why nothing can be segmented now; empty if it can."""
+        return self._selection.problem or self._blocked
+
+    def block(self, reason: str) -> None:
+        """Begin no run as long as there is a reason, such as a batch that needs the computer; empty for none."""
+        self._blocked = reason
 
     @property
     def busy(self) -> bool:
@@ -336,7 +346,7 @@ class SegmentPanel:
             labels=selection.label_rows(),
             chained=selection.family is not None and selection.family.packs[0].manifest.region is not None,
             progress=ProgressRow() if self._run is None else _row(self._run),
-            what=selection.problem or selection.what,
+            what=self.problem or selection.what,
             message=message,
             smaller=self._smaller,
         )

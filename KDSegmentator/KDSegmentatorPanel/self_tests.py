@@ -323,6 +323,7 @@ class KDSegmentatorTest(ScriptedLoadableModuleTest):
             packs.setCurrentIndex(number)
             self.assertIn("SHA-256", self.widget.ui.packCard.toPlainText())
             self.widget.ui.verifyPackButton.click()
+            self._wait(lambda: not self.widget.busy)
             self.assertIn("hashes are right", self.widget.ui.packMessageLabel.text)
 
     def _need_packages(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import qt
 
 from KDSegmentatorPanel.batch_panel import BatchPanel, FileRow
+from KDSegmentatorPanel.boxes.table import show_table
 from KDSegmentatorPanel.boxes.widgets import Enabling, show_message
 from KDSegmentatorPanel.translation import tr as _
 
@@ -55,21 +56,17 @@ class BatchBox:
         self._ui.batchProgressBar.setFormat(view.progress.text)
         self._ui.batchOpenButton.setVisible(bool(view.table))
         show_message(self._ui.batchMessageLabel, view.message)
+        self._ui.batchDetailsLabel.setText("\n".join(view.details))
+        self._ui.batchDetailsLabel.setVisible(bool(view.details))
         if view.rows != self._rows:
             self._rows = view.rows
             self._showRows(view.rows, view.current)
 
     def _showRows(self, rows: tuple[FileRow, ...], current: int) -> None:
         table = self._ui.batchTable
-        table.setRowCount(len(rows))
-        table.setColumnCount(2)
-        table.setHorizontalHeaderLabels([_("File"), _("State")])
-        for number, row in enumerate(rows):
-            for column, text in enumerate((row.name, row.state)):
-                item = qt.QTableWidgetItem(text)
-                item.setToolTip(row.message or row.name)
-                table.setItem(number, column, item)
-        table.resizeColumnsToContents()
+        cells = [(row.name, row.state) for row in rows]
+        show_table(table, [_("File"), _("State")], cells, tooltip=lambda number: rows[number].message, numbers=0)
+        table.setVisible(bool(rows))
         if current >= 0:
             table.selectRow(current)
 

@@ -20,7 +20,7 @@ class PacksBox:
         ui: the panel's widgets by name.
         panel: its state.
         confirm: asks the user a question; returns whether the answer was yes.
-        changed: called after the packs have changed.
+        changed: called when the user did something that the panel has to show.
     """
 
     def __init__(
@@ -31,6 +31,7 @@ class PacksBox:
         self._confirm = confirm
         self._changed = changed
         self._shown: PacksView | None = None
+        self._idle = Enabling(ui.installPackButton, ui.verifyPackButton)
         self._remove = Enabling(ui.removePackButton)
         self._roll_back = Enabling(ui.rollBackPackButton)
         ui.packComboBox.currentIndexChanged.connect(self._onChosen)
@@ -51,12 +52,18 @@ class PacksBox:
                 if row.id == view.chosen:
                     box.setCurrentIndex(index)
             box.blockSignals(False)
-        self._ui.packCard.setHtml(view.card)
-        self._ui.verifyPackButton.setEnabled(bool(view.chosen))
+        if self._shown is None or view.card != self._shown.card:  # else it would scroll to its top
+            self._ui.packCard.setHtml(view.card)
+        self._idle.set(not view.busy_reason, view.busy_reason)
         self._remove.set(not view.remove_reason, view.remove_reason)
         self._roll_back.set(not view.roll_back_reason, view.roll_back_reason)
         show_message(self._ui.packMessageLabel, view.message)
         self._shown = view
+
+    def follow(self, task: str) -> None:
+        """Show a pack of the chosen task, when another one is chosen."""
+        if self._panel.follow(task):
+            self.show()
 
     def _onChosen(self) -> None:
         index = self._ui.packComboBox.currentIndex
@@ -70,22 +77,22 @@ class PacksBox:
         path = path[0] if isinstance(path, (tuple, list)) else path
         if path:
             self._panel.install(Path(path))
-            self._changedPacks()
+            self._begun()
 
     def _onVerify(self) -> None:
         self._panel.verify()
-        self.show()
+        self._begun()
 
     def _onRemove(self) -> None:
         chosen = self._panel.view().chosen
         if self._confirm(_("Remove {id} and its previous version from this computer?").format(id=chosen)):
             self._panel.remove()
-            self._changedPacks()
+            self._begun()
 
     def _onRollBack(self) -> None:
         self._panel.roll_back()
-        self._changedPacks()
+        self._begun()
 
-    def _changedPacks(self) -> None:
+    def _begun(self) -> None:
         self.show()
         self._changed()

@@ -103,6 +103,29 @@ def test_the_segment_box_is_asked_when_it_matters(box: Box) -> None:
     assert box.start.requests[0].task == "spleen"
 
 
+def test_a_run_of_the_segment_box_is_waited_for(box: Box) -> None:
+    box.panel.block("Wait until the run has ended.")
+    assert (box.panel.view().enabled, box.panel.view().reason) == (False, "Wait until the run has ended.")
+    box.panel.start()
+    assert not box.panel.running
+    box.panel.block("")
+    box.panel.start()
+    assert box.panel.running
+
+
+def test_what_files_have_to_say_is_seen_failures_first(box: Box) -> None:
+    box.panel.start()
+    box.end(
+        RunChanged(run=0, runs=3, name=NAMES[0], state="done", message="the liver is small"),
+        RunChanged(run=1, runs=3, name=NAMES[1], state="failed", message="the file is damaged"),
+        RunChanged(run=2, runs=3, name=NAMES[2], state="running"),
+    )
+    assert box.panel.view().details == ("b.nrrd: The file is damaged", "a.nii.gz: The liver is small")
+    box.end(*(RunChanged(run=2, runs=9, name=f"{n}.nrrd", state="failed", message="damaged") for n in range(7)))
+    assert len(box.panel.view().details) == 7
+    assert box.panel.view().details[-1].startswith("and 3 more")
+
+
 def test_files_are_looked_for_when_typing_has_ended(box: Box) -> None:
     before = box.background.submitted
     for pattern in ("*", "*.", "*.n", "*.nr", "*.nrrd"):

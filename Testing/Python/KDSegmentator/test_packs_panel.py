@@ -17,6 +17,7 @@ from KDSegmentatorPanel.pack_card import card
 from KDSegmentatorPanel.packs_panel import PacksPanel
 from support.chained_packs import EARLIER, after_earlier, install_earlier, install_later
 from support.generated_family import build_size
+from support.panel_doubles import AtOnce
 
 SHIPPED = Path(__file__).parents[3] / "Resources" / "Packs"
 
@@ -29,7 +30,7 @@ def store(tmp_path: Path) -> PackStore:
 
 
 def test_families_are_listed_from_the_teacher_down(store: PackStore) -> None:
-    view = PacksPanel(store).view()
+    view = PacksPanel(store, AtOnce()).view()
     assert [row.id for row in view.rows] == ["generated-x1", "generated-x1_4"]
     assert view.rows[0].text == "Generated test pack, x1 (shipped)"
     assert view.chosen == "generated-x1"
@@ -38,30 +39,65 @@ def test_families_are_listed_from_the_teacher_down(store: PackStore) -> None:
 
 
 def test_install_verify_roll_back_remove(store: PackStore, tmp_path: Path) -> None:
-    panel = PacksPanel(store)
+    panel = PacksPanel(store, AtOnce())
     for version in ("1.1.0", "1.2.0"):
         build_size(tmp_path / version / "generated-x1_4", "x1/4", version=version)
         panel.install(tmp_path / version / "generated-x1_4")
+        assert panel.poll()
         assert panel.view().message.text == f"Installed generated-x1_4 {version}. All hashes are right."
     view = panel.view()
     assert view.chosen == "generated-x1_4"
     assert view.rows[1].text.endswith("(installed)")
     assert (view.remove_reason, view.roll_back_reason) == ("", "")
     panel.verify()
+    assert panel.poll()
     assert panel.view().message.text == "generated-x1_4 1.2.0: all hashes are right."
     panel.roll_back()
+    assert panel.poll()
     assert panel.view().message.text == "generated-x1_4 is 1.1.0 again."
     panel.remove()
+    assert panel.poll()
     assert panel.view().message.text == "Removed generated-x1_4."
     assert panel.view().rows[1].text.endswith("(shipped)")
     panel.choose("generated-x1")
     assert panel.view().message.text == ""
 
 
+def test_the_user_is_not_held_up(store: PackStore) -> None:
+    background = AtOnce(later=True)
+    panel = PacksPanel(store, background)
+    panel.choose("generated-x1")
+    panel.verify()
+    view = panel.view()
+    assert (panel.busy, view.message.text) == (True, "Checking generated-x1 …")
+    assert view.busy_reason == view.remove_reason == view.roll_back_reason == "Wait until this has ended."
+    panel.choose("generated-x1_4")
+    panel.remove()
+    assert not panel.poll()
+    background.run()
+    assert panel.poll()
+    assert not panel.busy
+    assert panel.view().message.text == "generated-x1 1.0.0: all hashes are right.", "the one that was chosen"
+
+
+def test_the_box_follows_the_task(tmp_path: Path) -> None:
+    panel = PacksPanel(PackStore(tmp_path, SHIPPED), AtOnce())
+    assert panel.follow("hippocampus")
+    assert panel.view().chosen.startswith("hippocampus-")
+    panel.choose("hippocampus-x1_4")
+    assert not panel.follow("hippocampus")
+    assert panel.view().chosen == "hippocampus-x1_4", "what the user chose stays"
+    assert panel.follow("brain-t1")
+    assert panel.view().chosen.startswith("brain-t1-")
+    assert panel.follow("a task without packs")
+    assert panel.view().chosen.startswith("brain-t1-")
+
+
 def test_a_file_that_is_no_pack(store: PackStore, tmp_path: Path) -> None:
     (tmp_path / "holiday.kdpack").write_bytes(b"not a zip")
-    panel = PacksPanel(store)
+    panel = PacksPanel(store, AtOnce())
     panel.install(tmp_path / "holiday.kdpack")
+    assert panel.poll()
     message = panel.view().message
     assert message.level == "error"
     assert "holiday.kdpack" in message.text
@@ -75,9 +111,10 @@ def test_a_damaged_pack_says_so(store: PackStore, tmp_path: Path) -> None:
     content = bytearray(body.read_bytes())
     content[-1] ^= 1
     body.write_bytes(content)
-    panel = PacksPanel(store)
+    panel = PacksPanel(store, AtOnce())
     panel.choose("generated-x1_4")
     panel.verify()
+    assert panel.poll()
     assert "body.onnx is not the file that the manifest lists" in panel.view().message.text
     body.unlink()
     view = panel.view()
@@ -87,7 +124,7 @@ def test_a_damaged_pack_says_so(store: PackStore, tmp_path: Path) -> None:
 
 
 def test_no_packs(tmp_path: Path) -> None:
-    view = PacksPanel(PackStore(tmp_path, tmp_path)).view()
+    view = PacksPanel(PackStore(tmp_path, tmp_path), AtOnce()).view()
     assert (view.rows, view.chosen, view.card) == ((), "", "")
 
 
@@ -183,17 +220,21 @@ def test_the_table_of_the_readme_shows_them_too(monkeypatch: pytest.MonkeyPatch)
 def test_a_pack_without_the_one_that_is_run_before_it_says_so(tmp_path: Path) -> None:
     store = PackStore(tmp_path / "user", tmp_path / "none shipped")
     later = install_later(store, tmp_path, region=after_earlier())
-    panel = PacksPanel(store)
+    panel = PacksPanel(store, AtOnce())
     panel.install(later.folder)
+    assert panel.poll()
     message = panel.view().message
     assert message.level == "warning"
     assert f"Inside-x1_4 needs {EARLIER} 1.0.0 or later" in message.text
     panel.verify()
+    assert panel.poll()
     assert f"install {EARLIER}" in panel.view().message.text
     assert f"{EARLIER} 1.0.0 or later" in panel.view().card
     panel.install(install_earlier(store, tmp_path).folder)
+    assert panel.poll()
     assert panel.view().message.level == "information"
     panel.remove()
+    assert panel.poll()
     message = panel.view().message
     assert message.text.startswith(f"Removed {EARLIER}. Inside-x1_4 needs {EARLIER}")
     assert message.level == "warning"

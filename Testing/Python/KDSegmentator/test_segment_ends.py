@@ -33,6 +33,15 @@ class TestEnds:
         box.panel.segment()
         assert box.panel.state is State.RUNNING
 
+    def test_a_batch_is_waited_for(self, box: Panel) -> None:
+        box.panel.block("Wait until the batch has ended.")
+        assert box.panel.view().what == "Wait until the batch has ended."
+        box.panel.segment()
+        assert box.panel.state is State.NO_VOLUME
+        box.panel.block("")
+        box.panel.segment()
+        assert box.panel.state is State.RUNNING
+
     def test_failure(self, box: Panel) -> None:
         before = box.mrml.ids()
         box.panel.segment()
