@@ -33,6 +33,10 @@ stable_seconds = 1
 aet = "MR1"
 host = "127.0.0.1"
 port = 104
+[[orthanc.sender]]
+aet = "MR9"
+host = "127.0.0.9"
+port = 104
 
 [[target]]
 name = "out"
@@ -204,8 +208,14 @@ def labels_like(labels: Volume, series) -> np.ndarray:
     return labels.voxels[z, y, x].reshape(series.spatial_shape)
 
 
-@pytest.mark.parametrize(("calling", "called"), [("MR1", "kdseg"), ("MR2", "KDSEG")], ids=["called", "calling"])
-def test_a_wrong_ae_title_is_rejected(site: Site, node: Parts, images: list[Path], calling: str, called: str) -> None:
+@pytest.mark.parametrize(
+    ("calling", "called"),
+    [("MR1", "kdseg"), ("MR2", "KDSEG"), ("MR9", "KDSEG")],
+    ids=["called", "calling", "from another address"],
+)
+def test_a_wrong_ae_title_or_address_is_rejected(
+    site: Site, node: Parts, images: list[Path], calling: str, called: str
+) -> None:
     assert not storescu(site, images[:1], calling=calling, called=called)
     assert intake(node).reconcile() == 0
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ import pytest
 pytest.importorskip("pynetdicom", reason="needs pynetdicom: pip install 'kdsegmentator[node]'")
 from KDSegmentatorLib.errors import DeliveryError, InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume
+from KDSegmentatorLib.node import safety
 from KDSegmentatorLib.node.places import Places
-from KDSegmentatorLib.node.settings import DicomTarget, Tls, WebTarget
+from KDSegmentatorLib.node.settings import DicomTarget, Tls, WebTarget, read_settings
 from KDSegmentatorLib.node.targets import sender
 from support.certificates import authority, certificate, tls_proxy
 from support.dicom_series import write_series
@@ -145,3 +148,35 @@ def test_a_password_that_others_can_read_and_a_certificate_that_is_missing_are_r
 def test_a_result_that_is_gone_is_said(pacs: Pacs, tmp_path: Path) -> None:
     with pytest.raises(DeliveryError, match="run the job again"):
         send(pacs, pacs.dicom(pacs.tls(pacs.ca, pacs.node)), tmp_path)
+
+
+def test_orthanc_takes_scans_from_senders_that_prove_who_they_are(
+    pacs: Pacs, results: Path, make: Callable[..., Places]
+) -> None:
+    if shutil.which("storescu") is None:
+        pytest.skip("needs storescu: apt-get install dcmtk")
+    certificate, key = pacs.server
+    settings = f"""
+[orthanc]
+url = "http://127.0.0.1:{free_port()}"
+port = {free_port()}
+tls = {{ ca = "{pacs.ca}", certificate = "{certificate}", key = "{key}" }}
+[[orthanc.sender]]
+aet = "MR1"
+host = "127.0.0.1"
+"""
+    places = make(settings)
+    assert safety.problems(places, read_settings(places.root)) == []
+    with OrthancServer(places.orthanc) as orthanc:
+
+        def sent(*tls: object) -> bool:
+            command = ["storescu", *map(str, tls), "-aet", "MR1", "-aec", "KDSEG", "127.0.0.1", str(orthanc.dicom_port)]
+            files = map(str, results.iterdir())
+            return subprocess.run([*command, *files], capture_output=True, timeout=60, check=False).returncode == 0
+
+        assert not sent()
+        assert not sent("--anonymous-tls", "--add-cert-file", pacs.ca)
+        assert not sent("--enable-tls", pacs.rogue[1], pacs.rogue[0], "--add-cert-file", pacs.ca)
+        assert orthanc.instances() == []
+        assert sent("--enable-tls", pacs.node[1], pacs.node[0], "--add-cert-file", pacs.ca)
+        assert len(orthanc.instances()) == 2

@@ -216,6 +216,26 @@ def test_a_full_disk_suspends_the_queue_and_burns_no_job(node: Parts, monkeypatc
     assert node.states == ["written"]
 
 
+def test_below_the_watermark_of_the_disk_no_job_is_begun(make: Make) -> None:
+    places = make()
+    text = places.settings.read_text()
+    places.settings.write_text(text.replace("free_gb = 0.1", "free_gb = 1e9"))
+    node = Parts(places)
+    write_scan(node.scans / "a.nii.gz")
+    node.take_in()
+    node.upkeep.look()
+    node.segment()
+    assert node.states == ["received"]
+    suspension = node.queue.suspension()
+    assert suspension is not None
+    assert "less than [limits] free_gb = 1e+09" in suspension.reason
+    places.settings.write_text(text)
+    again = Parts(places)
+    again.upkeep.look()
+    again.segment()
+    assert again.states == ["written"]
+
+
 def test_an_unexpected_error_is_tried_again_and_then_fails_without_its_text(
     node: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
