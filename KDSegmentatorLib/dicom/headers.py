@@ -1,4 +1,4 @@
-"""Headers of DICOM files: which series there are, and where each image of one lies."""
+"""Headers of DICOM files, and where each image of a series lies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,71 +15,16 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 from pydicom import Dataset, dcmread
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from KDSegmentatorLib.dicom.archive import MAXIMUM_RATIO, RATIO_FREE_BYTES
 from KDSegmentatorLib.errors import ImageReadError
 
-IMAGE_CLASSES = frozenset(
-    {
-        "1.2.840.10008.5.1.4.1.1.2",  # CT
-        "1.2.840.10008.5.1.4.1.1.2.1",  # enhanced CT
-        "1.2.840.10008.5.1.4.1.1.2.2",  # legacy converted enhanced CT
-        "1.2.840.10008.5.1.4.1.1.4",  # MR
-        "1.2.840.10008.5.1.4.1.1.4.1",  # enhanced MR
-        "1.2.840.10008.5.1.4.1.1.4.4",  # legacy converted enhanced MR
-        "1.2.840.10008.5.1.4.1.1.128",  # PET
-        "1.2.840.10008.5.1.4.1.1.128.1",  # legacy converted enhanced PET
-        "1.2.840.10008.5.1.4.1.1.130",  # enhanced PET
-    }
-)
-"""SOP classes whose images have a place in the patient."""
-
-_SUMMARY_TAGS = [
-    "SOPClassUID", "Modality", "SeriesInstanceUID", "StudyInstanceUID", "SeriesNumber", "SeriesDescription",
-    "BodyPartExamined", "NumberOfFrames",
-]  # fmt: skip
 _START_BYTES = 1024
 _META_LENGTH_AT = 140
 """Where the length of the file's own header is: after preamble, prefix, tag and VR."""
 
 _LARGEST_COSINE_ERROR = 1e-2
-
-
-@dataclass(frozen=True, kw_only=True)
-class SeriesSummary:
-    """A series that was found, from its headers alone. No patient data.
-
-    Attributes:
-        uid: Series Instance UID; empty if it was anonymised away.
-        study_uid: Study Instance UID; empty if it was anonymised away.
-        modality: ``CT``, ``MR``, ``SEG``, ...; empty if it is not said.
-        number: Series Number; None if there is none.
-        description: Series Description, or empty.
-        body_part: Body Part Examined, or empty.
-        images: number of images: files, or frames of multi-frame files.
-        files: how they are called: paths below the folder, or names in the archive.
-        obstacle: why it cannot be a volume (a segmentation, a report, a plain picture); empty if it may be one.
-    """
-
-    uid: str
-    study_uid: str
-    modality: str
-    number: int | None
-    description: str
-    body_part: str
-    images: int
-    files: tuple[str, ...]
-    obstacle: str = ""
-
-    @property
-    def title(self) -> str:
-        """How it is called in messages, for example ``12 "T1post" (MR, 22 images)``."""
-        number = "without a number" if self.number is None else str(self.number)
-        description = f' "{self.description}"' if self.description else ""
-        return (
-            f"{number}{description} ({self.modality or 'no modality'}, {self.images} image{'s' * (self.images != 1)})"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -115,48 +60,6 @@ def without_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pydicom")
         yield
-
-
-def summaries(files: Mapping[str, Path], check: Callable[[], None] = lambda: None) -> tuple[SeriesSummary, ...]:
-    """Return the series that files belong to, by number and UID.
-
-    Args:
-        files: names for messages, and paths.
-        check: called for every file; may raise to stop.
-
-    Raises:
-        ImageReadError: a file is damaged.
-    """
-    found: dict[str, SeriesSummary] = {}
-    members: dict[str, list[str]] = {}
-    images: dict[str, int] = {}
-    classes: dict[str, set[str]] = {}
-    for name, path in files.items():
-        check()
-        header = read_header(path, name, _SUMMARY_TAGS)
-        sop_class = text(header, "SOPClassUID")
-        if sop_class == "1.2.840.10008.1.3.10":  # a DICOMDIR is of no series
-            continue
-        uid = text(header, "SeriesInstanceUID")
-        if uid not in found:
-            found[uid] = SeriesSummary(
-                uid=uid,
-                study_uid=text(header, "StudyInstanceUID"),
-                modality=text(header, "Modality"),
-                number=_whole(header, "SeriesNumber"),
-                description=text(header, "SeriesDescription"),
-                body_part=text(header, "BodyPartExamined"),
-                images=0,
-                files=(),
-            )
-        members.setdefault(uid, []).append(name)
-        images[uid] = images.get(uid, 0) + (_whole(header, "NumberOfFrames") or 1)
-        classes.setdefault(uid, set()).add(sop_class)
-    series = [
-        replace(one, images=images[uid], files=tuple(members[uid]), obstacle=_obstacle(classes[uid]))
-        for uid, one in found.items()
-    ]
-    return tuple(sorted(series, key=lambda one: (one.number is None, one.number or 0, one.uid)))
 
 
 def read_header(path: Path, name: str, tags: list[str] | None = None) -> Dataset:
@@ -240,7 +143,7 @@ def _check_deflated(file: BinaryIO, name: str) -> None:
 
 def _planes_of(name: str, path: Path, header: Dataset) -> Iterator[ImagePlane]:
     if "PerFrameFunctionalGroupsSequence" not in header:
-        if (_whole(header, "NumberOfFrames") or 1) > 1:
+        if (whole(header, "NumberOfFrames") or 1) > 1:
             raise ImageReadError(
                 f"{name} has several frames and does not say where each lies; give the series as slices"
             )
@@ -264,7 +167,7 @@ def _plane(name: str, path: Path, header: Dataset, frame: int, groups: list[Data
         raise ImageReadError(
             f"{name} has a Pixel Spacing of {between_rows:g} x {between_columns:g} mm; export it again"
         )
-    rows, columns = _whole(header, "Rows"), _whole(header, "Columns")
+    rows, columns = whole(header, "Rows"), whole(header, "Columns")
     if not rows or not columns:
         raise ImageReadError(f"{name} has no image: its header gives no Rows or Columns; export it again")
     return ImagePlane(
@@ -309,7 +212,8 @@ def text(dataset: Dataset, keyword: str) -> str:
     return "".join(character if character.isprintable() else " " for character in printable).strip()
 
 
-def _whole(dataset: Dataset, keyword: str) -> int | None:
+def whole(dataset: Dataset, keyword: str) -> int | None:
+    """Return a value of a header as a whole number, None if it is not there or damaged."""
     try:
         return int(value(dataset, keyword))
     except (TypeError, ValueError, OverflowError):
@@ -327,12 +231,6 @@ def _numbers(dataset: Dataset, keyword: str, count: int, name: str) -> npt.NDArr
             f"{name} has no usable {keyword} ({count} numbers): its place is not known; export it again"
         )
     return numbers
-
-
-def _obstacle(classes: set[str]) -> str:
-    others = sorted(classes - IMAGE_CLASSES)
-    names = [UID(other).name.removesuffix(" Storage") or "no SOP class" for other in others]
-    return f"it holds {', '.join(names)}, not a CT, MR or PET scan" if names else ""
 
 
 def _digest(path: Path) -> bytes:

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from KDSegmentatorLib.dicom.grid import slice_grid
-from KDSegmentatorLib.dicom.headers import ImagePlane, SeriesSummary, planes, summaries, text, without_warnings
+from KDSegmentatorLib.dicom.headers import ImagePlane, planes, text, without_warnings
 from KDSegmentatorLib.dicom.pixels import check_pixels, read_images
 from KDSegmentatorLib.dicom.sources import Source, opened
+from KDSegmentatorLib.dicom.summaries import SeriesSummary, summaries
 from KDSegmentatorLib.dicom.tilt import TiltedSlices
 from KDSegmentatorLib.errors import GeometryError, ImageReadError, InvalidSettingsError
 from KDSegmentatorLib.geometry import Volume

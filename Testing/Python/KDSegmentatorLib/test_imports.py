@@ -24,8 +24,13 @@ CLINICAL = {
 }
 """The dependencies of the distribution."""
 
-FURTHER = {"mrml": {"slicer", "vtk"}, "dicom": {"pydicom", "highdicom", "dicomweb_client", "requests"}}
-"""What a package of the library may import beside them: what 3D Slicer has, what the extra ``dicom`` brings."""
+DICOM = {"pydicom", "highdicom", "dicomweb_client", "requests"}
+FURTHER = {
+    "mrml": {"slicer", "vtk"},
+    "dicom": DICOM,
+    "node": DICOM | {"pynetdicom", "tomli", "typing_extensions"},  # the last comes with highdicom
+}
+"""What a package of the library may import beside them: what 3D Slicer has, what the extras of that name bring."""
 
 
 def imported(path: Path) -> Iterator[str]:
