@@ -22,6 +22,7 @@ from PySide6.QtGui import QImage, QPainter
 from support.slicer_application.application import open_module
 
 PICTURE = Path(__file__).resolve().parent / "images" / "slicer-panel.png"
+MORE = PICTURE.with_name("slicer-panel-more.png")
 WIDTH, GAP = 400, 12
 LONGEST_SECONDS = 120.0
 
@@ -40,6 +41,21 @@ def main() -> None:
         wait(lambda: not widget.busy)
         screens.append(screen(place))
         beside_one_another(screens).save(str(PICTURE))
+        ui = widget.ui
+        ui.segmentBox.collapsed = ui.resultBox.collapsed = True
+        ui.moreBox.collapsed = False
+        ui.compareAllButton.click()
+        wait(lambda: not widget.busy)
+        for box in (ui.resultBox, ui.segmentBox, ui.packsBox, ui.batchBox):
+            box.collapsed = True
+        ui.compareBox.collapsed = False
+        ui.nextPlaceButton.click()
+        screens = [screen(place)]
+        ui.compareBox.collapsed, ui.packsBox.collapsed = True, False
+        ui.verifyPackButton.click()
+        wait(lambda: not widget.busy)
+        screens.append(screen(place))
+        beside_one_another(screens).save(str(MORE))
         widget.cleanup()
 
 

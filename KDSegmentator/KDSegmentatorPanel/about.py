@@ -19,7 +19,7 @@ def help_text() -> str:
 result is complete.</li>
 </ol>
 <p><b>Not a medical device; for research.</b> Every result has to be checked by a person. What a pack is made for, how
-it was tested and where its limits are is said in its card under Packs.</p>
+it was tested and where its limits are is said in its card under Models.</p>
 """)
     return text + _("<p>More in the <a href='{url}'>documentation</a>.</p>").format(url=DOCUMENTATION_URL)
 

@@ -174,7 +174,7 @@ class Selection:
         family = self.family
         if family is None:
             damaged = [f"{pack.id}: {for_people(pack.error)}" for pack in self._packs.damaged()]
-            return " ".join([_("No pack is installed. Install one under Packs."), *damaged])
+            return " ".join([_("No model is installed. Install one under Models."), *damaged])
         if not any(row.kept for row in label_rows(family, self._inputs.left_out)):
             return _("No structure is chosen. Choose at least one under Labels.")
         return ""

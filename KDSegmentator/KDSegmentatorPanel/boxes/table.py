@@ -35,6 +35,7 @@ def show_table(
     table.setHorizontalHeaderLabels(list(columns))
     table.verticalHeader().setVisible(False)
     header = table.horizontalHeader()
+    header.setHighlightSections(False)
     for column in range(len(columns)):
         mode = qt.QHeaderView.Stretch if column == 0 else qt.QHeaderView.ResizeToContents
         header.setSectionResizeMode(column, mode)

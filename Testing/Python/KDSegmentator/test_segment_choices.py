@@ -159,7 +159,7 @@ class TestChoices:
         box.choose(volume=mrml.volume_node(scan()))
         view = box.panel.view()
         assert box.panel.state is State.NO_VOLUME
-        assert view.what == "No pack is installed. Install one under Packs."
+        assert view.what == "No model is installed. Install one under Models."
         assert (view.task, view.size, view.qualities, view.labels) == ("", "", (), ())
 
     def test_a_damaged_pack_is_named(self, mrml: MrmlScene, tmp_path: Path) -> None:
