@@ -112,12 +112,9 @@ def load_sample() -> None:
     SampleData.SampleDataLogic().downloadSamples(SAMPLE)
 
 
-def export_dicom(item: int) -> None:
-    """Open Slicer's dialog to export an item of the subject hierarchy; blocks until it is closed."""
-    dialog = slicer.qSlicerDICOMExportDialog(None)
-    dialog.setMRMLScene(slicer.mrmlScene)
-    dialog.execDialog(item)
-    dialog.deleteLater()
+def dicom_file(uid: str) -> str:
+    """Return the file of a SOP Instance UID in Slicer's DICOM database; empty if it is not there."""
+    return str(slicer.dicomDatabase.fileForInstance(uid) or "")
 
 
 class _Jobs:

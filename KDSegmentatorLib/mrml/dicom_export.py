@@ -18,7 +18,7 @@ from KDSegmentatorLib.geometry import Volume, matrix, vector
 from KDSegmentatorLib.io.files import write_together
 from KDSegmentatorLib.mrml.grids import check_not_sheared, local_to_lps, quoted
 from KDSegmentatorLib.mrml.label_maps import label_volume, reference_volume, segment_values
-from KDSegmentatorLib.mrml.nodes import ATTRIBUTE_PREFIX, LABELS_ATTRIBUTE
+from KDSegmentatorLib.mrml.nodes import ATTRIBUTE_PREFIX, LABELS_ATTRIBUTE, source_instances
 from KDSegmentatorLib.mrml.segmentations import labels_sha256
 from KDSegmentatorLib.packs.manifest import Label
 
@@ -41,24 +41,13 @@ def source_files(node: vtkMRMLSegmentationNode, file_of_instance: Callable[[str]
     Raises:
         SceneError: the volume is not in the scene, was not loaded from DICOM, or its files are gone.
     """
-    volume = reference_volume(node)
-    if volume is None:
-        raise SceneError(
-            f"the volume that {quoted(node)} was made on is not in the scene, and a DICOM result refers to its images; "
-            "load the volume and segment again"
-        )
-    uids = (volume.GetAttribute("DICOM.instanceUIDs") or "").split()
-    if not uids:
-        raise SceneError(
-            f"{quoted(volume)} was not loaded from DICOM, and a DICOM result refers to its images; load the series "
-            "from the DICOM module, and segment it"
-        )
+    uids = source_instances(node)
     files = [Path(file) for file in (file_of_instance(uid) for uid in uids) if file]
     gone = len(uids) - sum(file.is_file() for file in files)
     if gone:
         raise SceneError(
-            f"{gone} of the {len(uids)} images of {quoted(volume)} are not in Slicer's DICOM database any more; import "
-            "the series again"
+            f"{gone} of the {len(uids)} images that {quoted(node)} was made on are not in Slicer's DICOM "
+            "database any more; import the series again"
         )
     return list(dict.fromkeys(files))
 

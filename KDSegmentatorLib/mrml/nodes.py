@@ -87,11 +87,11 @@ def hide_in_tree(node: vtkMRMLNode) -> None:
         hierarchy.SetItemAttribute(item, excluded, "1")
 
 
-def dicom_item(node: vtkMRMLSegmentationNode) -> int:
-    """Return the subject-hierarchy item of a segmentation that Slicer can export to DICOM.
+def source_instances(node: vtkMRMLSegmentationNode) -> list[str]:
+    """Return the SOP Instance UIDs of the images that the volume of a segmentation was loaded from.
 
     Raises:
-        SceneError: Slicer cannot; the message says what is missing.
+        SceneError: the volume is not in the scene, or was not loaded from DICOM.
     """
     volume = node.GetNodeReference(node.GetReferenceImageGeometryReferenceRole())
     if volume is None:
@@ -99,31 +99,13 @@ def dicom_item(node: vtkMRMLSegmentationNode) -> int:
             f"the volume that {quoted(node)} was made on is not in the scene, and DICOM export refers to its images; "
             "load the volume and segment again"
         )
-    if not (volume.GetAttribute("DICOM.instanceUIDs") or "").split():
+    uids = (volume.GetAttribute("DICOM.instanceUIDs") or "").split()
+    if not uids:
         raise SceneError(
             f"{quoted(volume)} was not loaded from DICOM, and DICOM export refers to its images; export the volume to "
             "DICOM (module Data, right-click it), load it from there, and segment it"
         )
-    hierarchy = _hierarchy(node.GetScene())
-    item = None if hierarchy is None else _item_in_study(node, hierarchy)
-    if item is None:
-        raise SceneError(
-            f"{quoted(node)} is under no study of a patient; drag it to the study of {quoted(volume)} (module Data)"
-        )
-    return item
-
-
-def _item_in_study(node: vtkMRMLNode, hierarchy: Any) -> int | None:
-    import slicer
-
-    levels = slicer.vtkMRMLSubjectHierarchyConstants
-    item = hierarchy.GetItemByDataNode(node)
-    above = item
-    for level in (levels.GetDICOMLevelStudy(), levels.GetDICOMLevelPatient()):
-        above = hierarchy.GetItemParent(above) if above != hierarchy.GetInvalidItemID() else above
-        if above == hierarchy.GetInvalidItemID() or not hierarchy.IsItemLevel(above, level):
-            return None
-    return int(item)
+    return uids
 
 
 def remove_node(node: vtkMRMLNode) -> None:

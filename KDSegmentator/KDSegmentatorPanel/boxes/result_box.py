@@ -11,7 +11,7 @@ import qt
 from KDSegmentatorLib.errors import KDSegmentatorError
 from KDSegmentatorLib.io.images import write_volume
 from KDSegmentatorLib.mrml.label_maps import label_volume
-from KDSegmentatorLib.mrml.nodes import dicom_item
+from KDSegmentatorLib.mrml.nodes import source_instances
 from KDSegmentatorLib.mrml.results import write_table
 from KDSegmentatorLib.mrml.surfaces import is_shown_in_3d, show_in_3d
 from KDSegmentatorPanel.boxes.widgets import Enabling, show_warnings
@@ -82,7 +82,7 @@ class ResultBox:
         self._table.setEnabled(statistics_of(node) is not None)
         problem = _dicom_problem(node)
         self._dicom.setEnabled(not problem)
-        about = _("DICOM Segmentation under the study of the volume, with Slicer's own dialog.")
+        about = _("Segmentation, structure set and report of volumes, for the patient and study of the volume.")
         self._dicom.setToolTip(problem or about)
         show_warnings(self._ui.warningsLabel, view.warnings)
         self._ui.provenanceLabel.setText(view.origin)
@@ -198,14 +198,11 @@ class ResultBox:
 
     def _onExportDicom(self) -> None:
         node = self._node()
-        if node is None:
-            return
-        try:
-            item = dicom_item(node)
-        except KDSegmentatorError as error:  # the volume was removed in the meantime
-            self._report(for_people(error))
-        else:
-            self._application.export_dicom(item)
+        folder = (
+            qt.QFileDialog.getExistingDirectory(self._ui.resultBox, _("Folder for the DICOM files")) if node else ""
+        )
+        if folder:
+            self._tried(lambda: _export_dicom(node, self._application.dicom_file, Path(folder)))
 
     def _node(self) -> Any:
         return self._ui.resultSelector.currentNode()
@@ -235,7 +232,13 @@ def _dicom_problem(node: Any) -> str:
     if node is None:
         return _("Choose a segmentation first.")
     try:
-        dicom_item(node)
+        source_instances(node)
     except KDSegmentatorError as error:
         return for_people(error)
     return ""
+
+
+def _export_dicom(node: Any, file_of_instance: Callable[[str], str], folder: Path) -> None:
+    from KDSegmentatorLib.mrml.dicom_export import export_dicom  # takes a second, and needs highdicom
+
+    export_dicom(node, file_of_instance, folder)
