@@ -40,7 +40,6 @@ def capture(images: LabelledImages) -> SCImage:
         coordinate_system="PATIENT",
         patient_orientation=("L", "P"),  # highdicom insists on one
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set=None,
         **identification(images, description=f"{title} overlay", series_number=SERIES_NUMBER),
     )
     instance.PatientOrientation = []

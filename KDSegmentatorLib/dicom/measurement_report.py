@@ -56,7 +56,6 @@ def measurement_report(images: LabelledImages, segmentation: Segmentation) -> sr
         is_final=False,
         is_verified=False,
         record_evidence=False,
-        specific_character_set=None,
         **identification(
             images,
             description=f"{MANUFACTURER} {algorithm.task} {algorithm.size} volumes",

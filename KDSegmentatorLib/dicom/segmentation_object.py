@@ -46,7 +46,6 @@ def segmentation_object(images: LabelledImages, kind: Kind = "BINARY") -> Segmen
         content_label="SEGMENTATION",
         content_description=fitted(f"{algorithm.task} {algorithm.size}", images.series),
         content_creator_name=f"{MANUFACTURER}^",  # the caret says that there is one part only
-        specific_character_set=None,
         **identification(
             images,
             description=f"{MANUFACTURER} {algorithm.task} {algorithm.size}",
