@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from KDSegmentatorLib import read_volume
+from KDSegmentatorPanel.sample_data import SAMPLES
 
 ROOT = Path(__file__).parents[3]
 MODULE = ROOT / "KDSegmentator"
@@ -126,6 +131,25 @@ def test_icon() -> None:
     with Image.open(MODULE / "Resources" / "Icons" / "KDSegmentator.png") as icon:
         assert icon.size == (128, 128)
         assert icon.mode == "RGBA"
+
+
+def test_samples_are_the_files_that_are_registered() -> None:
+    """Slicer compares the checksum when it loads one."""
+    for thumbnail, files in SAMPLES.values():
+        assert (MODULE / "Resources" / thumbnail).is_file()
+        for file in files:
+            content = (MODULE / "Resources" / "Samples" / file.name).read_bytes()
+            assert file.checksum == f"SHA256:{hashlib.sha256(content).hexdigest()}"
+
+
+def test_the_brain_lies_as_its_header_says() -> None:
+    """Its middle is where it is in MNI space."""
+    scan = read_volume(MODULE / "Resources" / "Samples" / "KDSegmentator-brain.nrrd")
+    k, j, i = (places.mean() for places in np.nonzero(scan.voxels > 40))
+    left, posterior, superior = (scan.affine @ [i, j, k, 1.0])[:3]
+    assert abs(left) < 2
+    assert 10 < posterior < 30
+    assert 0 < superior < 25
 
 
 def test_every_shipped_task_has_a_picture() -> None:
