@@ -22,8 +22,9 @@ INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check -c constrai
 demo: $(VENV)/demo.stamp
 	$(RUN) demo/brain.py $(ARGS)
 
+# Each file's tests run in one process; as many files at a time as there are cores.
 test: $(VENV)/dev.stamp
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: lint-style lint-types lint-imports
 

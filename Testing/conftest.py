@@ -14,7 +14,8 @@ import pytest
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # no example is slow in itself, but a busy machine makes any of them slow
-hypothesis.settings.register_profile("kdsegmentator", deadline=None)
+hypothesis.settings.register_profile("kdsegmentator", deadline=None, max_examples=25)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=300)  # --hypothesis-profile=thorough
 hypothesis.settings.load_profile("kdsegmentator")
 
 ALLOWED_SKIPS = {
