@@ -44,14 +44,17 @@ def check(volume: Volume, families: Sequence[Family]) -> CheckedVolume:
         families: of the installed packs.
     """
     unusable = _problem(plausibility.check_finite, volume)
-    modalities = {} if unusable else {family.packs[0].manifest.modality: "" for family in families}
-    for modality in modalities:
-        modalities[modality] = _problem(plausibility.check_intensities, volume, modality)
+    scans: dict[tuple[str, float | None], str] = {}  # each look at all voxels once
+    for family in [] if unusable else families:
+        kind = _kind_of_scan(family.packs[0].manifest)
+        if kind not in scans:
+            look = partial(plausibility.check_intensities, cut_off=kind[1])
+            scans[kind] = _problem(look, volume, kind[0])
     return CheckedVolume(
         outline=outline_of(volume),
         unusable=unusable,
         unlikely={
-            family.task: modalities[manifest.modality] or _size_problem(volume, manifest, families)
+            family.task: scans[_kind_of_scan(manifest)] or _size_problem(volume, manifest, families)
             for family in ([] if unusable else families)
             for manifest in [family.packs[0].manifest]
         },
@@ -80,6 +83,10 @@ def with_advice(assessment: Assessment, advised: Advised) -> Assessment:
         if task in assessment
     }
     return assessment | found
+
+
+def _kind_of_scan(manifest: Manifest) -> tuple[str, float | None]:
+    return manifest.modality, plausibility.cut_off(manifest)
 
 
 def _size_problem(volume: Volume, manifest: Manifest, families: Sequence[Family]) -> str:

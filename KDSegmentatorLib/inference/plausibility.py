@@ -65,7 +65,7 @@ def check(
     check_finite(volume, stop, what)
     checks: list[Callable[[], None]] = [lambda: check_field_of_view(volume, manifest, what)]
     if found is None:
-        checks.insert(0, lambda: check_intensities(volume, manifest.modality, stop))
+        checks.insert(0, lambda: check_intensities(volume, manifest.modality, stop, cut_off=cut_off(manifest)))
     else:
         checks.insert(0, lambda: check_region_size(found, manifest, volume))
     findings = []
@@ -112,13 +112,26 @@ def check_finite(volume: Volume, check: Callable[[], None] = lambda: None, what:
         raise UnsuitableVolumeError(f"every voxel has the same value ({voxels.flat[0]}); {what} shows nothing")
 
 
-def check_intensities(volume: Volume, modality: Modality, check: Callable[[], None] = lambda: None) -> None:
+def cut_off(manifest: Manifest) -> float | None:
+    """Return the intensity below which a pack's preprocessing takes all for the same; None if there is none."""
+    return manifest.preprocessing.normalization.percentile_00_5
+
+
+def check_intensities(
+    volume: Volume,
+    modality: Modality,
+    check: Callable[[], None] = lambda: None,
+    *,
+    cut_off: float | None = None,
+) -> None:
     """Check that the intensities can be those of a scan of this modality.
 
     Args:
         volume: the scan.
         modality: of the pack.
         check: called again and again; may raise to stop.
+        cut_off: HU below which the pack's preprocessing takes all for the same. A CT that was cut off there already,
+            as data sets of one window are, shows the network what it would see anyway.
 
     Raises:
         ImplausibleVolumeError: it looks like a label map, or like another modality; the message says how to overrule.
@@ -132,8 +145,10 @@ def check_intensities(volume: Volume, modality: Modality, check: Callable[[], No
     for part in slabs(volume.voxels):
         check()
         air += int(np.count_nonzero(volume.voxels[part] < AIR_HU))
-    in_hounsfield = air >= AIR_FRACTION * volume.voxels.size
     low, high = (float(value) for value in _range(volume.voxels, check))
+    if cut_off is not None and cut_off < 0 and abs(low - cut_off) < 1:
+        air += sum(int(np.count_nonzero(volume.voxels[part] <= low)) for part in slabs(volume.voxels))
+    in_hounsfield = air >= AIR_FRACTION * volume.voxels.size
     if modality == "CT" and not in_hounsfield:
         raise ImplausibleVolumeError(
             f"the pack is made for CT in Hounsfield units; this volume ({low:g} to {high:g}) has next to no air below "

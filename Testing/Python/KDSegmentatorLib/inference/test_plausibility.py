@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from KDSegmentatorLib import geometry
-from KDSegmentatorLib.errors import CancelledError, UnsuitableVolumeError
+from KDSegmentatorLib.errors import CancelledError, ImplausibleVolumeError, UnsuitableVolumeError
 from KDSegmentatorLib.geometry import Volume
 from KDSegmentatorLib.inference.plausibility import (
     LABEL_MAP_VALUES,
@@ -52,6 +52,16 @@ def test_constant() -> None:
 def test_scans_pass(voxels: np.ndarray[Any, Any], modality: Any) -> None:
     check_finite(volume(voxels))
     check_intensities(volume(voxels), modality)
+
+
+def test_a_ct_that_was_cut_off_where_the_pack_cuts_off_passes() -> None:
+    window = np.clip(CT, -125, 275)
+    check_intensities(volume(window), "CT", cut_off=-125.0)
+    for other in (None, -900.0):
+        with pytest.raises(ImplausibleVolumeError, match="next to no air"):
+            check_intensities(volume(window), "CT", cut_off=other)
+    with pytest.raises(ImplausibleVolumeError, match="next to no air"):
+        check_intensities(volume(MR), "CT", cut_off=-125.0)
 
 
 def test_z_scored_mr_passes() -> None:
