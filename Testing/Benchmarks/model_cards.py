@@ -14,37 +14,42 @@ CONTINUED_SEED_OFFSET = 1000
 
 _EXPORT = " (export)"
 
-_PICTURES = Path(__file__).resolve().parents[2] / "KDSegmentator" / "Resources" / "Tasks"
+_ROOT = Path(__file__).resolve().parents[2]
+_PICTURES = _ROOT / "KDSegmentator" / "Resources" / "Tasks"
+
+
+def overview(packs: Sequence[StudentPack]) -> str:
+    """Return the table of all families for README.md, with links to their cards."""
+    return _overview(packs, root="", page="docs/models.md")
 
 
 def model_cards(packs: Sequence[StudentPack]) -> str:
     """Return a table of all families and one Markdown section each, from the packs' manifests alone."""
-    found = families(packs)
-    rows = [
-        "| | Task | Modality | Structures | Sizes, with mean Dice | Licence of the weights |",
-        "|---|---|---|---:|---|---|",
-        *(_row(family.packs) for family in found),
-    ]
-    return "\n\n".join(["\n".join(rows), *(_card(family.packs) for family in found)])
+    return "\n\n".join([_overview(packs, root="../", page=""), *(_card(family.packs) for family in families(packs))])
 
 
-def _row(packs: Sequence[StudentPack]) -> str:
-    """Return a family's line in the table of all."""
-    first = packs[0].manifest
-    sizes = [f"{pack.manifest.size} {_accuracy(pack.manifest.evaluation)}" for pack in packs]
-    anchor = "".join(each for each in first.title.lower().replace(" ", "-") if each.isalnum() or each == "-")
-    cells = [_picture(first.task, first.title), f"[{first.title}](#{anchor})", first.modality, str(len(first.labels))]
-    return f"| {' | '.join([*cells, ', '.join(sizes), first.weights.license])} |"
+def _overview(packs: Sequence[StudentPack], *, root: str, page: str) -> str:
+    """Return one line a family; ``root`` leads to the repository and ``page`` to the cards from where it is read."""
+    rows = ["| | Task | Modality | Structures | Sizes, with mean Dice | Weights |", "|---|---|---|---:|---|---|"]
+    for family in families(packs):
+        first = family.packs[0].manifest
+        sizes = [f"{pack.manifest.size} {_accuracy(pack.manifest.evaluation)}" for pack in family.packs]
+        anchor = "".join(each for each in first.title.lower().replace(" ", "-") if each.isalnum() or each == "-")
+        picture = _PICTURES / f"{first.task}.png"
+        cells = [
+            f"![{first.title}]({root}{picture.relative_to(_ROOT).as_posix()})" if picture.is_file() else "",
+            f"[{first.title}]({page}#{anchor}) `{first.task}`",
+            first.modality,
+            str(len(first.labels)),
+            ", ".join(sizes),
+            first.weights.license,
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def _accuracy(found: Evaluation | None) -> str:
     return "not measured" if found is None else f"{found.mean_dice.mean:.3f} (n = {found.cases})"
-
-
-def _picture(task: str, title: str) -> str:
-    """Return the picture of what a task finds; nothing if there is none."""
-    path = _PICTURES / f"{task}.png"
-    return f"![{title}](../KDSegmentator/Resources/Tasks/{path.name})" if path.is_file() else ""
 
 
 def _card(packs: Sequence[StudentPack]) -> str:

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from model_cards import model_cards
+from model_cards import model_cards, overview
 
 from KDSegmentatorLib import PackStore
 from KDSegmentatorLib.packs.catalogue import families
@@ -127,7 +127,8 @@ def reduced_precisions(packs: Sequence[StudentPack]) -> str:
 
 
 PLACES = (
-    (ROOT / "README.md", "family", tables),
+    (ROOT / "README.md", "overview", overview),
+    (ROOT / "docs" / "models.md", "family", tables),
     (ROOT / "docs" / "distillation-guide.md", "reduced", reduced_precisions),
     (ROOT / "docs" / "models.md", "models", model_cards),
 )

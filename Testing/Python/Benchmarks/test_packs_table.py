@@ -89,7 +89,7 @@ def test_only_versions_that_are_known_to_be_the_trainings_are_shown() -> None:
 
 def test_the_seed_is_the_recipes() -> None:
     students = pytest.importorskip("distillation.students", reason="install the extra 'distill'")
-    assert students._CONTINUED_SEED_OFFSET == CONTINUED_SEED_OFFSET
+    assert students.CONTINUED_SEED_OFFSET == CONTINUED_SEED_OFFSET
     assert "| 3 | 2027-01-02 |" in trained("logit", 3 + CONTINUED_SEED_OFFSET)
     assert "| 3 | 2027-01-02 |" in trained("plain", 3)
     assert "| 1003 | 2027-01-02 |" in trained("teacher", 1003), "a teacher has no warm-up"
