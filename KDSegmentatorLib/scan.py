@@ -57,7 +57,11 @@ def is_dicom_source(source: Source) -> bool:
     if not isinstance(source, (str, os.PathLike)) or not source:
         return False  # nothing that could be read
     path = Path(source)
-    if path.is_dir() or path.suffix.lower() in DICOM_SUFFIXES:
+    try:
+        folder = path.is_dir()
+    except OSError:  # a name that is too long, for example
+        return False
+    if folder or path.suffix.lower() in DICOM_SUFFIXES:
         return True
     return image_suffix(path) is None and is_dicom_file(path)
 

@@ -13,6 +13,7 @@ from KDSegmentatorLib.geometry import Volume, check_placement, matrix, vector
 from KDSegmentatorLib.io.voxels import (
     Encoding,
     Header,
+    add_field,
     check_axes,
     components_error,
     data_files,
@@ -128,7 +129,7 @@ def _fields(file: BinaryIO) -> tuple[dict[str, str], list[str]]:
         name, separator, value = line.decode("utf-8", "replace").partition("=")
         if not separator:
             break
-        fields[name.strip()] = value.strip()
+        add_field(fields, name.strip(), value.strip())
         if name.strip() == "ElementDataFile":
             listing = value.strip().upper().startswith("LIST")
             text = file.read(_HEADER_LIMIT).decode("utf-8", "replace") if listing else ""

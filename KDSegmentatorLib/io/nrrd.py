@@ -15,6 +15,7 @@ from KDSegmentatorLib.geometry import Volume, matrix, vector
 from KDSegmentatorLib.io.voxels import (
     Encoding,
     Header,
+    add_field,
     check_axes,
     components_error,
     data_files,
@@ -142,7 +143,7 @@ def _fields(file: BinaryIO) -> tuple[dict[str, str], list[str]]:
             key = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}.get(
                 name.strip().lower(), name.strip().lower()
             )
-            fields[key] = value.strip()
+            add_field(fields, key, value.strip())
             detached = detached or key == "data file"
         if file.tell() > _HEADER_LIMIT:
             break

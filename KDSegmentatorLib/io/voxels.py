@@ -160,7 +160,7 @@ def numbers(texts: list[str], name: str) -> list[float]:
     except ValueError:
         values = [math.nan]
     if not all(math.isfinite(value) for value in values):
-        raise GeometryError(f"the header's {name} ({' '.join(texts)}) is not finite; repair the image's header")
+        raise GeometryError(f"the header's {name} ({' '.join(texts)}) is not finite; {_repair(texts)}")
     return values
 
 
@@ -175,8 +175,26 @@ def positive_numbers(texts: list[str], name: str) -> list[float]:
     except GeometryError:
         values = []
     if not values or min(values) <= 0:
-        raise GeometryError(f"the spacing ({name}: {' '.join(texts)}) is not positive; repair the image's header")
+        raise GeometryError(f"the spacing ({name}: {' '.join(texts)}) is not positive; {_repair(texts)}")
     return values
+
+
+def _repair(texts: list[str]) -> str:
+    comma = any("," in text for text in texts)
+    return "write its numbers with a decimal point, not a comma" if comma else "repair the image's header"
+
+
+def add_field(fields: dict[str, str], name: str, value: str) -> None:
+    """Add a field of a text header.
+
+    Raises:
+        ImageReadError: the header has it already, with another value.
+    """
+    if fields.setdefault(name, value) != value:
+        raise ImageReadError(
+            f"the header says two different things: {name} is {fields[name]} and {value}. Find out which one is right, "
+            "and delete the other"
+        )
 
 
 def whole_numbers(text: str) -> tuple[int, ...]:

@@ -257,3 +257,24 @@ def test_numbers_are_those_of_the_formats_not_of_python(tmp_path: Path, size: st
 def test_spacings_are_those_of_the_formats_not_of_python(tmp_path: Path, spacing: str) -> None:
     with pytest.raises(GeometryError, match=r"ElementSpacing: 1 1 .* is not positive"):
         read_volume(metaimage(tmp_path / "a.mha", ElementSpacing=f"1 1 {spacing}"))
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha"])
+def test_a_field_that_is_there_twice_with_two_values_is_refused(tmp_path: Path, suffix: str) -> None:
+    path = (nrrd if suffix == ".nrrd" else metaimage)(tmp_path / f"a{suffix}")
+    first = b"sizes" if suffix == ".nrrd" else b"DimSize"
+    header = path.read_bytes()
+    line = next(line for line in header.splitlines(keepends=True) if line.startswith(first))
+    path.write_bytes(header.replace(line, line + line))
+    assert read_volume(path).size  # the same twice contradicts nothing
+    path.write_bytes(header.replace(line, line + line.replace(line.split()[-1], b"9")))
+    with pytest.raises(ImageReadError, match="two different things"):
+        read_volume(path)
+
+
+def test_a_decimal_comma_in_a_header_is_named(tmp_path: Path) -> None:
+    path = metaimage(tmp_path / "a.mha")
+    line = next(line for line in path.read_bytes().splitlines() if line.startswith(b"ElementSpacing"))
+    path.write_bytes(path.read_bytes().replace(line, b"ElementSpacing = 1,5 1,5 2,5"))
+    with pytest.raises(GeometryError, match="decimal point, not a comma"):
+        read_volume(path)
