@@ -83,9 +83,14 @@ def _run(arguments: argparse.Namespace) -> int:
         raise NodeError(f"the node must not run: {'; '.join(found)}")
     _log_to(places)
     service = Service(places, settings)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
         signal.signal(number, lambda *_: service.stop())
-    service.run()
+    try:
+        service.run()
+    finally:  # who runs a node within another program keeps its own
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return SUCCESS
 
 
