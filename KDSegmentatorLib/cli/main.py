@@ -182,13 +182,13 @@ def _parser() -> argparse.ArgumentParser:
 def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
-        type=Path,
+        type=named_path,
         metavar="INPUT",
         help="the scan: .nii.gz, .nii, .nrrd, .nhdr, .mha, .mhd, .mgz or .mgh; or DICOM: a folder, a .zip or a file",
     )
     parser.add_argument(
         "output",
-        type=Path,
+        type=named_path,
         metavar="OUTPUT",
         help="the label map to write: .nii.gz, .nii, .nrrd or .mha; .seg.nrrd is 3D Slicer's, with names and colours; "
         ".dcm a DICOM segmentation of the series",
@@ -200,12 +200,16 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     _add_options(parser)
     parser.add_argument(
         "--statistics",
-        type=Path,
+        type=named_path,
         metavar="FILE",
         help="write volume and intensity of each label as a table (.csv) or for programs (.json)",
     )
-    parser.add_argument("--split", type=Path, metavar="FOLDER", help="also write one file for every structure there is")
-    parser.add_argument("--overlay", type=Path, metavar="FILE.png", help="write a picture of the labels on the scan")
+    parser.add_argument(
+        "--split", type=named_path, metavar="FOLDER", help="also write one file for every structure there is"
+    )
+    parser.add_argument(
+        "--overlay", type=named_path, metavar="FILE.png", help="write a picture of the labels on the scan"
+    )
     parser.add_argument(
         "--dicom",
         nargs=2,
@@ -214,10 +218,10 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "yet), rtstruct, sr (volumes) and capture (picture), separated by commas",
     )
     parser.add_argument(
-        "--record", type=Path, metavar="FILE.json", help="write pack, engine, times and labels, to repeat the run"
+        "--record", type=named_path, metavar="FILE.json", help="write pack, engine, times and labels, to repeat the run"
     )
     parser.add_argument(
-        "--entropy", type=Path, metavar="FILE", help="write how unsure the network is of each voxel, in bits"
+        "--entropy", type=named_path, metavar="FILE", help="write how unsure the network is of each voxel, in bits"
     )
     parser.add_argument(
         "--probability",
@@ -232,11 +236,13 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
 def _add_batch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
-        type=Path,
+        type=named_path,
         metavar="IN",
         help="the folder with the scans: image files, folders of one DICOM series each, or a BIDS data set",
     )
-    parser.add_argument("output", type=Path, metavar="OUT", help="the folder for the results, made if it is not there")
+    parser.add_argument(
+        "output", type=named_path, metavar="OUT", help="the folder for the results, made if it is not there"
+    )
     parser.add_argument(
         "--pattern",
         help="which files, or folders of one DICOM series, for example '*_t1.nii.gz' or '**/*' (default: *, and the "
@@ -305,9 +311,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "first", type=Path, metavar="A", help="a label map, or the reference: .nii.gz, .nii, .nrrd, .mha"
+        "first", type=named_path, metavar="A", help="a label map, or the reference: .nii.gz, .nii, .nrrd, .mha"
     )
-    parser.add_argument("second", type=Path, metavar="B", help="the label map to compare with it")
+    parser.add_argument("second", type=named_path, metavar="B", help="the label map to compare with it")
     parser.add_argument(
         "--labels",
         metavar="PACK|FILE.csv",
@@ -320,9 +326,9 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--subvoxel", action="store_true", help="NSD by the area of the surface between voxels, not by surface voxels"
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE.csv", help="write the table")
+    parser.add_argument("--csv", type=named_path, metavar="FILE.csv", help="write the table")
     parser.add_argument(
-        "--disagreement", type=Path, metavar="FILE", help="write where A and B disagree, as a label map"
+        "--disagreement", type=named_path, metavar="FILE", help="write where A and B disagree, as a label map"
     )
 
 
@@ -334,7 +340,7 @@ def _add_packs(parser: argparse.ArgumentParser) -> None:
     show.add_argument("id", metavar="ID")
     show.add_argument("--json", action="store_true", help="print JSON")
     install = actions.add_parser("install", help="install or update a pack from a .kdpack file or a folder")
-    install.add_argument("path", type=Path, metavar="PATH")
+    install.add_argument("path", type=named_path, metavar="PATH")
     for name, what in (
         ("remove", "remove an installed pack"),
         ("verify", "check a pack's files against their hashes"),
@@ -344,7 +350,9 @@ def _add_packs(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_wheelhouse(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to put the wheels; may hold others already")
+    parser.add_argument(
+        "folder", type=named_path, metavar="FOLDER", help="where to put the wheels; may hold others already"
+    )
     parser.add_argument("--platform", required=True, choices=WHEEL_PLATFORMS, help="of the computer without internet")
     parser.add_argument(
         "--python", type=_python_version, default="3.12", metavar="X.Y", help="of its 3D Slicer (default: 3.12)"
@@ -356,6 +364,13 @@ def _python_version(text: str) -> str:
     if major != "3" or not minor.isascii() or not minor.isdigit():
         raise argparse.ArgumentTypeError(f"must be a version such as 3.12, got {text!r}")
     return text
+
+
+def named_path(text: str) -> Path:
+    """Return a path, for argparse; an empty text, which a shell's unset variable gives, is not the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty; give one (a variable of the shell may not be set)")
+    return Path(text)
 
 
 def positive(text: str) -> int:

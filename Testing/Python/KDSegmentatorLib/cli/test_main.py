@@ -149,3 +149,19 @@ def test_a_library_that_does_not_load_is_said_in_one_line(
     assert said.count("\n") == 1
     assert "failed to map segment" in said
     assert "ulimit -v" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["segment", "", "labels.nii.gz", "--pack", "anything"],
+        ["segment", "scan.nii.gz", "labels.nii.gz", "--pack", "anything", "--split", ""],
+        ["batch", "", "results", "--pack", "anything"],
+        ["packs", "install", ""],
+    ],
+)
+def test_an_empty_name_is_not_the_current_folder(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "the name is empty" in capsys.readouterr().err
