@@ -64,6 +64,9 @@ class Volume:
         check_size(self.voxels.shape[::-1])
         check_placement(self.spacing, self.origin, self.direction)
 
+    def __repr__(self) -> str:  # an array would fill the screen of a notebook
+        return f"Volume(size={self.size}, dtype={self.voxels.dtype}, spacing={self.spacing}, axes={self.axis_codes!r})"
+
     @property
     def size(self) -> tuple[int, int, int]:
         """Voxels along (i, j, k)."""

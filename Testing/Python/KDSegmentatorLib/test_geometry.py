@@ -263,3 +263,8 @@ def test_reorienting_a_large_volume_can_be_stopped(monkeypatch: pytest.MonkeyPat
 def test_a_volume_made_of_something_else_is_refused_with_what_to_give(arguments: Any, said: str) -> None:
     with pytest.raises(GeometryError, match=said):
         Volume(*arguments)
+
+
+def test_a_volume_is_shown_in_one_line_without_its_voxels() -> None:
+    shown = repr(Volume(np.zeros((5, 4, 3), np.int16), (1.5, 1.0, 2.0)))
+    assert shown == "Volume(size=(3, 4, 5), dtype=int16, spacing=(1.5, 1.0, 2.0), axes='LPS')"
