@@ -14,12 +14,16 @@ from KDSegmentatorLib.engines.engine import Engine
 from KDSegmentatorLib.engines.loading import device_name, engine_version, load_engine
 from KDSegmentatorLib.engines.openvino_engine import OpenVinoEngine
 from KDSegmentatorLib.engines.self_check import checked_agreement, required_agreement
-from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError
+from KDSegmentatorLib.errors import CancelledError, EngineError, EngineUnavailableError, InsufficientMemoryError
+from KDSegmentatorLib.machine.hardware import address_space
 from KDSegmentatorLib.options import AUTOMATIC, RunOptions
 from KDSegmentatorLib.packs.locations import default_cache_folder
 from KDSegmentatorLib.packs.pack import StudentPack
 
 _log = logging.getLogger(__name__)
+
+_ADDRESS_SPACE = 700_000_000
+"""Bytes that OpenVINO, onnxruntime and SciPy reserve when they are loaded: 540 MB were too few here, 750 enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +63,13 @@ def choose_engine(
     Raises:
         EngineUnavailableError: nothing here can run the pack the way it is asked for; the message says why.
         EngineError: the engine that was asked for does not load the network, or gives wrong labels.
-        InsufficientMemoryError: the network does not fit into memory.
+        InsufficientMemoryError: the network does not fit into memory, or the engines not into the address space.
         CancelledError: ``cancelled`` returned True.
         PackError: a file of the pack is damaged.
     """
     start = time.perf_counter()
     options = options or RunOptions()
+    _check_address_space()
     cache = cache or default_cache_folder()
     found = find_candidates(pack.manifest, options)
     rejected = list(found.broken)
@@ -154,3 +159,18 @@ def _checked(
             f"it gives {found:.2%} of the probe's voxels the label they have in float32, {required:.2%} are needed"
         )
     return f" ({found:.2%} of the probe as in float32)"
+
+
+def _check_address_space() -> None:
+    """Refuse where loading the libraries would not end: with less, OpenBLAS asks for memory again and again.
+
+    Raises:
+        InsufficientMemoryError: too little is left.
+    """
+    space = address_space()
+    if space is not None and space[0] < _ADDRESS_SPACE:
+        raise InsufficientMemoryError(
+            f"{space[0] / 1e6:.0f} MB are left of this process's address space, which is limited to "
+            f"{space[1] / 1e6:.0f} MB; engines need {_ADDRESS_SPACE / 1e6:.0f} MB to be loaded. Raise the limit "
+            "(ulimit -v)"
+        )

@@ -179,13 +179,24 @@ def _linux_memory_limits() -> list[tuple[int, int]]:
         left = parse_memory_limit(limit, usage, _read(folder / "memory.stat"))
         if left is not None:
             limits.append((left, int(limit)))
+    space = address_space()
+    return limits if space is None else [*limits, space]
+
+
+def address_space() -> tuple[int, int] | None:
+    """Return what is left of the process's limit of address space (``ulimit -v``), and all of it, in bytes.
+
+    None where there is no limit, and on other systems than Linux.
+    """
+    if sys.platform != "linux":
+        return None
     import resource
 
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     used = _read(Path("/proc/self/statm")).partition(" ")[0]
-    if most != resource.RLIM_INFINITY and used:
-        limits.append((max(0, most - int(used) * resource.getpagesize()), most))
-    return limits
+    if most == resource.RLIM_INFINITY or not used:
+        return None
+    return max(0, most - int(used) * resource.getpagesize()), most
 
 
 def _read(path: Path) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -392,3 +393,17 @@ def test_threads_reach_the_engine(
     monkeypatch.setattr(kind, "__init__", spy)
     choose(write_pack(tmp_path / "p"), engine=engine, threads=1)
     assert given == [1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only on Windows, macOS: there is no limit of address space")
+def test_a_limit_of_address_space_that_libraries_cannot_be_loaded_in_is_an_error_and_no_hang() -> None:
+    code = (
+        "import resource\n"
+        "from KDSegmentatorLib import Segmenter\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (600_000_000, 600_000_000))\n"
+        "Segmenter('hippocampus')"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 1
+    assert "InsufficientMemoryError" in finished.stderr
+    assert "Raise the limit (ulimit -v)" in finished.stderr
