@@ -3,7 +3,7 @@
     make thumbnails
 
 Each picture is the result of a shipped pack: on the heads that pydeface and nilearn ship, on the shipped hippocampus,
-and on a planning CT of OpenKBP, which KDSEG_DATA has to lead to (without it that picture stays as it is). The
+and on CTs of OpenKBP and BTCV, which KDSEG_DATA has to lead to (without them those pictures stay as they are). The
 background is transparent and the edge is dark, for light and dark styles alike.
 """
 
@@ -13,6 +13,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TASKS = ROOT / "KDSegmentator" / "Resources" / "Tasks"
 HIPPOCAMPUS = ROOT / "KDSegmentator" / "Resources" / "Samples" / "KDSegmentator-hippocampus.nrrd"
 PLANNING_CT = "Dataset201_HeadNeckCT/imagesTr/HN_017_0000.nii.gz"
+ABDOMINAL_CT = "Dataset301_AbdomenCT/imagesTr/btcv21_0000.nii.gz"
 
 SIDE = 160
 """Of the picture, in pixels."""
@@ -272,10 +274,10 @@ def thumbnail(picture: npt.NDArray[np.float64]) -> Image.Image:
     return Image.fromarray(whole.round().astype(np.uint8), "RGBA")
 
 
-def planning_ct() -> Volume | None:
-    """Return a planning CT, if the data are there."""
+def data_set(case: str) -> Volume | None:
+    """Return a scan below KDSEG_DATA, if the data are there."""
     folder = os.environ.get("KDSEG_DATA")
-    path = Path(folder or "", PLANNING_CT)
+    path = Path(folder or "", case)
     return read_volume(path) if folder and path.is_file() else None
 
 
@@ -312,10 +314,17 @@ SCENES = (
     Scene(
         task="head-neck-ct",
         size="x1/4",
-        load=planning_ct,
+        load=partial(data_set, PLANNING_CT),
         seen_from=(-0.5, 1.0, 0.2),
         smoothing=40,
         reach_mm=150.0,
+    ),
+    Scene(
+        task="abdomen-ct",
+        size="x1/4",
+        load=partial(data_set, ABDOMINAL_CT),
+        seen_from=(0.15, 1.0, 0.15),
+        smoothing=40,
     ),
 )
 
