@@ -34,7 +34,7 @@ def snakemake(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     ]
     return subprocess.run(
         [program, "-s", str(ROOT / "workflow" / "Snakefile"), "--cores", "2", *more, "--config", *config],
-        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, capture_output=True, encoding="utf-8", timeout=300, check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "KDSEGMENTATOR_PACKS": str(folder / "packs"),
              "XDG_CACHE_HOME": str(folder / "cache")},
     )  # fmt: skip

@@ -106,7 +106,7 @@ def test_a_browser_shows_tiles_jobs_and_the_banner(page: StatusPage, tmp_path: P
             chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2500",
             f"--user-data-dir={tmp_path}/browser", "--dump-dom", f"http://127.0.0.1:{page.port}/",
         ],
-        capture_output=True, text=True, timeout=120, check=True,
+        capture_output=True, encoding="utf-8", timeout=120, check=True,
     ).stdout  # fmt: skip
     text = re.sub(r"<[^>]+>", " ", shown)
     assert "Suspended" in text
